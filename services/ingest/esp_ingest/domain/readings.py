@@ -1,0 +1,40 @@
+"""The words of the ingest core: why a reading is refused, and what a refused one keeps."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class Reason(StrEnum):
+    """Why a reading is in quarantine; stable codes that operators filter by."""
+
+    UNDECODABLE = "undecodable"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    INVALID_SCHEMA = "invalid-schema"
+    UNKNOWN_CHANNEL = "unknown-channel"
+    INVALID_TIME = "invalid-time"
+    TIME_IN_FUTURE = "time-in-future"
+    TIME_TOO_OLD = "time-too-old"
+    UNKNOWN_PUMP = "unknown-pump"
+    UNKNOWN_GATEWAY = "unknown-gateway"
+    FOREIGN_GATEWAY = "foreign-gateway"
+    NOT_FINITE = "not-finite"
+    OUT_OF_RANGE = "out-of-range"
+    NO_CHANNELS = "no-channels"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One refused reading: `payload` is what the gateway sent, `id` is derived from it (see `quarantine_id`)."""
+
+    id: UUID
+    gateway_id: str
+    message_id: str | None
+    pump_id: str | None
+    time: datetime | None
+    reason: Reason
+    detail: str
+    payload: dict[str, Any]
