@@ -1,0 +1,1 @@
+"""What services and gateways say to each other: channels, readings, Arrow batches, events."""

@@ -43,7 +43,11 @@ class Readings:
     def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Readings":
         """Return the readings that `index` (positions or a mask) selects, in its order."""
         return Readings(
-            self.pump_id[index], self.time_us[index], self.values[index], self.running[index], self.trip_code[index]
+            self.pump_id[index],
+            self.time_us[index],
+            self.values[index],
+            self.running[index],
+            self.trip_code[index],
         )
 
 

@@ -1,0 +1,134 @@
+"""Readings as an Arrow IPC stream: the form in which services and gateways exchange batches.
+
+Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channels that carry any value
+(float64, null = not measured), `running`, `trip_code`, and in accepted batches the quality masks.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from esp_common.contracts.channels import CHANNEL_INDEX, CHANNEL_NAMES, RUNNING, TRIP_CODE
+from esp_common.contracts.readings import (
+    RUNNING_ABSENT,
+    TRIP_CODE_ABSENT,
+    Int8Array,
+    Int32Array,
+    Readings,
+    empty_readings,
+)
+from esp_common.errors import InvalidInput
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
+FAULT_MASK: Final = "fault_mask"
+FROZEN_MASK: Final = "frozen_mask"
+
+_TIME: Final = pa.timestamp("us", tz="UTC")
+
+
+def encode(
+    readings: Readings,
+    *,
+    channels: tuple[str, ...] | None = None,
+    fault_mask: Int32Array | None = None,
+    frozen_mask: Int32Array | None = None,
+) -> bytes:
+    """Return `readings` as an Arrow IPC stream.
+
+    `channels`: the columns to write, whether or not they carry a value; None writes those that do.
+    The masks are (n,) with bit i for channel i, and are left out when all zero.
+    """
+    columns: dict[str, pa.Array] = {
+        "pump_id": pa.array(readings.pump_id, pa.string()).dictionary_encode(),
+        "time": pa.array(readings.time_us).cast(_TIME),
+    }
+    measured = ~np.isnan(readings.values)
+    for name in _carried(measured) if channels is None else channels:
+        index = CHANNEL_INDEX[name]
+        columns[name] = pa.array(np.ascontiguousarray(readings.values[:, index]), mask=~measured[:, index])
+    if (absent := readings.running == RUNNING_ABSENT).sum() < len(readings):
+        columns[RUNNING] = pa.array(readings.running == 1, mask=absent)
+    if (absent := readings.trip_code == TRIP_CODE_ABSENT).sum() < len(readings):
+        columns[TRIP_CODE] = pa.array(readings.trip_code, mask=absent)
+    for name, mask in ((FAULT_MASK, fault_mask), (FROZEN_MASK, frozen_mask)):
+        if mask is not None and mask.any():
+            columns[name] = pa.array(mask.astype(np.uint32))
+    return _stream(pa.RecordBatch.from_pydict(columns))
+
+
+def _carried(measured: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(CHANNEL_NAMES[index] for index in np.flatnonzero(measured.any(axis=0)))
+
+
+def _stream(batch: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def decode(body: bytes) -> Readings:
+    """Return the readings of a stream that `encode` wrote; raise InvalidInput on anything else.
+
+    For streams of the platform's own services. What a gateway sends is decoded by ingest, leniently
+    and reading by reading.
+    """
+    return decode_accepted(body)[0]
+
+
+def decode_accepted(body: bytes) -> tuple[Readings, Int32Array, Int32Array]:
+    """Return the readings of an accepted batch with their fault and frozen masks."""
+    table = _table(body)
+    readings = empty_readings(table.num_rows)
+    readings.pump_id[:] = _column(table, "pump_id", pa.string()).to_numpy(zero_copy_only=False)
+    readings.time_us[:] = _column(table, "time", _TIME).cast(pa.int64()).to_numpy()
+    for name in table.column_names:
+        if name in CHANNEL_INDEX:
+            values = _column(table, name, pa.float64(), nulls=True)
+            readings.values[:, CHANNEL_INDEX[name]] = values.to_numpy(zero_copy_only=False)
+    readings.running[:] = _state(table, RUNNING, pa.bool_(), pa.int8(), RUNNING_ABSENT)
+    readings.trip_code[:] = _state(table, TRIP_CODE, pa.int32(), pa.int32(), TRIP_CODE_ABSENT)
+    return readings, _mask(table, FAULT_MASK), _mask(table, FROZEN_MASK)
+
+
+_KNOWN: Final = {"pump_id", "time", RUNNING, TRIP_CODE, FAULT_MASK, FROZEN_MASK, *CHANNEL_NAMES}
+
+
+def _table(body: bytes) -> Any:
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"not an Arrow IPC stream: {error}") from error
+    if unknown := set(table.column_names) - _KNOWN:
+        raise InvalidInput(f"unknown columns: {', '.join(sorted(unknown))}")
+    return table
+
+
+def _column(table: Any, name: str, kind: Any, *, nulls: bool = False) -> Any:
+    if table.column_names.count(name) != 1:
+        raise InvalidInput(f"column {name} must appear once")
+    column = table.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.type != kind:
+        raise InvalidInput(f"column {name} is {column.type}, not {kind}")
+    if column.null_count and not nulls:
+        raise InvalidInput(f"column {name} has nulls")
+    return column.combine_chunks()
+
+
+def _state(table: Any, name: str, kind: Any, as_kind: Any, absent: int) -> Int8Array | Int32Array | int:
+    if name not in table.column_names:
+        return absent
+    column = _column(table, name, kind, nulls=True).cast(as_kind)
+    return column.fill_null(absent).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _mask(table: Any, name: str) -> Int32Array:
+    if name not in table.column_names:
+        return np.zeros(table.num_rows, dtype=np.int32)
+    return _column(table, name, pa.uint32()).to_numpy().astype(np.int32)  # type: ignore[no-any-return]

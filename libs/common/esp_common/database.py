@@ -1,0 +1,72 @@
+"""PostgreSQL: the connection pool, and queries kept in described .sql files."""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib.resources import files
+from typing import Any, Final
+
+import asyncpg
+
+from esp_common.settings import ServiceSettings
+
+_NAME: Final = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
+
+
+class Queries(Mapping[str, str]):
+    """The named queries of one .sql file; `queries.insert_row` and `queries["insert_row"]` are its text."""
+
+    def __init__(self, text: str) -> None:
+        _, *parts = _NAME.split(text)
+        names, bodies = parts[::2], parts[1::2]
+        if len(set(names)) != len(names):
+            raise ValueError(f"query named twice: {sorted(name for name in names if names.count(name) > 1)}")
+        self._queries = {name: body.strip() for name, body in zip(names, bodies, strict=True)}
+
+    def __getitem__(self, name: str) -> str:
+        return self._queries[name]
+
+    def __getattr__(self, name: str) -> str:
+        try:
+            return self.__dict__["_queries"][name]  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(f"no query named {name}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queries)
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+
+def load_queries(package: str, name: str = "queries.sql") -> Queries:
+    """Return the queries of `package`'s file `name`: each starts with a line `-- name: <name>`."""
+    return Queries(files(package).joinpath(name).read_text(encoding="utf-8"))
+
+
+async def create_pool(
+    settings: ServiceSettings,
+    *,
+    role: str,
+    min_size: int = 1,
+    max_size: int = 10,
+    init: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
+) -> "asyncpg.Pool[Any]":
+    """Return a pool whose connections give up on a statement after the setting's seconds.
+
+    `role` is what the server shows as the application (`esp-ingest worker`). The server enforces the
+    timeout, so a statement ends even when this process is gone.
+    """
+    timeout_ms = str(int(settings.statement_timeout_s * 1000))
+    return await asyncpg.create_pool(
+        settings.database_url,
+        min_size=min_size,
+        max_size=max_size,
+        init=init,
+        timeout=10,
+        server_settings={
+            "application_name": role,
+            "statement_timeout": timeout_ms,
+            "idle_in_transaction_session_timeout": timeout_ms,
+            "timezone": "UTC",
+        },
+    )

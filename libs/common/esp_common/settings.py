@@ -1,0 +1,105 @@
+"""Settings: one typed class per service, read from `<PREFIX><NAME>` or from a file `<PREFIX><NAME>_FILE`.
+
+A service subclasses `ServiceSettings`, sets its `env_prefix` and adds its own fields, each with a
+default that works natively and a description with its unit.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Final, Self
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from esp_common.errors import InvalidInput
+from esp_common.secrets import read_secret
+
+FILE_SUFFIX: Final = "_FILE"
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads `<PREFIX><NAME>_FILE`; wins over the plain variable."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(env_name(self.settings_cls, field_name) + FILE_SUFFIX)
+        return (read_secret(path) if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class ServiceSettings(BaseSettings):
+    """What every service is told; subclasses add their own and set `env_prefix`."""
+
+    model_config = SettingsConfigDict(env_prefix="ESP_", extra="forbid", frozen=True)
+
+    amqp_url: str = Field(
+        "amqp://guest:guest@127.0.0.1:5672/",
+        repr=False,
+        description="RabbitMQ: amqp(s)://user:password@host:port/vhost.",
+    )
+    database_url: str = Field(
+        "postgresql://127.0.0.1:5432/esp",
+        repr=False,
+        description="PostgreSQL: postgresql://role:password@host:port/database.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", repr=False, description="Redis: redis(s)://:password@host:port/db."
+    )
+    http_host: str = Field("127.0.0.1", description="Address the role's HTTP server listens on.")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of the role's HTTP server.")
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log line written."
+    )
+    statement_timeout_s: float = Field(
+        30, gt=0, description="Seconds after which the database gives up on a statement."
+    )
+    otel_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector (OTLP over HTTP base URL); none: no traces."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, secret files, environment."""
+        return init_settings, _SecretFiles(settings_cls), env_settings
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Return the settings of this process; raise InvalidInput naming the variable that is wrong."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            # Only the place and the reason: the value itself may be a secret.
+            wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+            raise InvalidInput(wrong, fix="see the `settings` command") from None
+
+
+def env_name(cls: type[BaseSettings], field_name: str) -> str:
+    """Return the environment variable that sets `field_name`."""
+    return f"{cls.model_config.get('env_prefix', '')}{field_name}".upper()
+
+
+def settings_table(cls: type[ServiceSettings]) -> str:
+    """Return the table of every setting: variable, default, and what it means."""
+    rows = [
+        (env_name(cls, name), "-" if field.default is None else str(field.default), field.description or "")
+        for name, field in cls.model_fields.items()
+    ]
+    return "\n".join(_aligned([("setting (or …_FILE)", "default", "meaning"), *rows]))
+
+
+def _aligned(rows: list[tuple[str, str, str]]) -> Iterable[str]:
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return (f"{name:<{widths[0]}}  {default:<{widths[1]}}  {meaning}" for name, default, meaning in rows)

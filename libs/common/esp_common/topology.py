@@ -1,0 +1,370 @@
+"""The broker's topology: every exchange, queue, binding, user and permission, and nothing elsewhere.
+
+`definitions()` writes it as RabbitMQ's definitions.json, which the broker loads at start; `declare()`
+declares the same over a channel, so that a queue that was deleted comes back by itself.
+"""
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import aio_pika
+from aio_pika.abc import AbstractChannel
+
+INGEST: Final = "esp.ingest"
+TELEMETRY: Final = "esp.telemetry"
+BY_PUMP: Final = "esp.telemetry.by-pump"
+EVENTS: Final = "esp.events"
+COMMANDS: Final = "esp.commands"
+AUDIT: Final = "esp.audit"
+ALERTS: Final = "esp.alerts"
+DLX: Final = "esp.dlx"
+UNROUTED: Final = "esp.unrouted"
+
+INGEST_TELEMETRY: Final = "ingest.telemetry"
+INGEST_TELEMETRY_DEAD: Final = "ingest.telemetry.dead"
+AUTH_AUDIT: Final = "auth.audit"
+AUTH_AUDIT_DEAD: Final = "auth.audit.dead"
+AUTH_VERIFY_KEY: Final = "auth.verify-key"
+UNROUTED_QUEUE: Final = "unrouted"
+
+API_GATEWAY: Final = "_api"
+"""The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
+
+DELIVERY_LIMIT: Final = 5
+VERIFY_KEY_TTL_MS: Final = 10_000
+PARTITIONS: Final = 8
+PARTITION_HEADER: Final = "esp-pump-partition"
+
+GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+SERVICES: Final = ("ingest", "diagnostics", "auth", "archiver", "backup")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One durable exchange."""
+
+    name: str
+    kind: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One durable queue; `service` owns it and may redeclare it."""
+
+    name: str
+    service: str
+    arguments: Mapping[str, Any]
+
+
+class Binding(NamedTuple):
+    """Messages of exchange `source` with `routing_key` go to `destination`."""
+
+    source: str
+    routing_key: str
+    destination: str
+    to_exchange: bool = False
+
+
+def dead_queue(queue: str) -> str:
+    """Return the name of the queue that keeps the dead letters of `queue`."""
+    return f"{queue}.dead"
+
+
+def partition(pump_id: str) -> int:
+    """Return the partition of a pump: the same everywhere, for ever."""
+    return crc32(pump_id.encode()) % PARTITIONS
+
+
+def telemetry_key(gateway_id: str) -> str:
+    """Return the routing key under which `gateway_id` publishes readings."""
+    return f"telemetry.{gateway_id}"
+
+
+# Nobody may be listening to events and accepted telemetry, and a request nobody serves must come back to
+# its sender at once (and may hold a key): those three have no alternate exchange.
+_KEPT: Final = {"alternate-exchange": UNROUTED}
+
+EXCHANGES: Final = (
+    Exchange(INGEST, "topic", _KEPT),
+    Exchange(TELEMETRY, "topic"),
+    Exchange(BY_PUMP, "x-consistent-hash", {"hash-header": PARTITION_HEADER}),
+    Exchange(EVENTS, "topic"),
+    Exchange(COMMANDS, "direct"),
+    Exchange(AUDIT, "topic", _KEPT),
+    Exchange(ALERTS, "topic", _KEPT),
+    Exchange(DLX, "topic", _KEPT),
+    Exchange(UNROUTED, "fanout"),
+)
+
+
+def _work_queue(name: str) -> tuple[Queue, Queue]:
+    """Return a work queue and the queue of its dead letters."""
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DLX,
+        "x-dead-letter-routing-key": name,
+        # At-least-once needs reject-publish, else the broker silently falls back to at-most-once.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    service = name.split(".")[0]
+    return Queue(name, service, arguments), Queue(dead_queue(name), service, {"x-queue-type": "quorum"})
+
+
+QUEUES: Final = (
+    *_work_queue(INGEST_TELEMETRY),
+    *_work_queue(AUTH_AUDIT),
+    # Classic, expiring, not dead-lettered: a stale request is worthless, and should not be kept on disk.
+    Queue(AUTH_VERIFY_KEY, "auth", {"x-message-ttl": VERIFY_KEY_TTL_MS}),
+    Queue(UNROUTED_QUEUE, "ingest", {"x-queue-type": "quorum"}),
+)
+
+BINDINGS: Final = (
+    Binding(INGEST, "telemetry.#", INGEST_TELEMETRY),
+    Binding(DLX, INGEST_TELEMETRY, INGEST_TELEMETRY_DEAD),
+    Binding(TELEMETRY, "#", BY_PUMP, to_exchange=True),
+    Binding(AUDIT, "#", AUTH_AUDIT),
+    Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
+    Binding(COMMANDS, AUTH_VERIFY_KEY, AUTH_VERIFY_KEY),
+    Binding(UNROUTED, "", UNROUTED_QUEUE),
+)
+
+
+async def declare(channel: AbstractChannel, service: str | None = None) -> None:
+    """Declare what `service` owns (None: everything) as it should be; harmless when it is so already.
+
+    A service's broker user may configure its own queues only; the exchanges come with the definitions.
+    """
+    for exchange in EXCHANGES if service is None else ():
+        await channel.declare_exchange(
+            exchange.name, exchange.kind, durable=True, arguments=dict(exchange.arguments)
+        )
+    queues = {
+        queue.name: await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
+        for queue in QUEUES
+        if service in (None, queue.service)
+    }
+    for binding in BINDINGS:
+        if binding.destination in queues:
+            await queues[binding.destination].bind(binding.source, binding.routing_key)
+        elif service is None and binding.to_exchange:
+            target = await channel.get_exchange(binding.destination, ensure=False)
+            await target.bind(binding.source, binding.routing_key)
+
+
+# --- users and what they may do ---------------------------------------------------------------------------
+
+
+class Rights(NamedTuple):
+    """What a broker user may configure, write and read (regular expressions over names), and per topic
+    exchange the routing keys it may publish and bind."""
+
+    configure: str
+    write: str
+    read: str
+    topics: Mapping[str, tuple[str, str]]
+
+
+_NOTHING: Final = "^$"
+_ANY_KEY: Final = ".*"
+
+
+def _service(
+    service: str,
+    *,
+    writes: tuple[str, ...],
+    reads: tuple[str, ...],
+    keys: Mapping[str, str],
+    replies: bool = False,
+) -> Rights:
+    """Return the rights of `service`: all of its own queues, and the exchanges named.
+
+    It may publish only `keys` to the topic exchanges it writes to: where a user has no topic permission
+    on an exchange RabbitMQ lets every routing key through, so there is one for each.
+    """
+    # Binding a queue needs write on it, reading its dead-letter exchange's name needs write on that.
+    own = [rf"{service}\..*", r"amq\.gen-.*"]
+    if service == "ingest":
+        own.append(UNROUTED_QUEUE)
+    default_exchange = [r"amq\.default"] if replies else []
+    topics = {
+        name: (keys.get(name, _NOTHING), _ANY_KEY) for name in sorted({*writes, *reads} & _TOPIC_EXCHANGES)
+    }
+    return Rights(
+        configure=_any_of(own),
+        write=_any_of([*own, *map(re.escape, writes), *default_exchange]),
+        read=_any_of([*own, *map(re.escape, reads)]),
+        topics=topics,
+    )
+
+
+_TOPIC_EXCHANGES: Final = {exchange.name for exchange in EXCHANGES if exchange.kind == "topic"}
+
+
+def _any_of(names: list[str]) -> str:
+    return f"^({'|'.join(names)})$"
+
+
+_PUBLISH: Final = (EVENTS, COMMANDS, AUDIT, DLX)
+
+
+def _said_by(service: str, *subjects: str) -> dict[str, str]:
+    """Return the keys `service` may use: its event subjects, its own audit and its own dead letters."""
+    return {
+        EVENTS: rf"^({'|'.join(subjects)})\..*$",
+        AUDIT: rf"^{service}\..*$",
+        DLX: rf"^{service}\..*$",
+    }
+
+
+SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
+    "ingest": _service(
+        "ingest",
+        writes=(INGEST, TELEMETRY, *_PUBLISH),
+        reads=(INGEST, EVENTS, COMMANDS, DLX, UNROUTED),
+        keys={
+            INGEST: r"^telemetry\..*$",
+            TELEMETRY: r"^telemetry\..*$",
+            **_said_by("ingest", "asset", "quality", "retention"),
+        },
+    ),
+    "diagnostics": _service(
+        "diagnostics",
+        writes=(ALERTS, *_PUBLISH),
+        reads=(TELEMETRY, BY_PUMP, EVENTS, COMMANDS, ALERTS, DLX),
+        keys={ALERTS: _ANY_KEY, **_said_by("diagnostics", "finding", "alert")},
+    ),
+    "auth": _service(
+        "auth",
+        writes=_PUBLISH,
+        reads=(EVENTS, COMMANDS, AUDIT, DLX),
+        keys=_said_by("auth", "auth"),
+        replies=True,
+    ),
+    "archiver": _service(
+        "archiver", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("archiver", "archive")
+    ),
+    "backup": _service(
+        "backup", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("backup", "backup")
+    ),
+}
+
+
+def gateway_rights(gateway_id: str) -> Rights:
+    """Return the rights of a gateway: publish readings under its own id, by AMQP or MQTT, and nothing else.
+
+    An MQTT client that only publishes needs no queue, so it needs no more than an AMQP one.
+    """
+    if not GATEWAY_ID.fullmatch(gateway_id):
+        raise ValueError(f"not a gateway id: {gateway_id!r}")
+    own_keys = rf"^telemetry\.{re.escape(gateway_id)}(\..*)?$"
+    return Rights(_NOTHING, rf"^{re.escape(INGEST)}$", _NOTHING, {INGEST: (own_keys, _NOTHING)})
+
+
+def password_hash(password: str, salt: bytes | None = None) -> str:
+    """Return RabbitMQ's salted SHA-256 form of `password` (salt of 4 bytes, random unless given)."""
+    salt = os.urandom(4) if salt is None else salt
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def definitions(
+    credentials: Mapping[str, str],
+    gateways: Mapping[str, str],
+    *,
+    vhost: str = "/",
+    administrator: str | None = None,
+) -> dict[str, Any]:
+    """Return definitions.json for the broker: one `vhost` with the whole topology and its users.
+
+    `credentials`: service → password. `gateways`: gateway id → key. `administrator` names an entry of
+    `credentials` that is no service: a person's or a tool's user with every right.
+    """
+    rights = {user: SERVICE_RIGHTS[user] for user in credentials if user != administrator}
+    rights |= {gateway: gateway_rights(gateway) for gateway in gateways}
+    if administrator:
+        rights[administrator] = Rights(_ANY_KEY, _ANY_KEY, _ANY_KEY, {})
+    passwords = {**credentials, **gateways}
+    return {
+        "vhosts": [{"name": vhost}],
+        "users": [_user(user, passwords[user], administrator == user) for user in rights],
+        "permissions": [
+            {
+                "user": user,
+                "vhost": vhost,
+                "configure": right.configure,
+                "write": right.write,
+                "read": right.read,
+            }
+            for user, right in rights.items()
+        ],
+        "topic_permissions": [
+            {"user": user, "vhost": vhost, "exchange": exchange, "write": write, "read": read}
+            for user, right in rights.items()
+            for exchange, (write, read) in right.topics.items()
+        ],
+        **objects(vhost),
+    }
+
+
+def objects(vhost: str) -> dict[str, Any]:
+    """Return the exchanges, queues, bindings and policies of `vhost` as definitions.json has them."""
+    return {
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": vhost,
+                "type": exchange.kind,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": dict(exchange.arguments),
+            }
+            for exchange in EXCHANGES
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": dict(queue.arguments),
+            }
+            for queue in QUEUES
+        ],
+        "bindings": [
+            {
+                "source": binding.source,
+                "vhost": vhost,
+                "destination": binding.destination,
+                "destination_type": "exchange" if binding.to_exchange else "queue",
+                "routing_key": binding.routing_key,
+                "arguments": {},
+            }
+            for binding in BINDINGS
+        ],
+        "policies": [],
+    }
+
+
+def _user(name: str, password: str, administrator: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": password_hash(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": ["administrator"] if administrator else [],
+        "limits": {},
+    }
+
+
+async def declare_all(amqp_url: str) -> None:
+    """Declare the whole topology with an administrator's URL."""
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await declare(channel)
