@@ -1,0 +1,129 @@
+"""PostgreSQL: a private cluster, with TimescaleDB's community edition where it is installed."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from secrets import token_urlsafe
+
+import psycopg
+
+from esp_stack.databases import ROLES, ensure_database, ensure_roles
+from esp_stack.programs import Program, StackError, executable, free_port, private_file
+from esp_stack.servers.server import Server
+
+VERSION = "15"
+BINARIES = f"/usr/lib/postgresql/{VERSION}/bin"
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "max_worker_processes": "40",
+    "shared_buffers": "256MB",
+    "max_wal_size": "4GB",
+    "wal_compression": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_duration_statement": "5s",
+    # A statement may carry a reading or a key: the log names the error, not what was being said.
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length": "0",
+}
+TIMESCALE_SETTINGS = {
+    "shared_preload_libraries": "timescaledb",
+    "timescaledb.license": "timescale",
+    "timescaledb.telemetry_level": "off",
+    "timescaledb.max_background_workers": "24",
+}
+THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
+
+
+def has_timescale() -> bool:
+    """Return whether the installed server has TimescaleDB with its TSL (community) part."""
+    library = Path(BINARIES).with_name("lib")
+    return any(library.glob("timescaledb-tsl-*.so")) and (library / "timescaledb.so").exists()
+
+
+class Postgres(Server):
+    """One cluster with the platform's roles, reached over TCP with SCRAM passwords.
+
+    `passwords`: of the superuser `postgres` and every role of `databases.ROLES`; random ones if not given.
+    `throwaway`: for tests, survives a killed server but not a killed machine.
+    """
+
+    name = "postgres"
+    account_name = "postgres"
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        passwords: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        throwaway: bool = False,
+    ) -> None:
+        super().__init__(home)
+        self.port = port or free_port()
+        self.passwords = passwords or {name: token_urlsafe(24) for name in ("postgres", *ROLES)}
+        self.data = home / "data"
+        self.has_timescale = has_timescale()
+        self.throwaway = throwaway
+        self._settings = dict(settings or {})
+
+    @property
+    def admin_url(self) -> str:
+        """Superuser's URL of the maintenance database."""
+        return self.url("postgres", "postgres")
+
+    def url(self, role: str, database: str) -> str:
+        """Return the URL of `database` for one of the roles."""
+        return f"postgresql://{role}:{self.passwords[role]}@127.0.0.1:{self.port}/{database}"
+
+    def programs(self) -> Sequence[Program]:
+        """Return the postmaster; it is shut down fast, which also is what it does when we die."""
+        argv = (executable("postgres", BINARIES), "-D", str(self.data))
+        return [Program(self.name, argv, self.home, self.user, stop_signal="INT", death_signal="INT")]
+
+    def configure(self) -> None:
+        """Create the cluster the first time and write postgresql.conf."""
+        if not (self.data / "PG_VERSION").exists():
+            self._initdb()
+        settings = {"port": str(self.port), **SETTINGS, **self._settings}
+        if self.has_timescale:
+            settings |= TIMESCALE_SETTINGS
+        if self.throwaway:
+            settings |= THROWAWAY_SETTINGS
+        text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        private_file(self.data / "postgresql.conf", text, self.user)
+
+    def check(self) -> None:
+        """Raise unless the server takes a connection."""
+        psycopg.connect(self.admin_url, connect_timeout=2).close()
+
+    def wait_ready(self) -> None:
+        """Wait for connections, then make sure the roles are there."""
+        super().wait_ready()
+        ensure_roles(self.admin_url, {role: self.passwords[role] for role in ROLES})
+
+    def ensure_database(self, name: str, *, timescale: bool) -> None:
+        """Create database `name`, with the extension if `timescale`."""
+        ensure_database(self.admin_url, name, timescale=timescale)
+
+    def _initdb(self) -> None:
+        password = private_file(self.home / "initdb-password", self.passwords["postgres"], self.user)
+        options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
+        options += ["--data-checksums", f"--pwfile={password}", *(["--no-sync"] if self.throwaway else [])]
+        argv = (executable("initdb", BINARIES), "-D", str(self.data), *options)
+        program = Program("initdb", argv, self.home, self.user)
+        done = subprocess.run(
+            program.command(),
+            cwd=self.home,
+            env=program.full_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        password.unlink()
+        if done.returncode:
+            raise StackError(f"initdb in {self.data} failed: {done.stderr.strip()}")

@@ -1,0 +1,206 @@
+"""RabbitMQ: a private node with the platform's topology loaded from generated definitions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from esp_common import topology
+
+from esp_stack.programs import Program, executable, free_port, private_file
+from esp_stack.servers.server import Server
+
+ADMINISTRATOR = "admin"
+GATEWAYS = ("gw-01", "gw-02", "gw-03", "gw-04", "gw-05", "gw-demo")
+PLUGINS = (
+    "rabbitmq_management",
+    "rabbitmq_mqtt",
+    "rabbitmq_consistent_hash_exchange",
+    "rabbitmq_prometheus",
+)
+
+CONFIGURATION = """\
+listeners.tcp.1 = 127.0.0.1:{ports.amqp}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {ports.management}
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = {ports.prometheus}
+mqtt.listeners.tcp.1 = 127.0.0.1:{ports.mqtt}
+mqtt.exchange = esp.ingest
+mqtt.allow_anonymous = false
+mqtt.vhost = /
+max_message_size = 4194304
+consumer_timeout = 1800000
+disk_free_limit.absolute = 500MB
+vm_memory_high_watermark.relative = 0.4
+cluster_name = esp
+management.load_definitions = {definitions}
+log.console = true
+log.console.level = info
+log.file = false
+"""
+# Schedulers that spin while waiting would take the CPU from everyone else on a small machine.
+ERLANG_OPTIONS = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+@dataclass(frozen=True)
+class RabbitPorts:
+    """Loopback ports of one node."""
+
+    amqp: int
+    mqtt: int
+    management: int
+    prometheus: int
+    distribution: int
+    epmd: int
+
+    @classmethod
+    def free(cls) -> "RabbitPorts":
+        """Return six ports that are free now."""
+        return cls(*(free_port() for _ in range(6)))
+
+
+@dataclass(frozen=True)
+class Vhost:
+    """A virtual host with the topology in it."""
+
+    name: str
+    server: "RabbitMQ"
+
+    @property
+    def url(self) -> str:
+        """Administrator's AMQP URL."""
+        return self.server.url_for(ADMINISTRATOR, self.name)
+
+    def url_for(self, user: str) -> str:
+        """Return the AMQP URL of a service's or a gateway's user."""
+        return self.server.url_for(user, self.name)
+
+    def delete(self) -> None:
+        """Delete the virtual host and everything in it."""
+        self.server.api("DELETE", f"vhosts/{quote(self.name, safe='')}")
+
+
+class RabbitMQ(Server):
+    """One node with an administrator, a user for each service and one for each gateway.
+
+    `passwords`: of `admin` and of every service and gateway; random ones if not given.
+    """
+
+    name = "rabbitmq"
+    account_name = "rabbitmq"
+    start_timeout_s = 120.0
+
+    def __init__(
+        self, home: Path, *, ports: RabbitPorts | None = None, passwords: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(home)
+        self.ports = ports or RabbitPorts.free()
+        self.passwords = passwords or {
+            name: token_urlsafe(24) for name in (ADMINISTRATOR, *topology.SERVICES, *GATEWAYS)
+        }
+
+    @property
+    def url(self) -> str:
+        """Administrator's AMQP URL of the default virtual host."""
+        return self.url_for(ADMINISTRATOR)
+
+    @property
+    def mqtt_url(self) -> str:
+        """Address of the MQTT 3.1.1 listener."""
+        return f"mqtt://127.0.0.1:{self.ports.mqtt}"
+
+    @property
+    def management_url(self) -> str:
+        """Base URL of the management API."""
+        return f"http://127.0.0.1:{self.ports.management}/api"
+
+    def url_for(self, user: str, vhost: str = "/") -> str:
+        """Return the AMQP URL of a service's or a gateway's user."""
+        path = quote(vhost, safe="")
+        return f"amqp://{user}:{self.passwords[user]}@127.0.0.1:{self.ports.amqp}/{path}"
+
+    def api(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Call the management API as the administrator; raise on an error status."""
+        response = httpx.request(
+            method,
+            f"{self.management_url}/{path}",
+            json=body,
+            auth=(ADMINISTRATOR, self.passwords[ADMINISTRATOR]),
+            timeout=30,
+        )
+        return response.raise_for_status()
+
+    def vhost(self) -> Vhost:
+        """Create a virtual host with the whole topology, its users' rights included."""
+        name = f"test-{token_hex(6)}"
+        self.api("PUT", f"vhosts/{name}")
+        definitions = self.definitions(name)
+        # The users are there already: setting their passwords again would close their connections.
+        del definitions["users"]
+        self.api("POST", "definitions", definitions)
+        return Vhost(name, self)
+
+    def definitions(self, vhost: str = "/") -> dict[str, Any]:
+        """Return the topology and the users as RabbitMQ's definitions, for `vhost`."""
+        services = {user: self.passwords[user] for user in (ADMINISTRATOR, *topology.SERVICES)}
+        gateways = {gateway: self.passwords[gateway] for gateway in GATEWAYS}
+        return topology.definitions(services, gateways, vhost=vhost, administrator=ADMINISTRATOR)
+
+    def programs(self) -> Sequence[Program]:
+        """Return the node and the name server it registers with, which nobody else uses."""
+        epmd = (executable("epmd"), "-port", str(self.ports.epmd), "-address", "127.0.0.1")
+        node = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
+        environment = self._environment()
+        return [
+            Program("epmd", epmd, self.home, self.user, environment),
+            Program(self.name, node, self.home, self.user, environment, stop_timeout_s=60),
+        ]
+
+    def configure(self) -> None:
+        """Write the cookie, the plugins, the configuration and the definitions."""
+        cookie = self.home / ".erlang.cookie"
+        if not cookie.exists():
+            private_file(cookie, token_hex(32), self.user)
+            cookie.chmod(0o400)
+        private_file(self.home / "enabled_plugins", f"[{','.join(PLUGINS)}].\n", self.user)
+        definitions = private_file(
+            self.home / "definitions.json", json.dumps(self.definitions(), indent=1), self.user
+        )
+        text = CONFIGURATION.format(ports=self.ports, definitions=definitions)
+        private_file(self.home / "rabbitmq.conf", text, self.user)
+
+    def check(self) -> None:
+        """Raise unless the node takes connections and has every queue of the definitions.
+
+        They are imported after the management port opens, so an answer from it is not enough.
+        """
+        present = {queue["name"] for queue in self.api("GET", "queues/%2F?columns=name").json()}
+        missing = {queue["name"] for queue in self.definitions()["queues"]} - present
+        if missing:
+            raise ConnectionError(f"queues not declared yet: {', '.join(sorted(missing))}")
+        self.api("GET", f"health/checks/port-listener/{self.ports.amqp}")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.home),
+            "ERL_EPMD_PORT": str(self.ports.epmd),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # Makes the start script become the node instead of its parent.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            "RABBITMQ_NODENAME": "esp@localhost",
+            "RABBITMQ_DIST_PORT": str(self.ports.distribution),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": str(self.home / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.home / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.home / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.home / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.home),
+            "RABBITMQ_PID_FILE": str(self.home / "rabbitmq.pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(self.home / "generated"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{ERLANG_OPTIONS}",
+        }

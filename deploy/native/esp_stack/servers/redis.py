@@ -1,0 +1,60 @@
+"""Redis, with an append-only file and a password that is only in its private configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from secrets import token_urlsafe
+
+from redis import Redis as Client
+
+from esp_stack.programs import Program, executable, free_port, private_file
+from esp_stack.servers.server import Server
+
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {home}
+daemonize no
+databases 256
+appendonly yes
+save ""
+maxmemory 512mb
+# Only what has a time to live may go when memory is short.
+maxmemory-policy volatile-ttl
+"""
+
+
+class Redis(Server):
+    """One Redis server."""
+
+    name = "redis"
+    account_name = "redis"
+
+    def __init__(self, home: Path, *, port: int | None = None, password: str | None = None) -> None:
+        super().__init__(home)
+        self.port = port or free_port()
+        self.password = password or token_urlsafe(24)
+
+    @property
+    def url(self) -> str:
+        """URL of database 0."""
+        return self.url_of(0)
+
+    def url_of(self, number: int) -> str:
+        """Return the URL of one of the 256 numbered databases."""
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/{number}"
+
+    def programs(self) -> Sequence[Program]:
+        """Return the one process."""
+        argv = (executable("redis-server"), str(self.home / "redis.conf"))
+        return [Program(self.name, argv, self.home, self.user)]
+
+    def configure(self) -> None:
+        """Write redis.conf."""
+        text = CONFIGURATION.format(port=self.port, password=self.password, home=self.home)
+        private_file(self.home / "redis.conf", text, self.user)
+
+    def check(self) -> None:
+        """Raise unless the server answers a ping."""
+        with Client.from_url(self.url, socket_timeout=2) as client:
+            client.ping()

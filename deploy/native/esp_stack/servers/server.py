@@ -1,0 +1,133 @@
+"""What all servers have in common: a private home, processes, readiness."""
+
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from esp_stack.programs import Program, StackError, account, private_folder, wait_for
+
+_spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
+"""The kernel sends the death signal when the *thread* that started a process ends: this one ends with us."""
+
+
+class Server(ABC):
+    """A real server in a home folder of its own, on loopback ports, as an unprivileged user.
+
+    A supervisor runs what `programs()` describes after `prepare()`; tests use `start()` and `stop()`.
+    Ports and data stay the same over a restart.
+    """
+
+    name: str
+    account_name: str
+    start_timeout_s = 60.0
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.user = account(self.account_name)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @abstractmethod
+    def programs(self) -> Sequence[Program]:
+        """Return the processes of the server, in starting order."""
+
+    @abstractmethod
+    def configure(self) -> None:
+        """Write the configuration and, the first time, create the data."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise unless the server answers with all that is expected of it."""
+
+    def prepare(self) -> None:
+        """Make the home folder and everything in it that the processes need."""
+        private_folder(self.home, self.user)
+        self.configure()
+
+    def start(self) -> None:
+        """Start the server and return when it is ready."""
+        self.prepare()
+        self._processes = [_spawner.submit(self._spawn, program).result() for program in self.programs()]
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return when the server is ready; raise `StackError` with the end of its log when it is not in time."""
+        try:
+            wait_for(self._check_alive, self.name, self.start_timeout_s)
+        except StackError as failure:
+            raise StackError(f"{failure}\n{self.log_tail()}") from failure
+
+    def ready(self) -> bool:
+        """Return whether the server answers now."""
+        try:
+            self.check()
+        except Exception:  # noqa: BLE001 - any failure means it does not
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop the server in an orderly way; harmless when it does not run."""
+        self.resume()
+        for process, program in reversed(list(zip(self._processes, self.programs(), strict=False))):
+            process.send_signal(signal.Signals[f"SIG{program.stop_signal}"])
+            try:
+                process.wait(program.stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes = []
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """Kill every process of the server with SIGKILL, as a crash would."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes = []
+
+    def pause(self) -> None:
+        """Freeze the server: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Thaw the server after `pause()`."""
+        self._signal(signal.SIGCONT)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Return the end of the server's output."""
+        logs = [self.log_file(program).read_text(errors="replace") for program in self.programs()]
+        return "\n".join("\n".join(log.splitlines()[-lines:]) for log in logs)
+
+    def log_file(self, program: Program) -> Path:
+        """Return where `start()` puts the output of a process."""
+        return self.home.with_name(f"{self.home.name}.{program.name}.log")
+
+    def _check_alive(self) -> None:
+        for process in self._processes:
+            if process.poll() is not None:
+                raise StackError(f"{self.name} ended with status {process.returncode} while starting")
+        self.check()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            os.kill(process.pid, number)
+
+    def _spawn(self, program: Program) -> subprocess.Popen[bytes]:
+        with self.log_file(program).open("ab") as log:
+            return subprocess.Popen(
+                program.command(),
+                cwd=program.folder,
+                env=program.full_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
