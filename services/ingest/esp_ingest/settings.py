@@ -27,19 +27,14 @@ class IngestSettings(ServiceSettings):
 
     # Shared by api and worker: what a reading and a message may be.
     max_body_mib: float = Field(4, gt=0, le=16, description="Largest message or HTTP body, MiB.")
-    max_ahead_s: float = Field(
-        300, ge=0, description="How far ahead of now a reading's time may be, seconds."
-    )
     registry_reload_s: float = Field(30, gt=0, description="Longest age of the asset registry, seconds.")
 
     # api
     coalesce_requests: int = Field(256, ge=1, description="Most requests that share one message, requests.")
     coalesce_ms: float = Field(4, ge=0, description="Longest a request waits for company, milliseconds.")
-    coalesce_body_kib: float = Field(16, gt=0, description="Bodies above this go as their own message, KiB.")
-    max_pending_requests: int = Field(
-        4096, ge=1, description="Posts awaiting a confirm before 503, requests."
-    )
-    max_pending_mib: float = Field(64, gt=0, description="Bodies awaiting a confirm before 503, MiB.")
+    coalesce_body_kib: float = Field(16, gt=0, description="Bodies above this are not coalesced, KiB.")
+    max_pending_requests: int = Field(4096, ge=1, description="Most posts awaiting a confirm, requests.")
+    max_pending_mib: float = Field(64, gt=0, description="Most bodies awaiting a confirm, MiB.")
     confirm_timeout_s: float = Field(5, gt=0, description="Longest wait for a confirm before 503, seconds.")
 
     # worker
@@ -65,9 +60,7 @@ class IngestSettings(ServiceSettings):
     expected_interval_s: float = Field(
         60, gt=0, description="Reporting interval of a pump whose nameplate states none, seconds."
     )
-    retention_days: int = Field(
-        30, ge=1, description="Age from which archived raw days may be dropped, days."
-    )
+    retention_days: int = Field(30, ge=1, description="Age at which archived raw days may go, days.")
 
     @property
     def max_body_bytes(self) -> int:
