@@ -1,0 +1,53 @@
+-- Hypertable, columnstore and hierarchical continuous aggregates.
+
+DO $$ BEGIN EXECUTE format('CREATE TABLE ingest.telemetry (%s)', ingest.telemetry_columns()); END $$;
+
+-- The primary key serves every query; the default index on time alone would only slow writing down.
+SELECT create_hypertable('ingest.telemetry', by_range('time', INTERVAL '1 day'), create_default_indexes => false);
+ALTER TABLE ingest.telemetry SET (
+    timescaledb.enable_columnstore = true,
+    timescaledb.segmentby = 'pump_no',
+    timescaledb.orderby = 'time'
+);
+CALL add_columnstore_policy('ingest.telemetry', after => INTERVAL '7 days');
+
+-- Realtime (materialized_only = false): what is not yet materialised is aggregated while reading.
+DO $$
+DECLARE
+    options text := 'timescaledb.continuous, timescaledb.materialized_only = false';
+    grain record;
+BEGIN
+    EXECUTE format(
+        'CREATE MATERIALIZED VIEW ingest.telemetry_1min WITH (%s) AS '
+        'SELECT pump_no, time_bucket(INTERVAL ''1 minute'', time) AS bucket, %s '
+        'FROM ingest.telemetry GROUP BY 1, 2 WITH NO DATA',
+        options, ingest.aggregates_of_readings()
+    );
+    FOR grain IN VALUES ('1hour', INTERVAL '1 hour', '1min'), ('1day', INTERVAL '1 day', '1hour') LOOP
+        EXECUTE format(
+            'CREATE MATERIALIZED VIEW ingest.telemetry_%s WITH (%s) AS '
+            'SELECT pump_no, time_bucket(INTERVAL %L, bucket) AS bucket, %s '
+            'FROM ingest.telemetry_%s GROUP BY 1, 2 WITH NO DATA',
+            grain.column1, options, grain.column2, ingest.aggregates_of_aggregates(), grain.column3
+        );
+    END LOOP;
+END $$;
+
+-- The policies look a week back at most, well inside raw retention: refreshing over a dropped day would
+-- empty its aggregates. Older late data is refreshed by the maintenance role, from dirty_buckets.
+SELECT add_continuous_aggregate_policy('ingest.telemetry_1min',
+    start_offset => INTERVAL '7 days', end_offset => INTERVAL '1 minute', schedule_interval => INTERVAL '30 seconds');
+SELECT add_continuous_aggregate_policy('ingest.telemetry_1hour',
+    start_offset => INTERVAL '7 days', end_offset => INTERVAL '1 hour', schedule_interval => INTERVAL '10 minutes');
+SELECT add_continuous_aggregate_policy('ingest.telemetry_1day',
+    start_offset => INTERVAL '7 days', end_offset => INTERVAL '1 day', schedule_interval => INTERVAL '1 day');
+
+-- Not for the day grain: a row per pump and day is too little to gain from it.
+ALTER MATERIALIZED VIEW ingest.telemetry_1min SET (
+    timescaledb.enable_columnstore = true, timescaledb.segmentby = 'pump_no', timescaledb.orderby = 'bucket'
+);
+ALTER MATERIALIZED VIEW ingest.telemetry_1hour SET (
+    timescaledb.enable_columnstore = true, timescaledb.segmentby = 'pump_no', timescaledb.orderby = 'bucket'
+);
+CALL add_columnstore_policy('ingest.telemetry_1min', after => INTERVAL '8 days');
+CALL add_columnstore_policy('ingest.telemetry_1hour', after => INTERVAL '30 days');
