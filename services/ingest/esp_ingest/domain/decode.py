@@ -1,12 +1,35 @@
-"""From the bodies that gateways sent to readings not yet screened, many bodies at a time."""
+"""From the bodies that gateways sent to single readings, many bodies at a time.
 
+Parsing is separate from screening so that a body is parsed once, even when it is screened again
+after the registry was reloaded.
+"""
+
+import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from esp_common.contracts.readings import Int64Array
+
+from esp_ingest.domain.readings import Reason
+
+JSON_TYPE: Final = "application/json"
+ARROW_TYPE: Final = "application/vnd.apache.arrow.stream"
+
+MAX_READINGS_PER_BODY: Final = 200_000
+"""More than any honest body of 4 MiB can hold; a few bytes of JSON or Arrow can claim millions."""
+
+_TOO_MANY: Final = f"the body holds more than {MAX_READINGS_PER_BODY} readings"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One message as it arrived: an AMQP delivery, or one HTTP request of `gateway_id`."""
+    """One message as it arrived: an AMQP delivery, or one HTTP request, of `gateway_id`."""
 
     content: bytes
     content_type: str | None
@@ -15,12 +38,167 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """A body, or one element of it (`index`), that is not a reading at all; `content` is its bytes."""
+
+    body: int
+    index: int
+    reason: Reason
+    detail: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
-    """What `bodies` hold, parsed."""
+    """What m bodies hold: N readings, numbered JSON ones first, and the faults.
+
+    `rows`: the JSON readings. `tables`: the Arrow ones, with the body each came from. `body_of`,
+    `index_of`: (N,) where a reading was found. `counts`: (m,) readings and faults of each body.
+    """
 
     bodies: Sequence[Body]
+    rows: list[dict[str, Any]]
+    tables: list[tuple[int, pa.Table]]
+    faults: list[Fault]
+    body_of: Int64Array
+    index_of: Int64Array
+    counts: Int64Array
+    table_starts: list[int]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.body_of)
+
+    def sent(self, number: int) -> dict[str, Any]:
+        """Return reading `number` as its gateway sent it."""
+        if number < len(self.rows):
+            return self.rows[number]
+        place = bisect_right(self.table_starts, number) - 1
+        row = self.tables[place][1].slice(number - self.table_starts[place], 1).to_pylist()[0]
+        return {name: value for name, value in row.items() if value is not None}
+
+
+class _Collector:
+    """Gathers what `decode` finds, body by body."""
+
+    def __init__(self, bodies: Sequence[Body]) -> None:
+        self.bodies = bodies
+        self.rows: list[dict[str, Any]] = []
+        self.row_body: list[int] = []
+        self.row_index: list[int] = []
+        self.tables: list[tuple[int, pa.Table]] = []
+        self.faults: list[Fault] = []
+
+    def add_fault(self, body: int, reason: Reason, detail: str) -> None:
+        self.faults.append(Fault(body, 0, reason, detail, self.bodies[body].content))
+
+    def add_json(self, body: int, value: Any) -> None:
+        if type(value) is dict and not (len(value) == 1 and type(value.get("readings")) is list):
+            self.rows.append(value)
+            self.row_body.append(body)
+            self.row_index.append(0)
+            return
+        self.add_list(body, value["readings"] if type(value) is dict else value)
+
+    def add_list(self, body: int, value: Any) -> None:
+        if type(value) is not list:
+            self.add_fault(body, Reason.INVALID_SCHEMA, "neither a reading nor an array of readings")
+            return
+        if len(value) > MAX_READINGS_PER_BODY:
+            self.add_fault(
+                body, Reason.UNDECODABLE, f"the body holds more than {MAX_READINGS_PER_BODY} readings"
+            )
+            return
+        for index, row in enumerate(value):
+            if type(row) is dict:
+                self.rows.append(row)
+                self.row_body.append(body)
+                self.row_index.append(index)
+            else:
+                detail = "a reading must be an object"
+                self.faults.append(
+                    Fault(body, index, Reason.INVALID_SCHEMA, detail, json.dumps(row).encode())
+                )
+
+    def add_arrow(self, body: int) -> None:
+        try:
+            table = _arrow_table(self.bodies[body].content)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            self.add_fault(body, Reason.UNDECODABLE, f"not an Arrow stream: {_first_line(error)}")
+            return
+        if table.num_rows:
+            self.tables.append((body, table))
+
+    def decoded(self) -> Decoded:
+        lengths = [table.num_rows for _, table in self.tables]
+        bodies_of_tables = [np.full(n, body) for (body, _), n in zip(self.tables, lengths, strict=True)]
+        body_of = np.concatenate([np.array(self.row_body, dtype=np.int64), *bodies_of_tables]).astype(
+            np.int64
+        )
+        index_of = np.concatenate([np.array(self.row_index, dtype=np.int64), *map(np.arange, lengths)])
+        counts = np.bincount(body_of, minlength=len(self.bodies))
+        for fault in self.faults:
+            counts[fault.body] += 1
+        starts = list(accumulate(lengths[:-1], initial=len(self.rows))) if lengths else []
+        return Decoded(
+            self.bodies,
+            self.rows,
+            self.tables,
+            self.faults,
+            body_of,
+            index_of.astype(np.int64),
+            counts.astype(np.int64),
+            starts,
+        )
 
 
 def decode(bodies: Sequence[Body]) -> Decoded:
-    """Parse `bodies`; never raises for what a gateway sent."""
-    raise NotImplementedError
+    """Parse `bodies`; never raises for what a gateway sent, since that becomes a fault."""
+    found = _Collector(bodies)
+    for number, body in enumerate(bodies):
+        media_type = body.content_type
+        if media_type != JSON_TYPE and media_type is not None:
+            media_type = media_type.partition(";")[0].strip().lower()
+        if media_type in (JSON_TYPE, None, ""):
+            try:
+                value = orjson.loads(body.content)
+            except orjson.JSONDecodeError:
+                _add_lenient_json(found, number)
+                continue
+            found.add_json(number, value)
+        elif media_type == ARROW_TYPE:
+            found.add_arrow(number)
+        else:
+            detail = f"{media_type[:100]!r} is not {JSON_TYPE} or {ARROW_TYPE}"
+            found.add_fault(number, Reason.UNSUPPORTED_MEDIA_TYPE, detail)
+    return found.decoded()
+
+
+def _add_lenient_json(found: _Collector, number: int) -> None:
+    """Take a body that is JSON but for NaN and Infinity, so that only the readings with them are refused."""
+    try:
+        value = json.loads(found.bodies[number].content.decode())
+        orjson.dumps(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        found.add_fault(number, Reason.UNDECODABLE, f"not JSON: {_first_line(error)}")
+        return
+    found.add_json(number, value)
+
+
+def _arrow_table(content: bytes) -> pa.Table:
+    """Read the whole stream, and check it down to its last offset: it comes from outside."""
+    batches, rows = [], 0
+    with pa.ipc.open_stream(content) as stream:
+        for batch in stream:
+            rows += batch.num_rows
+            if rows > MAX_READINGS_PER_BODY:
+                raise ValueError(_TOO_MANY)
+            batch.validate(full=True)
+            batches.append(batch)
+        if len(set(stream.schema.names)) != len(stream.schema.names):
+            raise ValueError("two columns of one name")
+        return pa.Table.from_batches(batches, stream.schema)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One refused reading: `payload` is what the gateway sent, `id` is derived from it (see `quarantine_id`)."""
+    """One refused reading: `payload` is what the gateway sent, `id` follows from it (`quarantine_id`)."""
 
     id: UUID
     gateway_id: str

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-API_GATEWAY: Final = "_api"
-"""The gateway of readings that ingest's own API publishes for an unbound key; it may report every pump."""
+from esp_common.topology import API_GATEWAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,120 @@
+"""Typed columns out of what gateways sent, and which of the values had the wrong type."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from esp_common.contracts.readings import Int64Array
+
+Mask = npt.NDArray[np.bool_]
+Sent: TypeAlias = "list[Any] | pa.Array"
+"""A column as it arrived: JSON values (None where absent), or an Arrow array."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
+
+
+def _number(value: object) -> float | None:
+    return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
+
+
+def _whole(value: object) -> int | None:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and -(2**31) < value < 2**31 else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if type(value) is bool else None
+
+
+def _text(value: object) -> str | None:
+    return value if type(value) is str else None
+
+
+def parse_time(text: object) -> int | None:
+    """Return RFC 3339 `text` as microseconds since 1970 UTC; None when it is no time or has no offset."""
+    try:
+        moment = datetime.fromisoformat(text.upper())  # type: ignore[attr-defined]
+        return (moment - _EPOCH) // _MICROSECOND
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type values must have: whole Arrow columns by `fits` and `target`, single values by `convert`."""
+
+    target: pa.DataType
+    fits: Callable[[pa.DataType], bool]
+    convert: Callable[[object], object | None]
+
+    def take(self, sent: Sent) -> tuple[pa.Array, Mask | None]:
+        """Return the column as `target`, null where absent or wrong, and where it was wrong (or None)."""
+        try:
+            column = pa.array(sent) if isinstance(sent, list) else sent
+        except (pa.ArrowException, OverflowError):
+            return self._one_by_one(sent)
+        if pa.types.is_null(column.type):
+            return pa.nulls(len(column), self.target), None
+        if not self.fits(column.type):
+            return pa.nulls(len(column), self.target), column.is_valid().to_numpy(zero_copy_only=False)
+        if column.type == self.target:
+            return column, None
+        try:
+            return column.cast(self.target), None
+        except pa.ArrowException:
+            return self._one_by_one(sent if isinstance(sent, list) else column.to_pylist())
+
+    def _one_by_one(self, values: Any) -> tuple[pa.Array, Mask | None]:
+        taken = [None if value is None else self.convert(value) for value in values]
+        wrong = np.array([new is None and old is not None for new, old in zip(taken, values, strict=True)])
+        return pa.array(taken, self.target), wrong if wrong.any() else None
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def _is_time(type_: pa.DataType) -> bool:
+    return bool((pa.types.is_timestamp(type_) and type_.tz is not None) or _is_text(type_))
+
+
+NUMBER: Final = Kind(pa.float64(), _is_number, _number)
+WHOLE: Final = Kind(pa.int32(), _is_number, _whole)
+FLAG: Final = Kind(pa.bool_(), pa.types.is_boolean, _flag)
+TEXT: Final = Kind(pa.string(), _is_text, _text)
+TIME: Final = Kind(_TIMESTAMP, _is_time, parse_time)
+
+
+_PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def take_times(sent: Sent) -> tuple[Int64Array, Mask]:
+    """Return (n,) microseconds since 1970 UTC, and where the time is missing or no time."""
+    if not isinstance(sent, list) and pa.types.is_timestamp(sent.type) and sent.type.tz is not None:
+        return _from_timestamps(sent)
+    column, _ = TIME.take(sent)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    return column.cast(pa.int64()).fill_null(0).to_numpy(), missing
+
+
+def _from_timestamps(column: pa.Array) -> tuple[Int64Array, Mask]:
+    """Convert by hand: Arrow's cast refuses the whole column for one overflow or one odd nanosecond."""
+    ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
+    finer = max(1, 1_000_000 // _PER_SECOND[column.type.unit])
+    beyond = np.abs(ticks // 2) > np.iinfo(np.int64).max // finer // 2 - 1
+    missing = column.is_null().to_numpy(zero_copy_only=False) | beyond
+    coarser = max(1, _PER_SECOND[column.type.unit] // 1_000_000)
+    return np.where(missing, 0, ticks) // coarser * finer, missing
