@@ -1,7 +1,10 @@
 """The servers of the native stack: private, restartable, and gone when whoever started them is gone."""
 
+import httpx
 import psycopg
 import pytest
+from esp_stack.programs import free_port
+from esp_stack.servers import Azurite, Nginx, OpenBao
 from psycopg import errors
 from redis import Redis as RedisClient
 
@@ -52,3 +55,39 @@ def test_rabbitmq_comes_back_with_its_queues_after_a_kill(rabbitmq, vhost):
     rabbitmq.start()
     names = {queue["name"] for queue in rabbitmq.api("GET", f"queues/{vhost.name}").json()}
     assert "ingest.telemetry" in names
+
+
+def test_openbao_unseals_itself_after_a_kill_and_keeps_its_token(server_home):
+    server = OpenBao(server_home / "openbao")
+    server.start()
+    token = server.token
+    server.kill()
+    server.start()
+    mounts = httpx.get(f"{server.url}/v1/sys/mounts", headers={"X-Vault-Token": token})
+    server.stop()
+    assert mounts.status_code == 200
+
+
+def test_nginx_hides_metrics_limits_bodies_and_answers_as_problems(server_home):
+    server = Nginx(server_home / "nginx", ingest_api_port=free_port())
+    server.start()
+    hidden = httpx.get(f"{server.url}/metrics")
+    large = httpx.post(f"{server.url}/api/v1/telemetry", content=bytes(5_000_000))
+    away = httpx.get(f"{server.url}/api/v1/pumps")
+    server.stop()
+    assert (hidden.status_code, large.status_code, away.status_code) == (404, 413, 503)
+    assert away.headers["Retry-After"] == "2"
+    for answer in (hidden, large, away):
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert len(answer.json()["error_id"]) == 32
+
+
+def test_azurite_answers_to_its_own_account_only(server_home):
+    server = Azurite(server_home / "azurite")
+    server.start()
+    well_known = httpx.get(f"http://127.0.0.1:{server.port}/devstoreaccount1", params={"comp": "list"})
+    command_line = " ".join(server.programs()[0].command())
+    server.stop()
+    assert "AccountName=esp" in server.connection_string
+    assert well_known.status_code == 404
+    assert server.account_key not in command_line

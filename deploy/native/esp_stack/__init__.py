@@ -1,0 +1,1 @@
+"""The native stack: installs, starts, watches and stops the whole platform on one machine."""

@@ -5,13 +5,16 @@ import pwd
 import random
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from time import monotonic, sleep
 
 PORTS = range(15000, 32000)
-"""Below the kernel's ephemeral range, so that no outgoing connection takes a server's port while it restarts."""
+"""Below the kernel's ephemeral range, so no outgoing connection takes the port of a restarting server."""
 
 BASE_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -65,6 +68,19 @@ def account(name: str) -> str | None:
         return "nobody"
 
 
+@cache
+def service_account() -> str | None:
+    """Return the account for what runs out of this checkout: None where it may not even read that."""
+    user = account("esp")
+    return user if user and may(user, sys.executable, "-c", "import esp_common") else None
+
+
+def may(user: str, *argv: str) -> bool:
+    """Return whether `argv` succeeds when run by `user`."""
+    command = Program("probe", argv, Path("/"), user).command()
+    return subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == 0
+
+
 def give(path: Path, user: str | None, mode: int) -> None:
     """Set mode and owner of `path`; the owner only where it can be chosen."""
     path.chmod(mode)
@@ -83,8 +99,8 @@ def private_folder(path: Path, user: str | None) -> Path:
 def private_file(path: Path, text: str, user: str | None) -> Path:
     """Write `text` where only `user` can read it, at no moment readable by another."""
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    path.touch(0o600, exist_ok=False)
+    path.write_text(text)
     give(path, user, 0o600)
     return path
 
@@ -133,7 +149,7 @@ def wait_for(check: Callable[[], object], what: str, timeout_s: float, pause_s: 
             check()
         except StackError:
             raise
-        except Exception as failure:  # noqa: BLE001 - any failure means "not yet"
+        except Exception as failure:
             if monotonic() > deadline:
                 raise StackError(f"{what} is not ready after {timeout_s:.0f} s: {failure}") from failure
             sleep(pause_s)

@@ -8,7 +8,7 @@ from secrets import token_urlsafe
 import psycopg
 
 from esp_stack.databases import ROLES, ensure_database, ensure_roles
-from esp_stack.programs import Program, StackError, executable, free_port, private_file
+from esp_stack.programs import Program, StackError, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
 VERSION = "15"
@@ -52,7 +52,6 @@ class Postgres(Server):
     """
 
     name = "postgres"
-    account_name = "postgres"
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class Postgres(Server):
         settings: Mapping[str, str] | None = None,
         throwaway: bool = False,
     ) -> None:
-        super().__init__(home)
+        super().__init__(home, account("postgres"))
         self.port = port or free_port()
         self.passwords = passwords or {name: token_urlsafe(24) for name in ("postgres", *ROLES)}
         self.data = home / "data"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from esp_common import topology
 
-from esp_stack.programs import Program, executable, free_port, private_file
+from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
 ADMINISTRATOR = "admin"
@@ -92,13 +92,12 @@ class RabbitMQ(Server):
     """
 
     name = "rabbitmq"
-    account_name = "rabbitmq"
     start_timeout_s = 120.0
 
     def __init__(
         self, home: Path, *, ports: RabbitPorts | None = None, passwords: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(home)
+        super().__init__(home, account("rabbitmq"))
         self.ports = ports or RabbitPorts.free()
         self.passwords = passwords or {
             name: token_urlsafe(24) for name in (ADMINISTRATOR, *topology.SERVICES, *GATEWAYS)

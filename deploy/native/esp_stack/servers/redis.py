@@ -6,7 +6,7 @@ from secrets import token_urlsafe
 
 from redis import Redis as Client
 
-from esp_stack.programs import Program, executable, free_port, private_file
+from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
 CONFIGURATION = """\
@@ -28,10 +28,9 @@ class Redis(Server):
     """One Redis server."""
 
     name = "redis"
-    account_name = "redis"
 
     def __init__(self, home: Path, *, port: int | None = None, password: str | None = None) -> None:
-        super().__init__(home)
+        super().__init__(home, account("redis"))
         self.port = port or free_port()
         self.password = password or token_urlsafe(24)
 

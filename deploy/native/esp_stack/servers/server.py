@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from esp_stack.programs import Program, StackError, account, private_folder, wait_for
+from esp_stack.programs import Program, StackError, private_folder, wait_for
 
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 """The kernel sends the death signal when the *thread* that started a process ends: this one ends with us."""
@@ -22,12 +22,11 @@ class Server(ABC):
     """
 
     name: str
-    account_name: str
     start_timeout_s = 60.0
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, user: str | None) -> None:
         self.home = home
-        self.user = account(self.account_name)
+        self.user = user
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @abstractmethod
@@ -54,7 +53,7 @@ class Server(ABC):
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Return when the server is ready; raise `StackError` with the end of its log when it is not in time."""
+        """Return when the server is ready; raise `StackError` with the end of its log if it is late."""
         try:
             wait_for(self._check_alive, self.name, self.start_timeout_s)
         except StackError as failure:
@@ -64,7 +63,7 @@ class Server(ABC):
         """Return whether the server answers now."""
         try:
             self.check()
-        except Exception:  # noqa: BLE001 - any failure means it does not
+        except Exception:
             return False
         return True
 

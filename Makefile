@@ -1,0 +1,43 @@
+# What one does with the platform on this machine. STACK=folder runs another stack beside the first.
+STACK ?= .stack
+export ESP_STACK_FOLDER := $(abspath $(STACK))
+INSTALL := deploy/native/install.sh
+BIN := .venv/bin
+
+.PHONY: help up down status logs test check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up:  ## Install what is missing, start the platform and a simulated field, print where it is
+	@$(INSTALL) run
+	@$(BIN)/esp-stack up
+
+down:  ## Stop the platform; data stays
+	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack down
+
+status:  ## Show processes, storage engine, what was stored in the last minute, what waits
+	@[ -x $(BIN)/esp-stack ] || { echo "Nothing is installed yet. \`make up\` does it."; exit 1; }
+	@$(BIN)/esp-stack status
+
+logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
+	@$(BIN)/esp-stack logs $(NAME) $(if $(FOLLOW),--follow)
+
+test:  ## Install what is missing and run every test against real servers
+	@$(INSTALL) dev
+	@$(BIN)/pytest $(PYTEST)
+
+check:  ## Lint, format check, types and import directions
+	@$(INSTALL) dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench:  ## Measure against ceilings taken in the same run; prints ratios
+	@$(INSTALL) dev
+	@set -e; for script in tests/performance/bench_*.py; do $(BIN)/python $$script; done
+
+clean:  ## Stop the platform and remove its data, credentials and logs
+	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack clean

@@ -1,0 +1,96 @@
+"""`esp-stack`: the native stack's commands, which `make` calls."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from esp_stack import lifecycle
+from esp_stack.programs import StackError
+from esp_stack.stack import Stack
+from esp_stack.status import LACKS, flow, process_table
+
+CHECKOUT = Path(__file__).parents[3]
+
+app = typer.Typer(help="Run the whole platform on this machine, without containers.", no_args_is_help=True)
+console = Console(highlight=False, soft_wrap=True)
+
+Folder = Annotated[
+    Path, typer.Option(envvar="ESP_STACK_FOLDER", help="Where the stack keeps everything it writes.")
+]
+DEFAULT_FOLDER = CHECKOUT / ".stack"
+
+
+@app.command()
+def up(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Start everything that does not run, wait until it is ready, print where it is."""
+    with lifecycle.alone(folder):
+        stack = Stack(folder.resolve())
+        if stack.user is None and stack.postgres.user is not None:
+            console.print("note: other accounts cannot read this checkout, so our services run as root")
+        lifecycle.up(stack, console.print)
+    console.print(_summary(stack))
+
+
+@app.command()
+def down(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Stop everything; data stays."""
+    if folder.exists():
+        with lifecycle.alone(folder):
+            lifecycle.down(Stack(folder.resolve()))
+
+
+@app.command()
+def clean(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Stop everything and remove all data, credentials and logs."""
+    if folder.exists():
+        with lifecycle.alone(folder):
+            lifecycle.clean(Stack(folder.resolve()))
+
+
+@app.command()
+def status(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Show every process, the storage engine and what flows; exit 1 unless all of it is ready."""
+    if not folder.exists() or (stack := Stack(folder.resolve())).supervisor.pid is None:
+        console.print("The stack is down. `make up` starts it.")
+        raise typer.Exit(1)
+    console.print(process_table(stack))
+    for line in flow(stack):
+        console.print(line)
+
+
+@app.command()
+def logs(
+    name: Annotated[str | None, typer.Argument(help="A process of `status`; all if not given.")] = None,
+    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written.")] = False,
+    folder: Folder = DEFAULT_FOLDER,
+) -> None:
+    """Show the end of the processes' logs."""
+    files = sorted((folder / "logs").glob(f"{name or '*'}.log"))
+    if not files:
+        raise StackError(f"no log of {name or 'any process'} in {folder / 'logs'} — see `make status`")
+    command = ["tail", f"--lines={lines}", *(["--follow=name"] if follow else []), *map(str, files)]
+    subprocess.run(command, check=False)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong is one line on stderr."""
+    try:
+        app()
+    except StackError as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _summary(stack: Stack) -> str:
+    return f"""
+The platform is up; 50 simulated pumps send a reading every few seconds.
+  HTTP API    {stack.nginx.url}/api/v1
+  AMQP        amqp://127.0.0.1:{stack.ports["amqp"]}   MQTT {stack.rabbitmq.mqtt_url}
+  PostgreSQL  127.0.0.1:{stack.ports["postgres"]}, storage engine: {LACKS[stack.engine]}
+  Addresses and credentials for tools: {stack.folder / "endpoints.json"}
+`make status` shows what flows, `make logs` what is said, `make down` stops it."""

@@ -1,0 +1,126 @@
+"""Bringing the stack up, down and away."""
+
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from esp_stack.databases import ensure_database
+from esp_stack.endpoints import write_endpoints
+from esp_stack.programs import Program, StackError, give, is_free, wait_for
+from esp_stack.roles import Role, Roles
+from esp_stack.servers import Server
+from esp_stack.stack import DATABASE, Stack
+
+READY_TIMEOUT_S = 90
+ORPHANS_TIMEOUT_S = 60
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the stack's lock: two people may say `make up` at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def up(stack: Stack, say: Say) -> None:
+    """Start whatever does not run and return when all of it is ready; harmless when it is already."""
+    roles = Roles(stack)
+    everything = roles.all()
+    if stack.supervisor.pid is None:
+        _wait_for_orphans(stack)
+        for server in stack.servers:
+            server.prepare()
+    stack.supervisor.configure(
+        [
+            *(program for server in stack.servers for program in server.programs()),
+            *(role.program for role in everything),
+        ]
+    )
+    stack.supervisor.start()
+    for server in stack.servers:
+        stack.supervisor.run(server.programs())
+    say(f"Servers starting; storage engine: {stack.engine}")
+    _wait_server(stack, stack.postgres)
+    ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
+    _run_once(roles.migrate())
+    for server in stack.servers:
+        _wait_server(stack, server)
+    _import_simulated_field(stack, roles)
+    say("Servers ready, database migrated; services starting")
+    stack.supervisor.run(role.program for role in everything)
+    for role in everything:
+        _wait_role(stack, role)
+    write_endpoints(stack)
+
+
+def down(stack: Stack) -> None:
+    """Stop everything and leave all data."""
+    stack.supervisor.stop()
+    (stack.folder / "endpoints.json").unlink(missing_ok=True)
+
+
+def clean(stack: Stack) -> None:
+    """Stop everything and remove all that the stack ever wrote."""
+    stack.supervisor.stop()
+    shutil.rmtree(stack.homes)
+    shutil.rmtree(stack.folder, ignore_errors=True)
+
+
+def _wait_for_orphans(stack: Stack) -> None:
+    """Wait until what a killed supervisord left behind has ended; the kernel has told it to."""
+
+    def check() -> None:
+        taken = [name for name, port in stack.ports.items() if not is_free(port)]
+        if taken:
+            raise ConnectionError(f"still listening: {', '.join(taken)}")
+
+    wait_for(check, "what an earlier stack left behind", ORPHANS_TIMEOUT_S)
+
+
+def _import_simulated_field(stack: Stack, roles: Roles) -> None:
+    assets = stack.homes / "simulated-field.yaml"
+    assets.write_text(_run_once(roles.simulated_assets()))
+    give(assets, stack.user, 0o644)
+    _run_once(roles.import_assets(assets))
+
+
+def _run_once(program: Program) -> str:
+    """Run `program` to its end and return what it printed; raise with what it complained about."""
+    done = subprocess.run(
+        program.command(),
+        cwd=program.folder,
+        env=program.full_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        complaint = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise StackError(f"{' '.join(program.argv)} failed: {complaint}")
+    return done.stdout
+
+
+def _wait_server(stack: Stack, server: Server) -> None:
+    try:
+        server.wait_ready()
+    except StackError as failure:
+        raise StackError(f"{failure} — see {stack.supervisor.log(server.name)}") from failure
+
+
+def _wait_role(stack: Stack, role: Role) -> None:
+    name, url = role.program.name, role.ready_url
+    if url is None:
+        return
+    try:
+        wait_for(lambda: httpx.get(url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S)
+    except StackError as failure:
+        raise StackError(f"{failure} — see {stack.supervisor.log(name)}") from failure

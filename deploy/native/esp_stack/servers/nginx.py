@@ -1,0 +1,99 @@
+"""nginx: the platform's one HTTP door."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from esp_stack.programs import Program, account, executable, free_port, private_file
+from esp_stack.servers.server import Server
+
+CONFIGURATION = """\
+daemon off;
+# A master that is killed leaves its workers holding the port, and nothing could start in its place.
+master_process off;
+pid {home}/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  server_tokens off;
+  client_max_body_size 4m;
+  client_body_temp_path {home}/client_body;
+  proxy_temp_path {home}/proxy;
+  fastcgi_temp_path {home}/fastcgi;
+  uwsgi_temp_path {home}/uwsgi;
+  scgi_temp_path {home}/scgi;
+  default_type application/problem+json;
+
+  upstream ingest_api {{
+    server 127.0.0.1:{ingest_api_port};
+    keepalive 256;
+  }}
+
+  server {{
+    listen 127.0.0.1:{port};
+
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Request-ID $request_id;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+
+    location /api/v1/ {{ proxy_pass http://ingest_api; }}
+    location /health/ {{ proxy_pass http://ingest_api; }}
+    location / {{ return 404 '{not_found}'; }}
+
+    error_page 413 @too_large;
+    error_page 502 504 =503 @unavailable;
+    location @too_large {{ return 413 '{too_large}'; }}
+    location @unavailable {{
+      add_header Retry-After 2 always;
+      return 503 '{unavailable}';
+    }}
+  }}
+}}
+"""
+
+
+def _problem(status: int, title: str) -> str:
+    return f'{{"type":"about:blank","title":"{title}","status":{status},"error_id":"$request_id"}}'
+
+
+class Nginx(Server):
+    """The reverse proxy in front of the services' HTTP APIs."""
+
+    name = "nginx"
+
+    def __init__(self, home: Path, *, port: int | None = None, ingest_api_port: int) -> None:
+        super().__init__(home, account("www-data"))
+        self.port = port or free_port()
+        self.ingest_api_port = ingest_api_port
+
+    @property
+    def url(self) -> str:
+        """Base URL of the platform's HTTP API."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def programs(self) -> Sequence[Program]:
+        """Return the one process."""
+        argv = (executable("nginx"), "-e", "stderr", "-c", str(self.home / "nginx.conf"))
+        return [Program(self.name, argv, self.home, self.user)]
+
+    def configure(self) -> None:
+        """Write nginx.conf."""
+        text = CONFIGURATION.format(
+            home=self.home,
+            port=self.port,
+            ingest_api_port=self.ingest_api_port,
+            not_found=_problem(404, "Not Found"),
+            too_large=_problem(413, "Content Too Large"),
+            unavailable=_problem(503, "Service Unavailable"),
+        )
+        private_file(self.home / "nginx.conf", text, self.user)
+
+    def check(self) -> None:
+        """Raise unless nginx itself answers, whatever is behind it."""
+        if httpx.get(f"{self.url}/", timeout=2).status_code != httpx.codes.NOT_FOUND:
+            raise ConnectionError(f"{self.url} is not answered by nginx")

@@ -1,0 +1,66 @@
+"""How the stack is: processes, storage engine, what flows."""
+
+import httpx
+import psycopg
+from rich.table import Table
+
+from esp_stack.roles import Role, Roles
+from esp_stack.stack import DATABASE, Stack
+from esp_stack.supervision import ProcessState
+
+LACKS = {
+    "timescale": "TimescaleDB (columnstore and continuous aggregates)",
+    "postgres": "plain PostgreSQL (daily partitions and rollup tables; no columnstore compression)",
+}
+STORED_LAST_MINUTE = (
+    "SELECT coalesce(sum(stored + merged), 0) FROM ingest.ledger "
+    "WHERE committed_at > now() - interval '1 minute'"
+)
+
+
+def process_table(stack: Stack) -> Table:
+    """Return the table of every process: state, pid, whether it is ready, how long it has been up."""
+    table = Table("process", "state", "pid", "ready", "up", box=None, pad_edge=False)
+    roles = {role.program.name: role for role in Roles(stack).all()}
+    for state in stack.supervisor.states():
+        ready = _is_ready(stack, state, roles.get(state.name))
+        pid = str(state.pid) if state.pid else "-"
+        table.add_row(state.name, state.state, pid, "yes" if ready else "no", _duration(state.uptime_s))
+    return table
+
+
+def flow(stack: Stack) -> list[str]:
+    """Return lines that say which engine stores, how much it stored lately, and what waits."""
+    lines = [f"storage engine: {LACKS[stack.engine]}"]
+    try:
+        with psycopg.connect(stack.postgres.url("postgres", DATABASE), connect_timeout=2) as connection:
+            row = connection.execute(STORED_LAST_MINUTE).fetchone()
+        lines.append(f"readings stored in the last minute: {row[0] if row else 0}")
+    except psycopg.Error as error:
+        lines.append(f"readings stored in the last minute: unknown ({str(error).strip()})")
+    try:
+        queues = stack.rabbitmq.api("GET", "queues/%2F?columns=name,messages").json()
+        waiting = {queue["name"]: queue.get("messages", 0) for queue in queues}
+        lines.append("messages waiting: " + ", ".join(f"{name} {n}" for name, n in sorted(waiting.items())))
+    except httpx.HTTPError as error:
+        lines.append(f"messages waiting: unknown ({error})")
+    return lines
+
+
+def _is_ready(stack: Stack, state: ProcessState, role: Role | None) -> bool:
+    if state.state != "running":
+        return False
+    if role is None:
+        return all(server.ready() for server in stack.servers if server.name == state.name)
+    if role.ready_url is None:
+        return True
+    try:
+        return httpx.get(role.ready_url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _duration(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

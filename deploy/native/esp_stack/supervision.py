@@ -1,0 +1,181 @@
+"""supervisord: keeps the programs running, and tells how they are over its private control socket."""
+
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+import psutil
+from supervisor.states import ProcessStates
+from supervisor.xmlrpc import Faults, SupervisorTransport
+
+from esp_stack.programs import BASE_ENVIRONMENT, Program, StackError, private_file, wait_for
+
+CONFIGURATION = """\
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisord]
+pidfile={folder}/supervisord.pid
+logfile={folder}/logs/supervisord.log
+logfile_maxbytes=5MB
+logfile_backups=1
+childlogdir={folder}/logs
+minfds={open_files}
+{user}
+"""
+PROGRAM = """
+[program:{name}]
+command={command}
+directory={folder}
+environment={environment}
+priority={priority}
+autostart=false
+autorestart=true
+startsecs=1
+startretries=1000000
+stopsignal={stop_signal}
+stopwaitsecs={stop_timeout_s}
+stdout_logfile={logs}/{name}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=2
+redirect_stderr=true
+"""
+OPEN_FILES = 65_536
+LONGEST_SOCKET_PATH = 100
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """How one program is: `state` in supervisord's words, times in seconds."""
+
+    name: str
+    state: str
+    pid: int | None
+    uptime_s: int
+
+
+class Supervisor:
+    """One supervisord with its configuration, control socket and logs in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self._configuration = folder / "supervisord.conf"
+        self._socket = folder / "supervisor.sock"
+        if len(str(self._socket)) > LONGEST_SOCKET_PATH:
+            raise StackError(f"{folder} is too long a path for a Unix socket — use a folder nearer to /")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of supervisord, None unless it runs."""
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int((self.folder / "supervisord.pid").read_text()))
+            if str(self._configuration) in process.cmdline():
+                return process.pid
+        return None
+
+    def configure(self, programs: Sequence[Program]) -> None:
+        """Write the configuration that keeps `programs` running, each started when asked to."""
+        self.logs.mkdir(exist_ok=True)
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        text = CONFIGURATION.format(
+            socket=self._socket,
+            folder=self.folder,
+            open_files=OPEN_FILES if hard_limit == resource.RLIM_INFINITY else min(OPEN_FILES, hard_limit),
+            user="user=root" if os.geteuid() == 0 else "",
+        )
+        text += "".join(self._section(program, order) for order, program in enumerate(programs, 100))
+        private_file(self._configuration, text, None)
+
+    def start(self) -> None:
+        """Start supervisord, or have the running one read its configuration again."""
+        if self.pid:
+            self._reload()
+            return
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)]
+        environment = {**BASE_ENVIRONMENT, "HOME": str(Path.home())}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StackError(f"supervisord did not start: {done.stderr.strip() or done.stdout.strip()}")
+        wait_for(self.states, "supervisord", 10)
+
+    def run(self, programs: Iterable[Program]) -> None:
+        """Have `programs` started; those that run stay as they are."""
+        for program in programs:
+            try:
+                self._call("startProcess", program.name, False)
+            except Fault as fault:
+                if fault.faultCode != Faults.ALREADY_STARTED:
+                    raise StackError(
+                        f"supervisord cannot start {program.name}: {fault.faultString}"
+                    ) from fault
+
+    def stop(self) -> None:
+        """Stop every program, the last one first, and supervisord."""
+        if not (pid := self.pid):
+            return
+        self._call("shutdown")
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(180)
+
+    def states(self) -> list[ProcessState]:
+        """Return how every program is; empty unless supervisord runs."""
+        if not self.pid:
+            return []
+        infos: list[dict[str, Any]] = self._call("getAllProcessInfo")
+        return [
+            ProcessState(
+                name=info["name"],
+                state=info["statename"].lower(),
+                pid=info["pid"] or None,
+                uptime_s=info["now"] - info["start"] if info["state"] == ProcessStates.RUNNING else 0,
+            )
+            for info in sorted(infos, key=lambda info: info["start"])
+        ]
+
+    def log(self, name: str) -> Path:
+        """Return the file a program's output goes to."""
+        return self.logs / f"{name}.log"
+
+    def _reload(self) -> None:
+        added, changed, removed = self._call("reloadConfig")[0]
+        for group in [*changed, *removed]:
+            self._call("stopProcessGroup", group)
+            self._call("removeProcessGroup", group)
+        for group in [*added, *changed]:
+            self._call("addProcessGroup", group)
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
+            return getattr(proxy.supervisor, method)(*arguments)
+
+    def _section(self, program: Program, order: int) -> str:
+        environment = ",".join(f'{name}="{value}"' for name, value in program.full_environment().items())
+        return PROGRAM.format(
+            name=program.name,
+            command=_literally(shlex.join(program.command())),
+            folder=program.folder,
+            environment=_literally(environment),
+            priority=order,
+            stop_signal=program.stop_signal,
+            stop_timeout_s=program.stop_timeout_s,
+            logs=self.logs,
+        )
+
+
+def _literally(text: str) -> str:
+    """Return `text` with what supervisord would expand escaped."""
+    return text.replace("%", "%%")

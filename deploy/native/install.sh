@@ -1,0 +1,88 @@
+#!/bin/sh
+# Installs what this machine lacks: Debian packages, .venv, Azurite, the account the services run as.
+# Usage: install.sh run|dev  (dev adds what checks and tests need). Quick when nothing is missing.
+set -eu
+cd "$(dirname "$0")/../.."
+profile=${1:-run}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+missing=
+need() { [ -e "$1" ] || missing="$missing $2"; }
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+need /usr/lib/postgresql/15/bin/postgres postgresql-15
+need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
+command -v redis-server >/dev/null || missing="$missing redis-server"
+command -v nginx >/dev/null || missing="$missing nginx"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
+
+install_packages() {
+  echo "Installing from Debian:$missing"
+  # Debian would start each server and create a database cluster; ours are private, so neither.
+  policy=/usr/sbin/policy-rc.d clusters=/etc/postgresql-common/createcluster.d/esp-stack.conf
+  mkdir -p "$(dirname "$clusters")"
+  echo 'create_main_cluster = false' >"$clusters"
+  if [ -e "$policy" ]; then policy=; else
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  trap 'rm -f "$clusters" ${policy:+"$policy"}' EXIT
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp)
+  # shellcheck disable=SC2086 # one word a package
+  { apt-get update -q && apt-get install -q -y --no-install-recommends \
+      -o DPkg::Lock::Timeout=300 ca-certificates $missing; } >"$log" 2>&1 || {
+    tail -n 20 "$log" >&2
+    echo "error: apt-get could not install$missing — see above" >&2
+    exit 1
+  }
+  rm -f "$log" "$clusters" ${policy:+"$policy"}
+  trap - EXIT
+}
+
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "error: not installed:$missing — as root run: apt-get install --no-install-recommends$missing" >&2
+    exit 1
+  fi
+  install_packages
+fi
+if [ "$(id -u)" = 0 ] && ! id esp >/dev/null 2>&1; then
+  useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin esp
+fi
+
+# One installation at a time; the lock is let go when this script ends.
+exec 9>.install.lock
+flock 9
+
+install_azurite() {
+  stamp=deploy/native/node_modules/.installed
+  want=$(sha256sum deploy/native/package-lock.json)
+  [ "$(cat $stamp 2>/dev/null)" = "$want" ] && return
+  echo "Installing Azurite from npm"
+  (cd deploy/native && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+  echo "$want" >$stamp
+}
+
+install_python() {
+  requirements='requirements/base.txt requirements/stack.txt'
+  [ "$profile" = run ] || requirements="$requirements requirements/dev.txt"
+  packages='libs/common libs/gateway services/ingest services/auth deploy/native'
+  stamp=.venv/.installed-$profile
+  # shellcheck disable=SC2086 # one word a file
+  want=$({ cat $requirements; for package in $packages; do cat $package/pyproject.toml; done; pwd; } | sha256sum)
+  [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
+  echo "Installing Python packages into .venv"
+  [ -x .venv/bin/pip ] || python3 -m venv .venv
+  # shellcheck disable=SC2086
+  .venv/bin/pip install -q --disable-pip-version-check --require-hashes $(printf ' -r %s' $requirements)
+  # shellcheck disable=SC2086
+  .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation $(printf ' -e %s' $packages)
+  rm -f .venv/.installed-*
+  echo "$want" >"$stamp"
+}
+
+install_azurite &
+azurite=$!
+install_python
+wait $azurite
