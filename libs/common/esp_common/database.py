@@ -1,7 +1,7 @@
 """PostgreSQL: the connection pool, and queries kept in described .sql files."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
@@ -49,7 +49,7 @@ async def create_pool(
     role: str,
     min_size: int = 1,
     max_size: int = 10,
-    init: Callable[[asyncpg.Connection[Any]], Awaitable[None]] | None = None,
+    init: Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[Any, Any, None]] | None = None,
 ) -> "asyncpg.Pool[Any]":
     """Return a pool whose connections give up on a statement after the setting's seconds.
 

@@ -1,0 +1,244 @@
+"""Publish and know that the broker has it; ask and get an answer."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import uuid4
+
+from aiormq.abc import AbstractChannel
+from pamqp import commands
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from esp_common.errors import BrokerUnavailable, Nacked, Unroutable
+from esp_common.messaging.link import Link
+
+PUBLISH_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 5.0
+_FRAME_OVERHEAD: Final = 8
+_PERSISTENT, _TRANSIENT = 2, 1
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A message on its way: what names it, and who waits for its confirm."""
+
+    confirmed: "asyncio.Future[None]"
+    exchange: str
+    routing_key: str
+    message_id: str
+
+
+class Publisher(Link):
+    """Publishes with confirms, many at a time, over one connection that it keeps open itself.
+
+    `async with Publisher(url) as publisher:` or `start()` and `close()`. Starting waits a few seconds for
+    the broker but does not fail without it. Needs no right but to write to the exchange.
+    """
+
+    def __init__(self, url: str, *, name: str = "publisher", timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
+        super().__init__(url, name=name, confirms=True)
+        self._timeout_s = timeout_s
+        self._pending: dict[int, _Pending] = {}
+        self._last_tag = 0
+        self._ready = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+
+    async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Connect in the background; return when connected or after `timeout_s`."""
+        self._running = asyncio.create_task(self.run(), name=f"{self._name}.run")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+
+    async def close(self) -> None:
+        """Close the connection; what is still in flight raises BrokerUnavailable."""
+        await self.stop()
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        message_id: str | None = None,
+        mandatory: bool = True,
+        persistent: bool = True,
+    ) -> None:
+        """Publish one message and return once the broker has confirmed it.
+
+        Raises Unroutable (mandatory, and no queue takes it), Nacked (the broker refused to keep it) or
+        BrokerUnavailable (not connected, connection lost meanwhile, no confirm in time). After the last
+        two the message may or may not be stored: publish it again under the same `message_id`.
+        """
+        properties = commands.Basic.Properties(
+            content_type=content_type,
+            headers=dict(headers) if headers else None,
+            delivery_mode=_PERSISTENT if persistent else _TRANSIENT,
+            message_id=message_id or uuid4().hex,
+        )
+        await self._publish(exchange, routing_key, body, properties, mandatory)
+
+    async def _publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: commands.Basic.Properties,
+        mandatory: bool,
+    ) -> None:
+        tag = 0
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                # The tag of a message is its position on the wire, so number and write under one lock.
+                async with self._writing:
+                    if not self.connected:
+                        raise BrokerUnavailable(f"not connected to the broker, publishing to {exchange}")
+                    confirmed = asyncio.get_running_loop().create_future()
+                    self._last_tag += 1
+                    tag = self._last_tag
+                    self._pending[tag] = _Pending(
+                        confirmed, exchange, routing_key, properties.message_id or ""
+                    )
+                    await self._write(exchange, routing_key, body, properties, mandatory)
+                await confirmed
+        except TimeoutError:
+            raise BrokerUnavailable(f"no confirm from {exchange} in {self._timeout_s} s") from None
+        finally:
+            self._pending.pop(tag, None)
+
+    async def _write(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: commands.Basic.Properties,
+        mandatory: bool,
+    ) -> None:
+        assert self._connection is not None  # noqa: S101 - connected
+        room = self._connection.connection_tune.frame_max - _FRAME_OVERHEAD
+        parts = [body] if len(body) <= room else [body[at : at + room] for at in range(0, len(body), room)]
+        try:
+            await self._send(
+                commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory),
+                ContentHeader(properties=properties, body_size=len(body)),
+                *(ContentBody(part) for part in parts if part),
+            )
+        except BaseException as error:
+            self._last_tag -= 1  # never written, so the next message is the one the broker counts
+            if isinstance(error, ConnectionError):
+                raise BrokerUnavailable(f"connection lost publishing to {exchange}") from None
+            raise
+
+    async def _opened(self, channel: AbstractChannel) -> None:
+        self._last_tag = 0
+        self._ready.set()
+
+    def _on_frame(self, frame: Any, header: ContentHeader | None, body: bytes) -> None:
+        if isinstance(frame, commands.Basic.Return):
+            self._on_return(frame, header)
+        elif frame.multiple:
+            for tag in [tag for tag in self._pending if tag <= frame.delivery_tag]:
+                self._settle(tag, frame)
+        else:
+            self._settle(frame.delivery_tag, frame)
+
+    def _settle(self, tag: int, frame: commands.Basic.Ack | commands.Basic.Nack) -> None:
+        pending = self._pending.pop(tag, None)
+        if pending is None or pending.confirmed.done():
+            return
+        if isinstance(frame, commands.Basic.Ack):
+            pending.confirmed.set_result(None)
+        else:
+            pending.confirmed.set_exception(Nacked(f"{pending.exchange} refused {pending.routing_key}"))
+
+    def _on_return(self, frame: commands.Basic.Return, header: ContentHeader | None) -> None:
+        # A return carries no tag. The broker sends it before the confirm, and messages that agree in
+        # all of these share their fate.
+        returned = (frame.exchange, frame.routing_key, header.properties.message_id if header else "")
+        for pending in self._pending.values():
+            same = (pending.exchange, pending.routing_key, pending.message_id) == returned
+            if same and not pending.confirmed.done():
+                error = Unroutable(f"no queue takes {frame.exchange} {frame.routing_key}: {frame.reply_text}")
+                pending.confirmed.set_exception(error)
+                return
+
+    def _closed(self) -> None:
+        self._ready.clear()
+        lost, self._pending = self._pending, {}
+        for pending in lost.values():
+            if not pending.confirmed.done():
+                pending.confirmed.set_exception(
+                    BrokerUnavailable(f"connection lost before {pending.exchange} confirmed")
+                )
+
+
+class Requester(Publisher):
+    """A publisher that can also ask: request and reply over the broker's direct reply-to.
+
+    Any number of requests may be under way; requests are transient, mandatory and expire unanswered.
+    """
+
+    _REPLIES: Final = "amq.rabbitmq.reply-to"
+
+    def __init__(self, url: str, *, name: str = "requester", timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
+        super().__init__(url, name=name, timeout_s=timeout_s)
+        self._replies: dict[str, asyncio.Future[bytes]] = {}
+
+    async def request(self, exchange: str, routing_key: str, body: bytes, *, timeout_s: float) -> bytes:
+        """Return the body of the answer; raise Unroutable or BrokerUnavailable when nobody gives one."""
+        correlation_id = uuid4().hex
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._replies[correlation_id] = reply
+        properties = commands.Basic.Properties(
+            content_type="application/json",
+            correlation_id=correlation_id,
+            message_id=correlation_id,
+            reply_to=self._REPLIES,
+            delivery_mode=_TRANSIENT,
+            expiration=str(int(timeout_s * 1000)),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._publish(exchange, routing_key, body, properties, mandatory=True)
+                return await reply
+        except TimeoutError:
+            raise BrokerUnavailable(f"no answer to {routing_key} in {timeout_s} s") from None
+        finally:
+            del self._replies[correlation_id]
+            reply.cancel()
+
+    async def _opened(self, channel: AbstractChannel) -> None:
+        # Deliveries go to `_on_frame`; the callback is only what aiormq's signature asks for.
+        await channel.basic_consume(self._REPLIES, lambda _: None, no_ack=True)  # type: ignore[arg-type,return-value]
+        await super()._opened(channel)
+
+    def _on_frame(self, frame: Any, header: ContentHeader | None, body: bytes) -> None:
+        if not isinstance(frame, commands.Basic.Deliver):
+            super()._on_frame(frame, header, body)
+        elif header is not None:
+            reply = self._replies.get(header.properties.correlation_id or "")
+            if reply is not None and not reply.done():
+                reply.set_result(body)
+
+    def _closed(self) -> None:
+        super()._closed()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(BrokerUnavailable("connection lost before the answer came"))
