@@ -49,7 +49,7 @@ async def create_pool(
     role: str,
     min_size: int = 1,
     max_size: int = 10,
-    init: Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[Any, Any, None]] | None = None,
+    init: "Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[Any, Any, None]] | None" = None,
 ) -> "asyncpg.Pool[Any]":
     """Return a pool whose connections give up on a statement after the setting's seconds.
 
