@@ -1,0 +1,244 @@
+"""What an asset may be: the shape and the checks of fields, wells, pumps, gateways and tag maps."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final, Self
+
+import numpy as np
+from esp_common.errors import InvalidInput
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from esp_ingest.domain.tags import make_tag
+
+AssetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
+"""Id of a field or gateway: it is a word of a routing key, so it has no dots."""
+
+EquipmentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+"""Id of a well or pump."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Coefficients = Annotated[list[Finite], Field(min_length=1, max_length=10)]
+
+CURVE_POINTS: Final = 101
+"""Rates at which a curve is checked over its recommended range; no pump's curve hides a bend between."""
+
+
+class Asset(BaseModel):
+    """What all assets share: an unknown key is a mistake, and an asset never changes in place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    def references(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (attribute, kind, id) of each asset that must exist for this one to."""
+        yield from ()
+
+
+class OilField(Asset):
+    """A field: the unit a gateway, a routing key and a fleet summary belong to."""
+
+    field_id: AssetId
+    name: Name
+
+
+class Well(Asset):
+    """A well of a field."""
+
+    well_id: EquipmentId
+    field_id: AssetId
+    name: Name
+
+    def references(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the well's field."""
+        yield "field_id", "fields", self.field_id
+
+
+class PumpCurve(Asset):
+    """Head (ft/stage) and brake horsepower (hp/stage) as polynomials of rate (bpd), lowest power first."""
+
+    rated_frequency_hz: Positive = 60
+    head_ft_per_stage: Coefficients
+    bhp_per_stage: Coefficients | None = None
+    min_bpd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    max_bpd: Positive
+
+    @model_validator(mode="after")
+    def _is_a_pumps(self) -> Self:
+        """Refuse an empty recommended range, and one on which head does not fall or power is not used."""
+        if self.max_bpd <= self.min_bpd:
+            raise ValueError(f"max_bpd {self.max_bpd:g} must be above min_bpd {self.min_bpd:g}")
+        rates = np.linspace(self.min_bpd, self.max_bpd, CURVE_POINTS)
+        head = np.polynomial.polynomial.polyval(rates, self.head_ft_per_stage)
+        if head[-1] <= 0 or (np.diff(head) >= 0).any():
+            raise ValueError(
+                "head_ft_per_stage must be positive and fall with rate from min_bpd to max_bpd; "
+                "check the order (lowest power first) and the unit of rate (bpd)"
+            )
+        if self.bhp_per_stage and np.polynomial.polynomial.polyval(rates, self.bhp_per_stage).min() <= 0:
+            raise ValueError("bhp_per_stage must be positive from min_bpd to max_bpd")
+        return self
+
+
+class Pump(Asset):
+    """A pump with its nameplate, installed in a well."""
+
+    pump_id: EquipmentId
+    well_id: EquipmentId
+    model: Name
+    stages: Annotated[int, Field(ge=1, le=2000)]
+    curve: PumpCurve | None = None
+    motor_rated_kw: Positive | None = None
+    motor_rated_current_a: Positive | None = None
+    motor_rated_voltage_v: Positive | None = None
+    motor_rated_frequency_hz: Positive = 60
+    setting_depth_ft: Positive | None = None
+    expected_interval_s: Positive | None = None
+
+    def references(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the pump's well."""
+        yield "well_id", "wells", self.well_id
+
+
+def _distinct(pumps: list[str]) -> list[str]:
+    """Return the ids sorted, since their order means nothing; refuse a repeated one."""
+    repeated = [pump for pump, count in Counter(pumps).items() if count > 1]
+    if repeated:
+        raise ValueError(f"named more than once: {', '.join(repeated)}")
+    return sorted(pumps)
+
+
+class Gateway(Asset):
+    """A field gateway and the pumps that it may report."""
+
+    gateway_id: AssetId
+    field_id: AssetId
+    name: Name
+    pumps: Annotated[list[EquipmentId], AfterValidator(_distinct)] = []
+
+    def references(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the gateway's field and pumps."""
+        yield "field_id", "fields", self.field_id
+        for pump_id in self.pumps:
+            yield "pumps", "pumps", pump_id
+
+
+class TagTarget(Asset):
+    """What a vendor tag measures; without `unit` the tag is in the channel's own."""
+
+    channel: str
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _is_convertible(self) -> Self:
+        """Refuse an unknown channel, an unknown unit, or one of another dimension."""
+        try:
+            make_tag(self.channel, self.unit)
+        except InvalidInput as error:
+            raise ValueError(f"{error.detail}; {error.fix}") from error
+        return self
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class TagMap(Asset):
+    """The vendor tags of one gateway; a tag mapped to null is known and not kept."""
+
+    gateway_id: AssetId
+    tags: Annotated[dict[Tag, TagTarget | None], Field(min_length=1, max_length=1000)]
+
+    def references(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the gateway whose tags these are."""
+        yield "gateway_id", "gateways", self.gateway_id
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of asset: `name` is its collection in the API and in files, `key` its id's attribute."""
+
+    name: str
+    model: type[Asset]
+    key: str
+    event_type: str
+
+    def id_of(self, asset: Asset) -> str:
+        """Return the id of `asset`."""
+        return str(getattr(asset, self.key))
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.name: kind
+    for kind in (
+        Kind("fields", OilField, "field_id", "asset.field-changed"),
+        Kind("wells", Well, "well_id", "asset.well-changed"),
+        Kind("pumps", Pump, "pump_id", "asset.pump-changed"),
+        Kind("gateways", Gateway, "gateway_id", "asset.gateway-changed"),
+        Kind("tag_maps", TagMap, "gateway_id", "asset.tag-map-changed"),
+    )
+}
+"""Every kind, each after those it refers to: the order in which they are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """That `asset` is so, as `where` (a line of a file, the body of a request) says."""
+
+    kind: Kind
+    asset: Asset
+    where: str
+
+    @property
+    def id(self) -> str:
+        """The asset's id."""
+        return self.kind.id_of(self.asset)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a statement: where it stands, what is wrong, how to put it right."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        """Return the problem as a line."""
+        return f"{self.where}: {self.what}; {self.fix}"
+
+
+def invalid(problems: Sequence[Problem]) -> InvalidInput:
+    """Return the error that refuses a set of statements for all its `problems` together."""
+    first, others = problems[0], len(problems) - 1
+    more = f" (and {others} more)" if others else ""
+    return InvalidInput(f"{first}{more}", fields=[asdict(problem) for problem in problems])
+
+
+def state(kind: Kind, document: Any, where: str) -> tuple[Statement | None, list[Problem]]:
+    """Validate one asset's `document` (parsed YAML, JSON or CSV); return it, or what is wrong with it."""
+    try:
+        return Statement(kind, kind.model.model_validate(document), where), []
+    except ValidationError as error:
+        return None, [_problem(kind, where, details) for details in error.errors()]
+
+
+def _problem(kind: Kind, where: str, details: Mapping[str, Any]) -> Problem:
+    attribute = ".".join(str(part) for part in details["loc"])
+    place = f"{where}: {attribute}" if attribute else where
+    match details["type"]:
+        case "missing":
+            return Problem(place, "is missing", "add it")
+        case "extra_forbidden":
+            known = ", ".join(kind.model.model_fields)
+            return Problem(place, "is not an attribute known here", f"{kind.name} have {known}")
+        case "string_type":
+            return Problem(place, f"{details['input']!r} is not text", "put it in quotes")
+        case _:
+            what = str(details["msg"]).removeprefix("Value error, ")
+            return Problem(place, what, f"it is {_shown(details['input'])}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

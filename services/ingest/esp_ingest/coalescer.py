@@ -1,0 +1,242 @@
+"""Posts of readings become confirmed messages: many small ones of a gateway share one.
+
+Each post is answered after the broker confirmed the message that carries it. Readings that screening
+refuses are published too: the worker, the only writer of quarantine, keeps them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Protocol
+
+from esp_common import topology
+from esp_common.errors import EspError, Unavailable
+from esp_common.messaging import Publisher
+
+from esp_ingest.domain.decode import JSON_TYPE, Body, decode
+from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.registry import Registry
+from esp_ingest.domain.screen import Rejected, Screened, screen
+from esp_ingest.settings import MIB, IngestSettings
+
+OFF_LOOP_BYTES: Final = 64 * 1024
+"""Bodies above this take milliseconds to decode: they go to a thread."""
+
+COALESCED_BYTES: Final = 128 * 1024
+"""A message of posts is sent at this size: larger ones would hold up the loop, and gain nothing."""
+
+UNKNOWN: Final = frozenset({Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY})
+"""Refusals that a newer registry might not give."""
+
+
+class MalformedBody(EspError):
+    """The body is not JSON or Arrow, though it says so: nothing of it was taken."""
+
+    code: ClassVar[str] = "malformed-body"
+    status: ClassVar[int] = 400
+    title: ClassVar[str] = "Malformed body"
+
+
+class Assets(Protocol):
+    """The registry that readings are screened against."""
+
+    @property
+    def current(self) -> Registry:
+        """The registry as last loaded."""
+        ...
+
+    async def refresh(self) -> None:
+        """Load it again, unless that was done a moment ago."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one post's readings: how many were accepted, and each that was not."""
+
+    accepted: int
+    rejected: Sequence[Rejected] = ()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Posts of one gateway waiting for each other."""
+
+    timer: asyncio.TimerHandle
+    posts: list[tuple[Body, asyncio.Future[Receipt]]] = field(default_factory=list)
+    size: int = 0
+
+
+class Coalescer:
+    """Takes posts, answers each when its readings are safe with the broker.
+
+    At most `max_pending_requests` posts and `max_pending_mib` of bodies wait at a time; a post beyond
+    raises `Unavailable`.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        assets: Assets,
+        settings: IngestSettings,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._publisher = publisher
+        self._assets = assets
+        self._settings = settings
+        self._now = now
+        self._waiting: dict[str, _Batch] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._requests = 0
+        self._bytes = 0
+
+    async def post(self, body: Body) -> Receipt:
+        """Take the readings of `body`; with a message id they go as a message of their own.
+
+        Raises `MalformedBody`; and `Unavailable` or `Unroutable` when it cannot be said that they are safe.
+        """
+        size = len(body.content)
+        if (
+            self._requests >= self._settings.max_pending_requests
+            or self._bytes + size > self._settings.max_pending_mib * MIB
+        ):
+            raise Unavailable("too many posts await the broker's confirm", retry_after_s=1)
+        self._requests += 1
+        self._bytes += size
+        try:
+            if self._joins(body):
+                return await self._join(body)
+            return await self._send_alone(body)
+        finally:
+            self._requests -= 1
+            self._bytes -= size
+
+    async def close(self) -> None:
+        """Send what waits, and wait for what is under way."""
+        for gateway_id in list(self._waiting):
+            self._flush(gateway_id)
+        while self._sending:
+            await asyncio.gather(*self._sending, return_exceptions=True)
+
+    def _joins(self, body: Body) -> bool:
+        return (
+            body.message_id is None
+            and body.content_type == JSON_TYPE
+            and len(body.content) <= self._settings.coalesce_body_kib * 1024
+            and _elements(body.content) is not None
+        )
+
+    def _join(self, body: Body) -> asyncio.Future[Receipt]:
+        loop = asyncio.get_running_loop()
+        receipt: asyncio.Future[Receipt] = loop.create_future()
+        batch = self._waiting.get(body.gateway_id)
+        if batch is None:
+            timer = loop.call_later(self._settings.coalesce_ms / 1000, self._flush, body.gateway_id)
+            batch = self._waiting[body.gateway_id] = _Batch(timer)
+        batch.posts.append((body, receipt))
+        batch.size += len(body.content)
+        if len(batch.posts) >= self._settings.coalesce_requests or batch.size >= COALESCED_BYTES:
+            self._flush(body.gateway_id)
+        return receipt
+
+    def _flush(self, gateway_id: str) -> None:
+        batch = self._waiting.pop(gateway_id)
+        batch.timer.cancel()
+        task = asyncio.create_task(self._send_together(batch.posts))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send_together(self, posts: list[tuple[Body, asyncio.Future[Receipt]]]) -> None:
+        """Publish the posts as one JSON array and give each its receipt, or the error that befell them."""
+        bodies = [body for body, _ in posts]
+        try:
+            screened = await self._screen(bodies)
+            outcomes = _outcomes(screened)
+            elements = [
+                _elements(body.content) or b""
+                for body, outcome in zip(bodies, outcomes, strict=True)
+                if isinstance(outcome, Receipt)
+            ]
+            if content := b",".join(filter(None, elements)):
+                await self._confirmed(Body(b"[%b]" % content, JSON_TYPE, bodies[0].gateway_id))
+        except EspError as error:
+            outcomes = [error] * len(posts)
+        except Exception as error:
+            _settle(posts, [error] * len(posts))
+            raise
+        _settle(posts, outcomes)
+
+    async def _send_alone(self, body: Body) -> Receipt:
+        (outcome,) = _outcomes(await self._screen([body]))
+        if isinstance(outcome, EspError):
+            raise outcome
+        await self._confirmed(body)
+        return outcome
+
+    async def _screen(self, bodies: Sequence[Body]) -> Screened:
+        decoded = (
+            await asyncio.to_thread(decode, bodies)
+            if len(bodies[0].content) > OFF_LOOP_BYTES
+            else decode(bodies)
+        )
+        screened = screen(decoded, self._assets.current, self._now_us())
+        if any(rejected.row.reason in UNKNOWN for rejected in screened.rejected):
+            await self._assets.refresh()
+            screened = screen(decoded, self._assets.current, self._now_us())
+        return screened
+
+    def _now_us(self) -> int:
+        return int(self._now() * 1_000_000)
+
+    async def _confirmed(self, message: Body) -> None:
+        await self._publisher.publish(
+            topology.INGEST,
+            topology.telemetry_key(message.gateway_id),
+            message.content,
+            content_type=message.content_type or JSON_TYPE,
+            message_id=message.message_id,
+        )
+
+
+def _elements(content: bytes) -> bytes | None:
+    """Return what a JSON body adds to an array of readings, or None if that takes more than cutting it.
+
+    Cutting is right for every body that is valid JSON; whether it is, decoding has to say.
+    """
+    text = content.strip()
+    if text[:1] == b"{" and b'"readings"' not in text:
+        return text
+    if text[:1] == b"[" and text[-1:] == b"]":
+        return text[1:-1].strip()
+    return None
+
+
+def _outcomes(screened: Screened) -> list[Receipt | EspError]:
+    """Return what each body comes to: its receipt, or that it is malformed."""
+    rejected: dict[int, list[Rejected]] = {}
+    for refusal in screened.rejected:
+        rejected.setdefault(refusal.body, []).append(refusal)
+    counts = screened.counts.tolist()
+    if not rejected:
+        return [Receipt(count) for count in counts]
+    return [_outcome(count, rejected.get(body, [])) for body, count in enumerate(counts)]
+
+
+def _outcome(count: int, rejected: list[Rejected]) -> Receipt | EspError:
+    for refusal in rejected:
+        if refusal.row.reason is Reason.UNDECODABLE:
+            return MalformedBody(refusal.row.detail, error_id=str(refusal.row.id))
+    return Receipt(count - len(rejected), rejected)
+
+
+def _settle(
+    posts: Sequence[tuple[Body, asyncio.Future[Receipt]]], outcomes: Sequence[Receipt | Exception]
+) -> None:
+    for (_, receipt), outcome in zip(posts, outcomes, strict=True):
+        if receipt.done():
+            continue
+        if isinstance(outcome, Receipt):
+            receipt.set_result(outcome)
+        else:
+            receipt.set_exception(outcome)
