@@ -1,0 +1,81 @@
+"""Gateway accounts: who a gateway is to the broker. Keys come from files, never from a command line."""
+
+import json
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from esp_common import topology
+from esp_common.errors import InvalidInput, NotFound
+from esp_common.secrets import read_secret
+from yarl import URL
+
+from esp_gateway.link import with_credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A gateway and the broker's address with its credentials in it."""
+
+    gateway_id: str
+    url: str = field(repr=False)
+
+
+def from_endpoints(path: Path) -> Account:
+    """Return the gateway account of a running stack, from its endpoints.json."""
+    document = _private_json(path, "start the stack (make up), or give --url and --key-file")
+    try:
+        gateway = document["gateway"]
+        return Account(gateway["id"], with_credentials(document["amqp"], gateway["id"], gateway["key"]))
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(f"{path} has no amqp address or no gateway", fix="is the stack up?") from error
+
+
+def from_key_file(url: str, gateway_id: str, key_file: Path) -> Account:
+    """Return the account of `gateway_id` at the broker `url`, its key being the text of `key_file`."""
+    return Account(gateway_id, with_credentials(bare_url(url), gateway_id, read_secret(key_file)))
+
+
+def from_gateways_file(url: str, path: Path) -> list[Account]:
+    """Return an account for each gateway of the JSON file {gateway id: key} at `path`."""
+    keys = _private_json(path, "the stack writes it; give its path with --gateways-file")
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise InvalidInput(f"{path} is not of the form {{gateway id: key}}")
+    return [
+        Account(gateway_id, with_credentials(bare_url(url), gateway_id, key))
+        for gateway_id, key in keys.items()
+    ]
+
+
+def bare_url(url: str) -> str:
+    """Return `url` if it is an AMQP address without a password: a command line is no secret."""
+    try:
+        parsed = URL(url)
+    except ValueError as error:
+        raise InvalidInput(f"--url: {error}", fix="write amqp://host:port/vhost") from error
+    if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
+        raise InvalidInput("--url is no AMQP address", fix="write amqp://host:port/vhost")
+    if parsed.password is not None:
+        raise InvalidInput("--url holds a password", fix="put the key in a file and give it with --key-file")
+    return url
+
+
+def check_gateway_id(gateway_id: str) -> str:
+    """Return `gateway_id` if it can be one."""
+    if not topology.GATEWAY_ID.fullmatch(gateway_id):
+        raise InvalidInput(
+            f"{gateway_id!r} is no gateway id", fix="use letters, digits and dashes, at most 64"
+        )
+    return gateway_id
+
+
+def _private_json(path: Path, fix: str) -> Any:
+    if not path.is_file():
+        raise NotFound(f"no file {path}", fix=fix)
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise InvalidInput(f"{path} holds keys and is open to others", fix=f"chmod 600 {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,147 @@
+"""File replay: every record of the files reaches the platform, and a replay that was cut short goes on."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from esp_gateway.client import GatewayClient
+from esp_gateway.encoding import MAX_READINGS, Reading
+from esp_gateway.errors import SpoolFull
+from esp_gateway.mapping import UNREADABLE, FileMap, Mapped, Mapper
+from esp_gateway.records import Record, RecordFile, open_records
+from esp_gateway.spool import Bookmark, Spool
+
+# Waiting for less than this is not worth a message of its own.
+_SHORTEST_WAIT_S: Final = 0.05
+
+
+class _Row(NamedTuple):
+    number: int
+    line: int
+    mapped: Mapped
+
+
+@dataclass
+class Source:
+    """A file to replay, from its record number `position` on (0 unless an earlier replay was cut short)."""
+
+    records: RecordFile
+    name: str
+    position: int
+
+
+@dataclass
+class Replay:
+    """Sends the records of `sources` through `client`; `rows`, `skipped` and `unreadable` count them.
+
+    `speed`: how many times faster than they were measured records are sent; None for at once.
+    `complain` gets a line (file:line: what) for each record that cannot be read: it is sent all the
+    same, and the platform quarantines it. `advance` is called as records are taken.
+    """
+
+    client: GatewayClient
+    sources: Sequence[Source]
+    file_map: FileMap
+    complain: Callable[[str], None]
+    advance: Callable[[], None]
+    speed: float | None = None
+    give_up_after_s: float | None = None
+    rows: int = field(default=0, init=False)
+    skipped: int = field(default=0, init=False)
+    unreadable: int = field(default=0, init=False)
+
+    async def run(self) -> None:
+        """Return once every record of every file has been confirmed; raises as `GatewayClient.drained`."""
+        for source in self.sources:
+            await self._replay(source)
+        await self.client.drained(self.give_up_after_s)
+
+    async def _replay(self, source: Source) -> None:
+        rows = self._rows(source)
+        pace = _Pace(self.speed)
+        # Reading and mapping a chunk takes milliseconds, which the event loop does not have.
+        while chunk := await asyncio.to_thread(lambda: list(islice(rows, MAX_READINGS))):
+            for group in pace.groups(chunk):
+                await asyncio.sleep(max(0.0, pace.wait_s(group[0])))
+                await self._send(source, group)
+
+    def _rows(self, source: Source) -> Iterator[_Row]:
+        mapper = Mapper(self.file_map)
+        for number, record in enumerate(source.records, start=1):
+            if number <= source.position:
+                self.skipped += 1
+                continue
+            yield _Row(number, record.line, _map(mapper, self.file_map, record))
+
+    async def _send(self, source: Source, rows: Sequence[_Row]) -> None:
+        bookmark = Bookmark(source.name, rows[-1].number)
+        readings: list[Reading] = [row.mapped.reading for row in rows]
+        while True:
+            try:
+                await self.client.offer(readings, bookmark)
+                break
+            except SpoolFull:
+                await self.client.settled(self.give_up_after_s)
+        self.rows += len(rows)
+        for row in rows:
+            if row.mapped.problem:
+                self.unreadable += 1
+                self.complain(f"{source.records.path}:{row.line}: {row.mapped.problem}; sent for quarantine")
+        self.advance()
+
+
+def open_sources(files: Sequence[Path], map_path: Path, file_map: FileMap, spool: Spool) -> list[Source]:
+    """Open `files` for a replay by `file_map`, each at the place where `spool` says the last one stopped.
+
+    A file that has changed since, or a changed map, starts from its first record.
+    """
+    how = hashlib.blake2b(map_path.read_bytes(), digest_size=8).hexdigest()
+    sources = []
+    for path in files:
+        records = open_records(path, file_map.file_columns(), file_map.delimiter)
+        stat = path.stat()
+        name = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}"
+        sources.append(Source(records, name, spool.position(name)))
+    return sources
+
+
+def _map(mapper: Mapper, file_map: FileMap, record: Record) -> Mapped:
+    if record.ragged is None:
+        return mapper.map(record.cells)
+    reading = {"pump_id": file_map.pump_id, "time": None, UNREADABLE: record.ragged}
+    return Mapped(reading, None, "as many cells as the header has were expected")
+
+
+class _Pace:
+    """Tells when each row is due: the first at once, the others as far apart as measured, over `speed`."""
+
+    def __init__(self, speed: float | None) -> None:
+        self._speed = speed
+        self._origin: tuple[float, datetime] | None = None
+
+    def wait_s(self, row: _Row) -> float:
+        """Return the seconds until `row` is due (negative: overdue)."""
+        time = row.mapped.time
+        if self._speed is None or time is None:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        if self._origin is None:
+            self._origin = (now, time)
+        start, first = self._origin
+        return start + (time - first).total_seconds() / self._speed - now
+
+    def groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Yield `rows` in order, those due by now together; each group's first may have to be waited for."""
+        self.wait_s(rows[0])
+        group: list[_Row] = []
+        for row in rows:
+            if group and self.wait_s(row) > _SHORTEST_WAIT_S:
+                yield group
+                group = []
+            group.append(row)
+        yield group
