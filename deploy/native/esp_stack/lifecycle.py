@@ -12,7 +12,7 @@ import httpx
 from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints
 from esp_stack.programs import Program, StackError, give, is_free, wait_for
-from esp_stack.roles import Role, Roles
+from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
 from esp_stack.stack import DATABASE, Stack
 
@@ -63,14 +63,14 @@ def up(stack: Stack, say: Say) -> None:
 
 
 def down(stack: Stack) -> None:
-    """Stop everything and leave all data."""
-    stack.supervisor.stop()
+    """Stop everything, the roles while their servers still answer, and leave all data."""
+    stack.supervisor.stop(ROLES)
     (stack.folder / "endpoints.json").unlink(missing_ok=True)
 
 
 def clean(stack: Stack) -> None:
     """Stop everything and remove all that the stack ever wrote."""
-    stack.supervisor.stop()
+    down(stack)
     shutil.rmtree(stack.homes)
     shutil.rmtree(stack.folder, ignore_errors=True)
 

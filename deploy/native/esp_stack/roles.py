@@ -12,6 +12,7 @@ from esp_stack.servers.rabbitmq import GATEWAYS
 from esp_stack.stack import DATABASE, ENGINEERS_GATEWAY, Stack
 
 SIMULATOR = "gateway-sim"
+ROLES = ("auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance", SIMULATOR)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Roles:
             self._role("ingest-api", "esp-ingest", ("api",), ingest),
             self._role("ingest-worker", "esp-ingest", ("worker",), ingest),
             self._role("ingest-maintenance", "esp-ingest", ("maintenance",), owner),
-            Role(self._program(SIMULATOR, "esp-gateway", ("simulate",), self._simulator()), None),
+            Role(self._program(SIMULATOR, "esp-gateway", self._simulator(), {}), None),
         ]
 
     def migrate(self) -> Program:
@@ -82,14 +83,19 @@ class Roles:
             "ESP_AUTH_BOOTSTRAP_KEY_FILE": self._secret("auth.bootstrap-key", stack.api_key),
         }
 
-    def _simulator(self) -> dict[str, str]:
+    def _simulator(self) -> tuple[str, ...]:
         rabbitmq = self._stack.rabbitmq
         keys = {name: rabbitmq.passwords[name] for name in GATEWAYS if name != ENGINEERS_GATEWAY}
-        return {
-            "ESP_GATEWAY_AMQP_URL": f"amqp://127.0.0.1:{rabbitmq.ports.amqp}/",
-            "ESP_GATEWAY_KEYS_FILE": self._secret("gateway.keys", json.dumps(keys)),
-            "ESP_GATEWAY_SPOOL_FOLDER": str(private_folder(self._stack.homes / "spool", self._stack.user)),
-        }
+        spool = private_folder(self._stack.homes / "spool", self._stack.user)
+        return (
+            "simulate",
+            "--url",
+            f"amqp://127.0.0.1:{rabbitmq.ports.amqp}/",
+            "--gateways-file",
+            self._secret("gateway.keys", json.dumps(keys)),
+            "--spool",
+            str(spool),
+        )
 
     def _secret(self, name: str, value: str) -> str:
         private_folder(self._secrets, self._stack.user)

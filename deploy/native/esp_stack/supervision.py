@@ -54,6 +54,7 @@ redirect_stderr=true
 """
 OPEN_FILES = 65_536
 LONGEST_SOCKET_PATH = 100
+STOP_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,18 @@ class Supervisor:
                         f"supervisord cannot start {program.name}: {fault.faultString}"
                     ) from fault
 
-    def stop(self) -> None:
-        """Stop every program, the last one first, and supervisord."""
+    def stop(self, first: Sequence[str]) -> None:
+        """Stop the programs named in `first`, then the rest, each lot all at once, and supervisord."""
         if not (pid := self.pid):
             return
+        for name in first:
+            with suppress(Fault):  # it does not run
+                self._call("stopProcess", name, False)
+        wait_for(lambda: self._check_stopped(first), "stopping", STOP_TIMEOUT_S)
+        self._call("stopAllProcesses")
         self._call("shutdown")
         with suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(180)
+            psutil.Process(pid).wait(STOP_TIMEOUT_S)
 
     def states(self) -> list[ProcessState]:
         """Return how every program is; empty unless supervisord runs."""
@@ -148,6 +154,11 @@ class Supervisor:
     def log(self, name: str) -> Path:
         """Return the file a program's output goes to."""
         return self.logs / f"{name}.log"
+
+    def _check_stopped(self, names: Sequence[str]) -> None:
+        alive = [state.name for state in self.states() if state.pid and state.name in names]
+        if alive:
+            raise ConnectionError(f"{', '.join(alive)} still running")
 
     def _reload(self) -> None:
         added, changed, removed = self._call("reloadConfig")[0]

@@ -130,7 +130,7 @@ class RabbitMQ(Server):
             f"{self.management_url}/{path}",
             json=body,
             auth=(ADMINISTRATOR, self.passwords[ADMINISTRATOR]),
-            timeout=30,
+            timeout=10,
         )
         return response.raise_for_status()
 
