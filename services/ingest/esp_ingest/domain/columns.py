@@ -15,6 +15,7 @@ Sent: TypeAlias = "list[Any] | pa.Array"
 """A column as it arrived: JSON values (None where absent), or an Arrow array."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NONE: Final = type(None)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
@@ -56,6 +57,9 @@ class Kind:
 
     def take(self, sent: Sent) -> tuple[pa.Array, Mask | None]:
         """Return the column as `target`, null where absent or wrong, and where it was wrong (or None)."""
+        # Arrow takes True for 1.0 where numbers surround it.
+        if isinstance(sent, list) and bool in (types := set(map(type, sent))) and types - {bool, _NONE}:
+            return self._one_by_one(sent)
         try:
             column = pa.array(sent) if isinstance(sent, list) else sent
         except (pa.ArrowException, OverflowError):

@@ -24,6 +24,7 @@ ARROW_TYPE: Final = "application/vnd.apache.arrow.stream"
 MAX_READINGS_PER_BODY: Final = 200_000
 """More than any honest body of 4 MiB can hold; a few bytes of JSON or Arrow can claim millions."""
 
+_END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _TOO_MANY: Final = f"the body holds more than {MAX_READINGS_PER_BODY} readings"
 
 
@@ -74,8 +75,12 @@ class Decoded:
         if number < len(self.rows):
             return self.rows[number]
         place = bisect_right(self.table_starts, number) - 1
-        row = self.tables[place][1].slice(number - self.table_starts[place], 1).to_pylist()[0]
-        return {name: value for name, value in row.items() if value is not None}
+        table, row = self.tables[place][1], number - self.table_starts[place]
+        return {
+            name: _as_sent(column[row])
+            for name, column in zip(table.column_names, table.columns, strict=True)
+            if column[row].is_valid
+        }
 
 
 class _Collector:
@@ -188,7 +193,8 @@ def _add_lenient_json(found: _Collector, number: int) -> None:
 def _arrow_table(content: bytes) -> pa.Table:
     """Read the whole stream, and check it down to its last offset: it comes from outside."""
     batches, rows = [], 0
-    with pa.ipc.open_stream(content) as stream:
+    source = pa.BufferReader(content)
+    with pa.ipc.open_stream(source) as stream:
         for batch in stream:
             rows += batch.num_rows
             if rows > MAX_READINGS_PER_BODY:
@@ -197,7 +203,18 @@ def _arrow_table(content: bytes) -> pa.Table:
             batches.append(batch)
         if len(set(stream.schema.names)) != len(stream.schema.names):
             raise ValueError("two columns of one name")
+        # Cut off between two batches, or with another stream after it, it would pass for a whole one.
+        if not content.endswith(_END_OF_STREAM) or source.tell() != len(content):
+            raise ValueError("the stream does not end with its end marker")
         return pa.Table.from_batches(batches, stream.schema)
+
+
+def _as_sent(scalar: Any) -> Any:
+    """Return an Arrow value in Python, a time that Python cannot hold as its ticks."""
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return f"{scalar.cast(pa.int64()).as_py()} {scalar.type.unit}"
 
 
 def _first_line(error: BaseException) -> str:

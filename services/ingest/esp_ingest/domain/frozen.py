@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-
 from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.readings import RUNNING_ABSENT, Int8Array, Int32Array, Int64Array
+
 from esp_ingest.domain.columns import Mask
 from esp_ingest.domain.scaling import NULL_INT
 
@@ -66,7 +66,7 @@ class _Runs:
 
     def _in_run(self, pump: Int64Array, time_us: Int64Array, value: Int32Array) -> Mask:
         old = (self.count[pump] >= MIN_READINGS) & (time_us >= self.since_us[pump] + MIN_AGE_US)
-        return old & (value == self.value[pump])
+        return np.asarray(old & (value == self.value[pump]))
 
     def _extend(self, pump: Int64Array, time_us: Int64Array, value: Int32Array) -> Mask:
         """Split the readings into runs of one pump and value, the first of which may go on from before."""

@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
 from esp_common.contracts.channels import CHANNEL_COUNT
 from esp_common.contracts.readings import (
     RUNNING_ABSENT,
@@ -15,6 +14,7 @@ from esp_common.contracts.readings import (
     Int32Array,
     Int64Array,
 )
+
 from esp_ingest.domain.scaling import NULL_INT
 
 _RUNNING: Final = CHANNEL_COUNT

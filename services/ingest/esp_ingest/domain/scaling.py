@@ -3,7 +3,6 @@
 from typing import Final
 
 import numpy as np
-
 from esp_common.contracts.channels import CHANNELS
 from esp_common.contracts.readings import FloatMatrix, Int32Array
 
@@ -16,7 +15,8 @@ RESOLUTIONS: Final = np.array([channel.resolution for channel in CHANNELS])
 def to_scaled(values: FloatMatrix) -> Int32Array:
     """Return (n, CHANNEL_COUNT) int32 multiples of the resolution, NULL_INT for NaN."""
     scaled = np.rint(values / RESOLUTIONS)
-    return np.nan_to_num(scaled, copy=False, nan=NULL_INT).astype(np.int32)
+    scaled[np.isnan(scaled)] = NULL_INT
+    return np.asarray(scaled.astype(np.int32))
 
 
 def to_units(scaled: Int32Array) -> FloatMatrix:

@@ -79,7 +79,7 @@ class Screened:
     """The outcome of screening m bodies: what passed, and what was refused and why.
 
     `counts`: (m,) readings in each body, refused ones too (an undecodable body counts as one).
-    `rejected`: `.row` has the reason, the detail, the id (= the HTTP error_id) and the payload.
+    `rejected`, by body and index: `.row` has the reason, the detail, the id (= the HTTP error_id) and the payload.
     """
 
     decoded: Decoded
@@ -132,6 +132,7 @@ def screen(decoded: Decoded, registry: Registry, now_us: int) -> Screened:
     rejected = list(_rejected_bodies(decoded))
     outcome = Screened(decoded, decoded.counts, accepted, rejected)
     rejected.extend(_rejected_readings(outcome, columns, pumps, verdicts))
+    rejected.sort(key=lambda each: (each.body, each.index))
     return outcome
 
 
@@ -230,10 +231,12 @@ class _Block:
         elif tag.channel == TRIP_CODE:
             state, wrong = WHOLE.take(sent)
             self._put(columns.trip_code, state)
+            beyond = state.fill_null(0).to_numpy() == TRIP_CODE_ABSENT
+            wrong = beyond if wrong is None else wrong | beyond
         else:
             wrong = self._fill_values(name, tag, sent, columns, verdicts)
         if wrong is not None:
-            expected = {RUNNING: "true or false", TRIP_CODE: "a 32-bit whole number"}.get(
+            expected = {RUNNING: "true or false", TRIP_CODE: "a whole number above -2³¹ and below 2³¹"}.get(
                 tag.channel, "a number"
             )
             detail = f"{name[:100]!r} must be {expected}"

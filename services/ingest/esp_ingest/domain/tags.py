@@ -45,7 +45,7 @@ _OFFERED: Final = (
     *("percent", "fraction", "bbl/day", "m3/day", "m3/h", "gpm", "l/min"),
 )
 
-_UNIT: Final = re.compile(r"[A-Za-zµΩ_°]+(\*\*[1-3])?([/*][A-Za-zµΩ_]+[23]?(\*\*[1-3])?)*")
+_UNIT: Final = re.compile(r"[A-Za-zµΩ°]\w*(\*\*[1-3])?([/*][A-Za-zµΩ]\w*(\*\*[1-3])?)*")
 _MAX_LENGTH: Final = 40
 
 
@@ -78,14 +78,14 @@ def make_tag(channel: str, unit: str | None) -> tuple[float, float]:
 
 @cache
 def _units() -> Any:
-    import pint  # noqa: PLC0415 - reading its definitions takes a third of a second; only tag maps need it
+    import pint
 
     return pint.UnitRegistry()
 
 
 def _conversion(unit: str, target: str) -> tuple[float, float] | None:
     """Return the line from `unit` to `target` through two points, or None where there is none."""
-    import pint  # noqa: PLC0415
+    import pint
 
     name = _SPELLINGS.get(unit.strip(), unit.strip())
     # An expression is not a unit: pint would work out 9**9**9.
