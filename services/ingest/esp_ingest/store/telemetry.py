@@ -1,96 +1,99 @@
-"""Readings: one transaction per flush that stores each once, merges what belongs together and loses nothing."""
+"""Readings: a transaction per flush that stores each once, merges what belongs together, loses nothing."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, Literal
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, Literal, cast
 
+import asyncpg
 import numpy as np
-import numpy.typing as npt
-from esp_common.contracts.readings import Int8Array, Int32Array, Int64Array
+from esp_common.database import load_queries
 
 from esp_ingest.domain.readings import Quarantined
+from esp_ingest.store import ledger, quality, quarantine
+from esp_ingest.store.batch import (
+    COLUMNS,
+    MASKS,
+    MEASURED,
+    NULL_INT,
+    Batch,
+    FlushCounts,
+    Key,
+    OnConflict,
+    Positions,
+    StoreResult,
+    Tally,
+)
+from esp_ingest.store.connection import Connection
+from esp_ingest.store.copy import encode
+
+__all__ = [
+    "NULL_INT",
+    "OUTAGES",
+    "Batch",
+    "Engine",
+    "FlushCounts",
+    "StoreResult",
+    "Tally",
+    "TelemetryStore",
+    "installed_engine",
+    "prepare",
+]
 
 Engine = Literal["timescale", "postgres"]
 
-NULL_INT: Final = int(np.iinfo(np.int32).min)
-"""Value of `Batch.scaled` where a channel was not measured."""
+OUTAGES: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+)
+"""What the database raises when it is away, restarting or overtaxed: the same flush will do later."""
 
-Positions = npt.NDArray[np.int64]
+_QUERIES: Final = load_queries("esp_ingest.store", "telemetry.sql")
+_FRAGMENTS: Final = {
+    "columns": ", ".join(COLUMNS),
+    "differs": "coalesce(" + " OR ".join(f"s.{name} <> t.{name}" for name in MEASURED) + ", false)",
+    "adds": "(" + " OR ".join(f"t.{name} IS NULL AND s.{name} IS NOT NULL" for name in MEASURED) + ")",
+    "union": ", ".join(
+        [f"{name} = coalesce(t.{name}, s.{name})" for name in MEASURED]
+        + [f"{name} = coalesce(t.{name} | s.{name}, t.{name}, s.{name})" for name in MASKS]
+    ),
+}
+_INSERT_NEW: Final = _QUERIES.insert_new.format(**_FRAGMENTS)
+_COMPARE: Final = _QUERIES.compare.format(**_FRAGMENTS)
+_MERGE: Final = _QUERIES.merge.format(**_FRAGMENTS)
 
+_MERGE_LOCK: Final = 0x7E1E
+"""Class of the advisory locks that serialise merging."""
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """n screened readings as they are stored; keys (pump_no, time_us) are unique and sorted.
-
-    `scaled`: (n, CHANNEL_COUNT) int32, value / resolution, NULL_INT where not measured. `running`: 1, 0 or
-    RUNNING_ABSENT. `trip_code`: TRIP_CODE_ABSENT where not given. Masks: a bit per channel.
-    """
-
-    pump_no: Int32Array
-    time_us: Int64Array
-    scaled: npt.NDArray[np.int32]
-    running: Int8Array
-    trip_code: Int32Array
-    fault_mask: Int32Array
-    frozen_mask: Int32Array
-
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self.time_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What was noticed of one pump and hour that leaves no row: readings known to be repeated, late, refused.
-
-    `duplicates` and `conflicts` that only the database can see are added by the store itself.
-    """
-
-    pump_no: int
-    hour: datetime
-    duplicates: int = 0
-    late: int = 0
-    rejected: int = 0
-    conflicts: int = 0
+_ROWSTORE_AGE: Final = timedelta(days=6)
+"""Rows younger than this are in the row store for sure: the columnstore takes chunks after 7 days."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlushCounts:
-    """What a flush took in, and what became of it before it reached the store.
-
-    `readings`: all readings of its `messages`. `merged`: those folded into another's row within the flush;
-    `duplicates`: those known to be stored or identical to another of the flush.
-    So readings = rows of the batch + quarantined + merged + duplicates.
-    """
-
-    worker: str
-    messages: int
-    readings: int
-    merged: int = 0
-    duplicates: int = 0
+async def prepare(connection: "asyncpg.Connection[Any]") -> None:
+    """Give a new connection its staging table: the `init` of a pool that writes readings."""
+    await connection.execute(_QUERIES.stage)
 
 
-@dataclass(frozen=True, slots=True)
-class StoreResult:
-    """What became of a batch: rows stored, merged into stored rows, already stored; `conflicts` are positions.
-
-    `quarantined`: rows new in quarantine; one that was there already counts as a duplicate.
-    """
-
-    stored: int
-    merged: int
-    duplicates: int
-    quarantined: int
-    conflicts: Positions
-
-
-OnConflict = Callable[[Positions], list[Quarantined]]
-"""Given positions of rows that contradict stored ones, return the readings they were made of."""
+async def installed_engine(connection: Connection) -> Engine:
+    """Return the engine the database was migrated for."""
+    return cast(Engine, await connection.fetchval(_QUERIES.engine))
 
 
 class TelemetryStore:
-    """Writes flushes, on either engine. The pool's connections must have been prepared by `prepare`."""
+    """Writes flushes, on either engine. The pool's connections must have been made with `prepare`."""
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", engine: Engine) -> None:
+        self.engine = engine
+        self._pool = pool
+        self._days: set[int] = set()
 
     async def write(
         self,
@@ -104,4 +107,112 @@ class TelemetryStore:
 
         Raises what asyncpg raises; see `OUTAGES` for what merely calls for another try.
         """
-        raise NotImplementedError
+        flush = _Flush(batch, quarantined, tallies, counts, on_conflict)
+        async with self._pool.acquire() as connection:
+            await self._ensure_partitions(connection, batch)
+            try:
+                return await flush.write(connection)
+            except asyncpg.CheckViolationError:
+                # Retention took a partition this process remembers; what is late gets a new one.
+                if not self._days:
+                    raise
+                self._days.clear()
+            await self._ensure_partitions(connection, batch)
+            return await flush.write(connection)
+
+    async def _ensure_partitions(self, connection: Connection, batch: Batch) -> None:
+        if self.engine == "timescale":
+            return
+        if days := batch.days() - self._days:
+            # Not in the flush's transaction, which would hold the lock on the table until its commit.
+            dates = [date(1970, 1, 1) + timedelta(day) for day in days]
+            await connection.execute(_QUERIES.ensure_partitions, dates)
+            self._days |= days
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What became of a batch's rows; `tallies` say whose and when the repeated and contrary ones are."""
+
+    stored: int
+    merged: int = 0
+    duplicates: int = 0
+    conflicts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    tallies: Sequence[Tally] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """One flush, and the transaction that writes it."""
+
+    batch: Batch
+    quarantined: Sequence[Quarantined]
+    tallies: Sequence[Tally]
+    counts: FlushCounts
+    on_conflict: OnConflict
+
+    async def write(self, connection: Connection) -> StoreResult:
+        async with connection.transaction():
+            rows = await self._store(connection)
+            contrary = self.on_conflict(rows.conflicts) if len(rows.conflicts) else []
+            refused = [*self.quarantined, *contrary]
+            kept = await quarantine.keep(connection, refused)
+            # A contrary row may have been folded from several readings, which are refused one by one.
+            folded = len(contrary) - len(rows.conflicts)
+            result = StoreResult(
+                stored=rows.stored,
+                merged=rows.merged + self.counts.merged - folded,
+                duplicates=rows.duplicates + self.counts.duplicates + len(refused) - kept,
+                quarantined=kept,
+                conflicts=rows.conflicts,
+            )
+            tallies = [*self.tallies, *rows.tallies]
+            await quality.tally(connection, tallies)
+            await ledger.account(connection, self.batch, tallies, self.counts, result)
+        return result
+
+    async def _store(self, connection: Connection) -> _Rows:
+        if not len(self.batch):
+            return _Rows(0)
+        rows = io.BytesIO(encode(self.batch.columns()))
+        await connection.copy_to_table("staging", source=rows, columns=COLUMNS, format="binary")
+        new = await connection.fetch(_INSERT_NEW)
+        stored = Counter({(row["pump_no"], row["hour"]): row["readings"] for row in new})
+        if stored.total() < len(self.batch):
+            return await self._settle(connection, stored)
+        return _Rows(stored.total())
+
+    async def _settle(self, connection: Connection, stored: Counter[Key]) -> _Rows:
+        """Deal with rows whose key was taken: the same again, more channels, or something else."""
+        await connection.execute(_QUERIES.lock_pumps, _MERGE_LOCK)
+        told = await connection.fetch(_COMPARE, *self.batch.span())
+        contrary = [(row["pump_no"], row["time"]) for row in told if row["differs"]]
+        fuller = [(row["pump_no"], row["time"]) for row in told if not row["differs"]]
+        for group in _merge_groups(fuller, datetime.now(UTC) - _ROWSTORE_AGE):
+            await connection.execute(_MERGE, *group)
+        repeated = self.batch.hours() - stored - _by_hour(fuller) - _by_hour(contrary)
+        return _Rows(
+            stored=stored.total(),
+            merged=len(fuller),
+            duplicates=repeated.total(),
+            conflicts=np.array([self.batch.position(key) for key in contrary], dtype=np.int64),
+            tallies=[
+                *(Tally(*key, duplicates=n) for key, n in repeated.items()),
+                *(Tally(*key, conflicts=n) for key, n in _by_hour(contrary).items()),
+            ],
+        )
+
+
+def _by_hour(keys: Sequence[Key]) -> Counter[Key]:
+    return Counter((pump_no, time.replace(minute=0, second=0, microsecond=0)) for pump_no, time in keys)
+
+
+def _merge_groups(keys: Sequence[Key], rowstore: datetime) -> Iterator[tuple[list[int], datetime, datetime]]:
+    """Yield pumps, first and last time of each merging statement: young rows at once, old by pump and day."""
+    groups: dict[object, list[Key]] = {}
+    for pump_no, time in keys:
+        group = None if time >= rowstore else (pump_no, time.date())
+        groups.setdefault(group, []).append((pump_no, time))
+    for group_keys in groups.values():
+        pumps, times = zip(*group_keys, strict=True)
+        yield sorted(set(pumps)), min(times), max(times)

@@ -51,3 +51,12 @@ ALTER MATERIALIZED VIEW ingest.telemetry_1hour SET (
 );
 CALL add_columnstore_policy('ingest.telemetry_1min', after => INTERVAL '8 days');
 CALL add_columnstore_policy('ingest.telemetry_1hour', after => INTERVAL '30 days');
+
+-- Writing late readings beside compressed ones unpacks those near them. A backlog of a whole field must not be
+-- refused for the number of them; each flush is bounded anyway.
+DO $$
+BEGIN
+    EXECUTE format(
+        'ALTER DATABASE %I SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0', current_database()
+    );
+END $$;

@@ -1,0 +1,161 @@
+"""What a worker hands to the store in one flush, and what it hears back."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.contracts.readings import (
+    RUNNING_ABSENT,
+    TRIP_CODE_ABSENT,
+    Int8Array,
+    Int32Array,
+    Int64Array,
+)
+
+from esp_ingest.domain.readings import Quarantined
+from esp_ingest.store.copy import Column, pg_timestamps
+
+NULL_INT: Final = int(np.iinfo(np.int32).min)
+"""Value of `Batch.scaled` where a channel was not measured."""
+
+MEASURED: Final = (*CHANNEL_NAMES, "running", "trip_code")
+MASKS: Final = ("fault_mask", "frozen_mask")
+COLUMNS: Final = ("pump_no", "time", *MEASURED, *MASKS)
+"""Columns of the stored row, in the order `Batch.columns` gives them."""
+
+Positions = npt.NDArray[np.int64]
+Key = tuple[int, datetime]
+"""A pump number, with the time of a reading or the start of an hour."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_US: Final = 60_000_000
+_HOUR_US: Final = 60 * _MINUTE_US
+_DAY_US: Final = 24 * _HOUR_US
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n screened readings as they are stored; keys (pump_no, time_us) are unique and sorted.
+
+    `scaled`: (n, CHANNEL_COUNT) int32, value / resolution, NULL_INT where not measured. `running`: 1, 0 or
+    RUNNING_ABSENT. `trip_code`: TRIP_CODE_ABSENT where not given. Masks: a bit per channel.
+    """
+
+    pump_no: Int32Array
+    time_us: Int64Array
+    scaled: npt.NDArray[np.int32]
+    running: Int8Array
+    trip_code: Int32Array
+    fault_mask: Int32Array
+    frozen_mask: Int32Array
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.time_us)
+
+    def columns(self) -> list[Column]:
+        """Return the stored columns, in the order of `COLUMNS`."""
+        absent = self.scaled == NULL_INT
+        return [
+            Column(self.pump_no),
+            Column(pg_timestamps(self.time_us)),
+            *(Column(self.scaled[:, i], absent[:, i]) for i in range(self.scaled.shape[1])),
+            Column(self.running, self.running == RUNNING_ABSENT),
+            Column(self.trip_code, self.trip_code == TRIP_CODE_ABSENT),
+            Column(self.fault_mask, self.fault_mask == 0),
+            Column(self.frozen_mask, self.frozen_mask == 0),
+        ]
+
+    def days(self) -> set[int]:
+        """Return the UTC days it touches, in days since 1970."""
+        return set(np.unique(self.time_us // _DAY_US).tolist())
+
+    def span(self) -> tuple[list[int], datetime, datetime]:
+        """Return its pumps, its first and its last time."""
+        first, last = self.time_us.min(), self.time_us.max()
+        return np.unique(self.pump_no).tolist(), _time(first), _time(last)
+
+    def position(self, key: Key) -> int:
+        """Return where the reading with that pump and time is."""
+        pump_no, time = key
+        start, end = np.searchsorted(self.pump_no, (pump_no, pump_no + 1))
+        time_us = (time - _EPOCH) // timedelta(microseconds=1)
+        return int(start + np.searchsorted(self.time_us[start:end], time_us))
+
+    def hours(self) -> Counter[Key]:
+        """Return how many readings each pump has in each hour."""
+        starts, ends = self._hour_runs()
+        hours = self.time_us[starts] // _HOUR_US * _HOUR_US
+        keys = zip(self.pump_no[starts].tolist(), map(_time, hours), strict=True)
+        return Counter(dict(zip(keys, (ends - starts).tolist(), strict=True)))
+
+    def touched(self) -> npt.NDArray[np.int64]:
+        """Return rows pump_no, hour, first and last minute (since 1970) for each pump and hour."""
+        starts, ends = self._hour_runs()
+        minutes = self.time_us // _MINUTE_US
+        return np.stack([self.pump_no[starts], minutes[starts] // 60, minutes[starts], minutes[ends - 1]])
+
+    def _hour_runs(self) -> tuple[Positions, Positions]:
+        """Return start and end of each run of one pump's readings within one hour."""
+        hours = self.time_us // _HOUR_US
+        changes = (np.diff(self.pump_no) != 0) | (np.diff(hours) != 0)
+        starts = np.flatnonzero(np.concatenate([np.ones(min(len(self), 1), dtype=bool), changes]))
+        return starts, np.append(starts, len(self))[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was noticed of one pump and hour that leaves no row: readings known to be repeated, late, refused.
+
+    `duplicates` and `conflicts` that only the database can see are added by the store itself.
+    """
+
+    pump_no: int
+    hour: datetime
+    duplicates: int = 0
+    late: int = 0
+    rejected: int = 0
+    conflicts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlushCounts:
+    """What a flush took in, and what became of it before it reached the store.
+
+    `readings`: all readings of its `messages`. `merged`: those folded into another's row within the flush;
+    `duplicates`: those known to be stored or identical to another of the flush.
+    So readings = rows of the batch + quarantined + merged + duplicates.
+    """
+
+    worker: str
+    messages: int
+    readings: int
+    merged: int = 0
+    duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """What became of a flush's readings; `conflicts` are positions of batch rows that contradict stored ones.
+
+    `quarantined`: rows new in quarantine; a reading that was there already counts as a duplicate.
+    """
+
+    stored: int
+    merged: int
+    duplicates: int
+    quarantined: int
+    conflicts: Positions
+
+
+OnConflict = Callable[[Positions], list[Quarantined]]
+"""Given positions of rows that contradict stored ones, return the readings they were made of."""
+
+
+def _time(time_us: Any) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(time_us))
