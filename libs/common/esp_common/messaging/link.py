@@ -87,6 +87,8 @@ class Link:
         self._channel: AbstractChannel | None = None
         self._lost = asyncio.Event()
         self._stopping = False
+        self.failure: BaseException | None = None
+        """Why the channel is not open, or was closed last; None once it is open."""
 
     @property
     def connected(self) -> bool:
@@ -121,7 +123,8 @@ class Link:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT_S):
                         await self._open()
-                except BaseException:
+                except BaseException as error:
+                    self.failure = error
                     await self._close()
                     raise
         log.info("broker.connected", link=self._name)
@@ -133,10 +136,11 @@ class Link:
         self._channel.frames = _Tap(self._channel.frames, self._on_frame)  # type: ignore[assignment]
         self._channel.closing.add_done_callback(self._on_channel_closed)
         await self._opened(self._channel)
+        self.failure = None
 
     def _on_channel_closed(self, closing: "asyncio.Future[Any]") -> None:
         if not closing.cancelled():
-            closing.exception()  # retrieved, else asyncio complains
+            self.failure = closing.exception()  # retrieved, else asyncio complains
         self._lost.set()
 
     async def _close(self) -> None:
