@@ -73,13 +73,15 @@ class GatewayClient:
         self._settling = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
-        self._progress = asyncio.Condition()
+        self._progress = asyncio.Event()
         self._stopping = False
         self._lanes: list[asyncio.Task[None]] = []
         self._work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "GatewayClient":
         """Start publishing, beginning with what the spool still holds."""
+        await self._on_disk(self._spool.rewind)
+        await self._link.start()
         self._work = asyncio.create_task(self._run(), name=f"gateway-{self.gateway_id}")
         return self
 
@@ -108,15 +110,20 @@ class GatewayClient:
         Raises LinkRefused as soon as the broker refuses this gateway, and BrokerUnavailable when
         nothing has been confirmed for `give_up_after_s`; the readings stay in the spool.
         """
-        while not await self._on_disk(self._spool.is_empty):
-            await self.settled(give_up_after_s)
+        while True:
+            seen = self.confirmed
+            if await self._on_disk(self._spool.is_empty):
+                return
+            await self._confirmed_beyond(seen, give_up_after_s)
 
     async def settled(self, give_up_after_s: float | None = None) -> None:
         """Return once more of the spool has been confirmed; raises as `drained` does."""
+        await self._confirmed_beyond(self.confirmed, give_up_after_s)
+
+    async def _confirmed_beyond(self, seen: int, give_up_after_s: float | None) -> None:
         try:
-            async with asyncio.timeout(give_up_after_s), self._progress:
-                before = self.confirmed
-                while self.confirmed == before:
+            async with asyncio.timeout(give_up_after_s):
+                while self.confirmed == seen:
                     self._check_running()
                     if self.refusal:
                         raise self.refusal
@@ -160,8 +167,7 @@ class GatewayClient:
         finally:
             for offer in self._offers:
                 offer.kept.cancel()
-            async with self._progress:
-                self._progress.notify_all()
+            self._tell_progress()
 
     async def _keep_offers(self) -> None:
         """Write offers to the spool, as many as have come in during the last write in one commit."""
@@ -240,8 +246,12 @@ class GatewayClient:
     async def _note_refusal(self, error: LinkRefused) -> None:
         await self._note_link(f"refused: {error.detail}")
         self.refusal = error
-        async with self._progress:
-            self._progress.notify_all()
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """Wake everyone who waits for a change now; who comes later waits for the next."""
+        progress, self._progress = self._progress, asyncio.Event()
+        progress.set()
 
     async def _note_link(self, link: str) -> None:
         if link == self.link:
@@ -261,9 +271,8 @@ class GatewayClient:
         if not delivered:
             return
         await self._on_disk(self._forget, delivered)
-        async with self._progress:
-            self.confirmed += sum(batch.readings for batch in delivered)
-            self._progress.notify_all()
+        self.confirmed += sum(batch.readings for batch in delivered)
+        self._tell_progress()
 
     def _forget(self, delivered: Sequence[Spooled]) -> None:
         if self._receipt:
