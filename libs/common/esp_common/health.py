@@ -1,0 +1,134 @@
+"""Health that tells the truth: a role is ready when each thing it needs answers now."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from esp_common.settings import ServiceSettings
+from esp_common.telemetry import mask
+
+log = structlog.get_logger()
+
+CHECK_TIMEOUT_S: Final = 2.0
+
+_READY: Final = Gauge(
+    "esp_ready", "Whether a check of readiness passed the last time (1) or not (0).", ["check"]
+)
+
+Check = Callable[[], Awaitable[object]]
+
+
+class Health:
+    """A role's checks. `info` says in the answer what an operator should know (`engine`)."""
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {}
+        self._checks: dict[str, Check] = {}
+        self._was_ready = False
+        self._failed: set[str] = set()
+
+    def add(self, name: str, check: Check) -> None:
+        """Make readiness depend on `check`: fine unless it raises, returns False or takes over 2 s."""
+        self._checks[name] = check
+
+    def add_flag(self, name: str, holds: Callable[[], bool], otherwise: str) -> None:
+        """Make readiness depend on `holds()`; `otherwise` is what to say when it does not."""
+
+        async def check() -> None:
+            if not holds():
+                raise RuntimeError(otherwise)
+
+        self.add(name, check)
+
+    async def ready(self) -> tuple[bool, dict[str, str]]:
+        """Return whether everything needed answers, and for each check "ok" or what is wrong."""
+        names = list(self._checks)
+        outcomes = dict(zip(names, await asyncio.gather(*map(self._outcome, names)), strict=True))
+        failed = {name for name, outcome in outcomes.items() if outcome != "ok"}
+        for name in failed ^ self._failed:
+            log.warning("health.changed", check=name, outcome=outcomes[name])
+        self._failed = failed
+        self._was_ready = self._was_ready or not failed
+        return not failed, outcomes
+
+    async def _outcome(self, name: str) -> str:
+        try:
+            answer = await asyncio.wait_for(self._checks[name](), CHECK_TIMEOUT_S)
+            outcome = "failed" if answer is False else "ok"
+        except TimeoutError:
+            outcome = f"no answer in {CHECK_TIMEOUT_S} s"
+        except Exception as error:
+            outcome = mask(f"{type(error).__name__}: {error}")
+        _READY.labels(name).set(outcome == "ok")
+        return outcome
+
+    async def on_live(self, _: Request) -> Response:
+        """Answer `/health/live`: this process's event loop turns."""
+        return JSONResponse({"status": "ok"})
+
+    async def on_ready(self, _: Request) -> Response:
+        """Answer `/health/ready`: 200 or 503 with every check."""
+        return self._response(*await self.ready())
+
+    async def on_startup(self, _: Request) -> Response:
+        """Answer `/health/startup`: 200 once the role has been ready, whatever happens after."""
+        if self._was_ready:
+            return self._response(True, {})
+        return self._response(*await self.ready())
+
+    def _response(self, ready: bool, checks: dict[str, str]) -> Response:
+        status = "ok" if ready else "unavailable"
+        return JSONResponse({"status": status, "checks": checks, **self.info}, 200 if ready else 503)
+
+    def routes(self) -> list[Route]:
+        """Return the three routes, which need no credential."""
+        answers = {"live": self.on_live, "ready": self.on_ready, "startup": self.on_startup}
+        return [Route(f"/health/{name}", answer, methods=["GET"]) for name, answer in answers.items()]
+
+
+def is_local(request: Request) -> bool:
+    """Return whether the request comes from this machine itself, not through a proxy on it."""
+    proxied = "x-forwarded-for" in request.headers or "forwarded" in request.headers
+    return not proxied and request.client is not None and request.client.host in ("127.0.0.1", "::1")
+
+
+def metrics_response() -> Response:
+    """Return the default registry in Prometheus's text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _on_metrics(request: Request) -> Response:
+    # A role without an API has no way to check a key, so its metrics are for this machine only.
+    return metrics_response() if is_local(request) else Response(status_code=403)
+
+
+class _Server(uvicorn.Server):
+    """A server inside a role that handles signals itself."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+@asynccontextmanager
+async def serve_health(health: Health, settings: ServiceSettings) -> AsyncIterator[None]:
+    """Serve `/health/*` and `/metrics` (to this machine only) of a role without an API, while inside."""
+    app = Starlette(routes=[*health.routes(), Route("/metrics", _on_metrics, methods=["GET"])])
+    config = uvicorn.Config(
+        app, settings.http_host, settings.http_port, log_config=None, access_log=False, server_header=False
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(), name="health")
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving])
