@@ -1,6 +1,7 @@
 """RabbitMQ: publish with confirms, ask and answer, consume fast, and consume conveniently."""
 
-from esp_common.messaging.consumer import AckTracker, Delivery, LeanConsumer
+from esp_common.messaging.consumer import AckTracker, LeanConsumer
+from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.listener import EventListener
 from esp_common.messaging.publisher import Publisher, Requester
 

@@ -12,71 +12,13 @@ from pamqp import commands
 from pamqp.header import ContentHeader
 
 from esp_common import topology
+from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import LOST, Link
 
 log = structlog.get_logger()
 
 LINGER_S: Final = 1.0
 """How long a tag that is done may wait for the ones before it until it is acked by itself."""
-
-
-class Delivery:
-    """One message as it came; `generation` says on which opening of the channel."""
-
-    __slots__ = ("_header", "_method", "body", "generation")
-
-    def __init__(
-        self, method: commands.Basic.Deliver, header: ContentHeader, body: bytes, generation: int
-    ) -> None:
-        self._method = method
-        self._header = header
-        self.body = body
-        self.generation = generation
-
-    @property
-    def delivery_tag(self) -> int:
-        """Position on the channel."""
-        return self._method.delivery_tag or 0
-
-    @property
-    def routing_key(self) -> str:
-        """Key it was published under."""
-        return self._method.routing_key or ""
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether it may have been delivered before."""
-        return bool(self._method.redelivered)
-
-    @property
-    def content_type(self) -> str | None:
-        """Media type, if the publisher gave one (MQTT gives none)."""
-        return self._header.properties.content_type
-
-    @property
-    def message_id(self) -> str | None:
-        """The publisher's name for it, if any."""
-        return self._header.properties.message_id
-
-    @property
-    def correlation_id(self) -> str | None:
-        """What a reply to it must carry."""
-        return self._header.properties.correlation_id
-
-    @property
-    def reply_to(self) -> str | None:
-        """Where a reply to it goes."""
-        return self._header.properties.reply_to
-
-    @property
-    def headers(self) -> dict[str, Any]:
-        """Application headers."""
-        return self._header.properties.headers or {}
-
-    @property
-    def delivery_count(self) -> int:
-        """How often it was delivered and came back before (quorum queues count)."""
-        return int(self.headers.get("x-delivery-count", 0))
 
 
 class AckTracker:

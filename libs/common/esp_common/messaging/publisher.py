@@ -14,6 +14,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
 from esp_common.errors import BrokerUnavailable, Nacked, Unroutable
+from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import Link
 
 PUBLISH_TIMEOUT_S: Final = 30.0
@@ -94,6 +95,16 @@ class Publisher(Link):
             message_id=message_id or uuid4().hex,
         )
         await self._publish(exchange, routing_key, body, properties, mandatory)
+
+    async def reply(self, question: Delivery, body: bytes) -> None:
+        """Answer a request; raise Unroutable when whoever asked is gone."""
+        properties = commands.Basic.Properties(
+            content_type="application/json",
+            correlation_id=question.correlation_id,
+            message_id=uuid4().hex,
+            delivery_mode=_TRANSIENT,
+        )
+        await self._publish("", question.reply_to or "", body, properties, mandatory=True)
 
     async def _publish(
         self,
