@@ -1,55 +1,75 @@
-"""Assets in the database, as documents: what was stated is what is read back."""
+"""Assets as documents, and the registry that the hot path screens against."""
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
 
 import asyncpg
+import orjson
 from esp_common.database import load_queries
 
-_QUERIES = load_queries("esp_ingest.store", "assets.sql")
+from esp_ingest.domain.registry import Pump, Registry, Tag
+from esp_ingest.store.connection import Connection
+
+Link = Connection
+Pool = asyncpg.Pool
+
+_QUERIES: Final = load_queries("esp_ingest.store", "assets.sql")
 
 Document = dict[str, Any]
-Link: TypeAlias = "asyncpg.Connection[Any] | asyncpg.pool.PoolConnectionProxy[Any]"
-Pool: TypeAlias = "asyncpg.Pool[Any]"
 
 
 class AssetStore:
-    """The assets, over one connection; kinds are named as in `esp_ingest.assets.KINDS`."""
+    """Documents of each kind (`fields`, `wells`, `pumps`, `gateways`, `tag_maps`), over one connection."""
 
-    def __init__(self, connection: Link) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-
-    async def lock(self) -> None:
-        """Keep other changes of assets waiting until this transaction ends."""
-        await self._connection.execute(_QUERIES["lock"])
-
-    async def read(self, kind: str, ids: Sequence[str]) -> dict[str, Document]:
-        """Return those of `ids` that exist."""
-        return await self._read(kind, list(ids), None, None, len(ids))
 
     async def page(
         self, kind: str, *, after: str | None, field_id: str | None, limit: int
     ) -> dict[str, Document]:
-        """Return up to `limit` assets with ids above `after`, in the order of ids."""
-        return await self._read(kind, None, after, field_id, limit)
+        """Return up to `limit` documents by id, in order, with ids above `after`; of one field if named."""
+        query = _QUERIES.page.format(documents=_QUERIES[kind])
+        return _documents(await self._connection.fetch(query, after, field_id, limit))
 
-    async def _read(self, kind: str, *arguments: Any) -> dict[str, Document]:
-        rows = await self._connection.fetch(_QUERIES[f"read_{kind}"], *arguments)
-        return {row["id"]: json.loads(row["document"]) for row in rows}
+    async def read(self, kind: str, ids: Sequence[str]) -> dict[str, Document]:
+        """Return by id the documents that exist."""
+        query = _QUERIES.read.format(documents=_QUERIES[kind])
+        return _documents(await self._connection.fetch(query, ids)) if ids else {}
 
-    async def write(self, kind: str, documents: Sequence[Mapping[str, Any]]) -> None:
-        """Create `documents`, or put them in the place of what has their ids."""
-        array = json.dumps(documents)
-        for step in ("write", "clear", "fill"):
-            if query := _QUERIES.get(f"{step}_{kind}"):
-                await self._connection.execute(query, array)
+    async def lock(self) -> None:
+        """Keep other writers of assets out until the transaction ends."""
+        await self._connection.execute(_QUERIES.lock)
 
-    async def referring_to(self, kind: str, id_: str) -> list[str]:
-        """Return some of what needs the asset, in words; empty when it may go."""
-        rows = await self._connection.fetch(_QUERIES[f"referring_to_{kind}"], id_)
-        return [row[0] for row in rows]
+    async def write(self, kind: str, documents: Sequence[Document]) -> None:
+        """Add or replace documents; what they refer to must exist. Tags carry `factor` and `offset`."""
+        if documents:
+            await self._connection.execute(_QUERIES[f"write_{kind}"], orjson.dumps(documents).decode())
 
     async def delete(self, kind: str, id_: str) -> None:
-        """Delete the asset."""
+        """Delete one document that nothing refers to."""
         await self._connection.execute(_QUERIES[f"delete_{kind}"], id_)
+
+    async def referring_to(self, kind: str, id_: str) -> list[str]:
+        """Return what needs the asset (`well W-1`, `its readings`), a few if it is many."""
+        return [row[0] for row in await self._connection.fetch(_QUERIES[f"{kind}_needed_by"], id_)]
+
+
+async def load_registry(connection: Connection) -> Registry:
+    """Return pumps, gateways and tag maps as they are now."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        pumps = await connection.fetch(_QUERIES.registry_pumps)
+        gateways = await connection.fetch(_QUERIES.registry_gateways)
+        tags = await connection.fetch(_QUERIES.registry_tags)
+    tag_maps: dict[str, dict[str, Tag | None]] = defaultdict(dict)
+    for gateway_id, tag, channel, factor, offset in tags:
+        tag_maps[gateway_id][tag] = None if channel is None else Tag(channel, factor, offset)
+    return Registry.of(
+        (Pump(*row) for row in pumps),
+        {row["gateway_id"]: row["pump_nos"] for row in gateways},
+        tag_maps,
+    )
+
+
+def _documents(rows: Sequence[asyncpg.Record]) -> dict[str, Document]:
+    return {row["id"]: orjson.loads(row["document"]) for row in rows}

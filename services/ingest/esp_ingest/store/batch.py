@@ -18,10 +18,8 @@ from esp_common.contracts.readings import (
 )
 
 from esp_ingest.domain.readings import Quarantined
+from esp_ingest.domain.scaling import NULL_INT
 from esp_ingest.store.copy import Column, pg_timestamps
-
-NULL_INT: Final = int(np.iinfo(np.int32).min)
-"""Value of `Batch.scaled` where a channel was not measured."""
 
 MEASURED: Final = (*CHANNEL_NAMES, "running", "trip_code")
 MASKS: Final = ("fault_mask", "frozen_mask")

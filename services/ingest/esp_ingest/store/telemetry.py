@@ -17,7 +17,6 @@ from esp_ingest.store.batch import (
     COLUMNS,
     MASKS,
     MEASURED,
-    NULL_INT,
     Batch,
     FlushCounts,
     Key,
@@ -28,19 +27,6 @@ from esp_ingest.store.batch import (
 )
 from esp_ingest.store.connection import Connection
 from esp_ingest.store.copy import encode
-
-__all__ = [
-    "NULL_INT",
-    "OUTAGES",
-    "Batch",
-    "Engine",
-    "FlushCounts",
-    "StoreResult",
-    "Tally",
-    "TelemetryStore",
-    "installed_engine",
-    "prepare",
-]
 
 Engine = Literal["timescale", "postgres"]
 
@@ -176,11 +162,11 @@ class _Flush:
             return _Rows(0)
         rows = io.BytesIO(encode(self.batch.columns()))
         await connection.copy_to_table("staging", source=rows, columns=COLUMNS, format="binary")
-        new = await connection.fetch(_INSERT_NEW)
-        stored = Counter({(row["pump_no"], row["hour"]): row["readings"] for row in new})
-        if stored.total() < len(self.batch):
-            return await self._settle(connection, stored)
-        return _Rows(stored.total())
+        new = await connection.fetch(_INSERT_NEW, len(self.batch))
+        if (stored := new[0]["total"]) == len(self.batch):
+            return _Rows(stored)
+        by_hour = {(row["pump_no"], row["hour"]): row["readings"] for row in new if stored}
+        return await self._settle(connection, Counter(by_hour))
 
     async def _settle(self, connection: Connection, stored: Counter[Key]) -> _Rows:
         """Deal with rows whose key was taken: the same again, more channels, or something else."""

@@ -6,14 +6,19 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staging (LIKE ingest.telemetry) ON COMMIT D
 
 -- name: insert_new
 -- Store the staged rows whose key is free, in key order so that two writers wait for but never block each other.
--- Returns how many per pump and hour.
+-- Returns the total, and unless it is all $1 of them, how many per pump and hour.
 WITH stored AS (
     INSERT INTO ingest.telemetry ({columns})
     SELECT {columns} FROM staging ORDER BY pump_no, time
     ON CONFLICT (pump_no, time) DO NOTHING
     RETURNING pump_no, time
-)
-SELECT pump_no, date_trunc('hour', time) AS hour, count(*) AS readings FROM stored GROUP BY 1, 2
+),
+total AS (SELECT count(*) AS total FROM stored)
+SELECT total, pump_no, hour, readings
+FROM total LEFT JOIN (
+    SELECT pump_no, date_trunc('hour', time) AS hour, count(*) AS readings
+    FROM stored WHERE (SELECT total FROM total) < $1 GROUP BY 1, 2
+) AS by_hour ON true
 
 -- name: lock_pumps
 -- Serialise whoever compares with stored rows, by stripes of pumps in ascending order: between comparing and

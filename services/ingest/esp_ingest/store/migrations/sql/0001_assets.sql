@@ -75,16 +75,16 @@ CREATE TABLE ingest.gateways (
 
 CREATE TABLE ingest.gateway_pumps (
     gateway_id text NOT NULL REFERENCES ingest.gateways ON DELETE CASCADE,
-    pump_id text NOT NULL REFERENCES ingest.pumps ON DELETE CASCADE,
+    pump_id text NOT NULL REFERENCES ingest.pumps,
     PRIMARY KEY (gateway_id, pump_id)
 );
 CREATE INDEX ON ingest.gateway_pumps (pump_id);
 
--- A tag with a null channel is known and ignored. Engineering value = value * factor + offset_.
+-- A tag with a null channel is known and ignored; it may also be running or trip_code. Engineering value = value * factor + offset_.
 CREATE TABLE ingest.tag_maps (
-    gateway_id text NOT NULL REFERENCES ingest.gateways ON DELETE CASCADE,
+    gateway_id text NOT NULL REFERENCES ingest.gateways,
     tag text NOT NULL,
-    channel text REFERENCES ingest.channels (name),
+    channel text,
     unit text,
     factor float8,
     offset_ float8,
