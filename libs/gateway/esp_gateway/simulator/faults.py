@@ -5,8 +5,8 @@ gauges and the drive then show comes out of the well model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from enum import StrEnum
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
 from typing import Final
 
 import numpy as np
@@ -163,11 +163,35 @@ class Injection:
         return self.severity * np.clip((time_s - self.onset_s) / self.ramp_s, 0.0, 1.0)
 
 
+class Order(IntEnum):
+    """What an operator can tell a drive."""
+
+    STOP = 0
+    START = 1
+    FREQUENCY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One order to one drive, obeyed at the first model tick at or after `at_s`; `value` in Hz."""
+
+    at_s: float
+    pump: int
+    order: Order
+    value: float = 0.0
+
+
 @dataclass(slots=True)
 class Schedule:
-    """The injections of a field; effects of several faults on one quantity add up."""
+    """What happens to a field: faults, whose effects on one quantity add up, and operators' orders."""
 
     injections: list[Injection] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+
+    def orders(self, after_s: float, until_s: float) -> list[Command]:
+        """Return the orders given in (after, until], oldest first."""
+        due = [command for command in self.commands if after_s < command.at_s <= until_s]
+        return sorted(due, key=lambda command: command.at_s)
 
     def started(self, until_s: float) -> Sequence[Injection]:
         """Return the injections with an onset up to `until_s`."""
@@ -181,6 +205,3 @@ class Schedule:
             for name, at_full in CAUSES[injection.fault].items():
                 found.setdefault(name, np.zeros(time_s.shape))[..., injection.pump] += at_full * amount
         return Causes(**found)
-
-
-CAUSE_NAMES: Final = frozenset(item.name for item in fields(Causes))

@@ -47,9 +47,8 @@ def head_factor(void: Floats, handler: Floats | bool) -> Floats:
     Both are fits of measured stages; beyond where they reach zero the pump is gas locked and makes
     next to nothing.
     """
-    standard = 1.0 + void * (0.6 - 9.0 * void)
-    handling = 1.0 + void * (0.05 - 2.0 * void)
-    return np.maximum(np.where(handler, handling, standard), 0.02)
+    linear, quadratic = np.where(handler, 0.05, 0.6), np.where(handler, 2.0, 9.0)
+    return np.maximum(1.0 + void * (linear - quadratic * void), 0.02)
 
 
 def turpin(gas_liquid_ratio: Floats, intake_psi: Floats) -> Floats:

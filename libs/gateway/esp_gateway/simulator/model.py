@@ -5,11 +5,11 @@ from typing import Final
 
 import numpy as np
 
-from esp_gateway.simulator import drive as drives_
+from esp_common.contracts.readings import Int64Array
 from esp_gateway.simulator import fluid, inflow, tubing
-from esp_gateway.simulator.drive import Command, Drives
+from esp_gateway.simulator.drive import Drives, commissioned
 from esp_gateway.simulator.faults import Causes, Schedule
-from esp_gateway.simulator.operation import Operation, Slow, operate
+from esp_gateway.simulator.operation import Drive, Operation, Slow, operate
 from esp_gateway.simulator.pump import Floats
 from esp_gateway.simulator.wells import Wells
 
@@ -22,7 +22,12 @@ LIQUID_LAG_S: Final = 300.0
 WINDING_LAG_S: Final = 600.0
 RATE_LAG_S: Final = 60.0
 WEATHER_LAG_S: Final = np.array([240.0, 900.0, 90.0, 60.0])
-"""Correlation times of slug, line, supply and grit."""
+"""Correlation times of slugs, line, supply and grit."""
+
+WEATHER_KEPT: Final = np.exp(-TICK_S / WEATHER_LAG_S)[:, None]
+WEATHER_FRESH: Final = np.sqrt(1.0 - WEATHER_KEPT**2)
+WEATHER_BLOCK: Final = 256
+"""Ticks whose weather is drawn together."""
 
 SETTLING_S: Final = 600.0
 SETTLING_STEPS: Final = 400
@@ -48,19 +53,21 @@ class Tick:
 class Model:
     """n wells integrated from a steady state; `advance` moves one tick."""
 
-    def __init__(self, wells: Wells, schedule: Schedule, seed: int, feeder: Floats, *, protected: bool) -> None:
+    def __init__(self, wells: Wells, schedule: Schedule, seed: int, feeder: Int64Array, *, protected: bool) -> None:
         self.wells = wells
         self.schedule = schedule
         self._seed = seed
-        self._feeder = feeder.astype(np.int64)
-        self._slow = _guess(wells)
-        self._drives = drives_.commissioned(wells)
-        self._drives.protected = protected
-        self._seen = self._settle()
+        self._feeder = feeder
+        self._draws: tuple[int, Floats] = (-1, np.zeros(1))
+        self._drives = commissioned(wells, protected=protected)
+        self._slow, self._seen = _settled(wells, self._drives.at(0.0))
+        self._drives.normal_load = self._seen.load
+        self._healthy = (self._slow, self._seen, replace(self._drives))
 
-    def order(self, command: Command) -> None:
-        """Queue an operator's command."""
-        self._drives.order(command)
+    def restart(self) -> None:
+        """Go back to the healthy steady state; orders and faults stay as scheduled."""
+        self._slow, self._seen, drives = self._healthy
+        self._drives = replace(drives)
 
     def advance(self, start_s: float) -> Tick:
         """Integrate from `start_s` (a multiple of TICK_S) to the next tick."""
@@ -68,42 +75,33 @@ class Model:
         n = len(self.wells.stages)
         causes = self.schedule.causes(np.full(n, start_s))
         self._drives.decide(start_s, TICK_S, self._seen, low, causes)
+        self._drives.obey(self.schedule.orders(start_s - TICK_S, start_s), start_s, causes)
         drives = replace(self._drives)
         self._seen = operate(self.wells, low, drives.at(TICK_S / 2), causes)
         moved = integrate(self.wells, low, self._seen, causes, TICK_S)
-        high = moved._replace(**self._weather(low, start_s))
+        high = moved._replace(weather=self._weather(low.weather, start_s))
         self._slow = high
         return Tick(start_s, low, high, drives)
 
-    def _settle(self) -> Operation:
-        """Bring the wells to their steady state in health and still weather, and return how they then run."""
-        causes, drive = Causes(), self._drives.at(0.0)
-        for _ in range(SETTLING_STEPS):
-            seen = operate(self.wells, self._slow, drive, causes)
-            self._slow = integrate(self.wells, self._slow, seen, causes, SETTLING_S)
-        self._drives.normal_load = seen.load
-        return seen
-
-    def _weather(self, slow: Slow, start_s: float) -> dict[str, Floats]:
-        """Return the next slug, line, supply and grit: Ornstein-Uhlenbeck, unit variance."""
-        random = tick_random(self._seed, start_s, stream=0)
-        n = len(self.wells.stages)
-        fresh = random.standard_normal((4, n))
-        # One feeder has one voltage: all its pumps take the first one's draw.
-        fresh[2] = fresh[2][self._feeder]
-        kept = np.exp(-TICK_S / WEATHER_LAG_S)[:, None]
-        before = np.array([slow.slug, slow.line, slow.supply, slow.grit])
-        after = kept * before + np.sqrt(1.0 - kept**2) * fresh
-        return dict(zip(("slug", "line", "supply", "grit"), after, strict=True))
+    def _weather(self, before: Floats, start_s: float) -> Floats:
+        """Return the next weather: four Ornstein-Uhlenbeck processes of unit variance."""
+        block, tick = divmod(int(start_s / TICK_S), WEATHER_BLOCK)
+        if self._draws[0] != block:
+            random = tick_random(self._seed, block, stream=0)
+            draws = random.standard_normal((WEATHER_BLOCK, 4, len(self._feeder)))
+            # One feeder has one voltage: all its pumps take its first pump's draw.
+            draws[:, 2] = draws[:, 2, self._feeder]
+            self._draws = (block, WEATHER_FRESH * draws)
+        return np.asarray(WEATHER_KEPT * before + self._draws[1][tick])
 
 
-def tick_random(seed: int, start_s: float, stream: int) -> np.random.Generator:
-    """Return the random numbers of one tick; counter-based, so that they do not depend on how one got there."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, int(start_s)]))
+def tick_random(seed: int, tick: int, stream: int) -> np.random.Generator:
+    """Return the random numbers of one stretch of time; counter-based, so they do not depend on the way there."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, tick]))
 
 
 def blend(low: Slow, high: Slow, weight: Floats) -> Slow:
-    """Return the slow states between two ticks; `weight` (…, n) or (…, 1) runs from 0 to 1."""
+    """Return the slow states between two ticks; `weight` runs from 0 to 1."""
     return Slow(*(a + weight * (b - a) for a, b in zip(low, high, strict=True)))
 
 
@@ -170,6 +168,15 @@ def _wellhead_c(wells: Wells, slow: Slow, rate_bpd: Floats) -> Floats:
     return tubing.wellhead_temp_c(slow.intake_c, wells.surface_temp_c, wells.depth_ft, rate_bpd)
 
 
+def _settled(wells: Wells, drive: Drive) -> tuple[Slow, Operation]:
+    """Return the steady state of healthy wells in still weather, and how they then run."""
+    slow, causes = _guess(wells), Causes()
+    for _ in range(SETTLING_STEPS):
+        seen = operate(wells, slow, drive, causes)
+        slow = integrate(wells, slow, seen, causes, SETTLING_S)
+    return slow, operate(wells, slow, drive, causes)
+
+
 def _guess(wells: Wells) -> Slow:
     """Return slow states near the design point, to settle from."""
     zeros = np.zeros_like(wells.stages)
@@ -180,9 +187,6 @@ def _guess(wells: Wells) -> Slow:
         motor_c=wells.intake_temp_c + 25.0,
         wellhead_c=wells.surface_temp_c + 30.0,
         rate_bpd=wells.design_rate_bpd + zeros,
-        slug=zeros,
-        line=zeros,
-        supply=zeros,
-        grit=zeros,
+        weather=np.zeros((4, len(zeros))),
     )
 

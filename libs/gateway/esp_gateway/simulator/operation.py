@@ -38,8 +38,8 @@ CASING_VENT_PSI: Final = 15.0
 class Slow(NamedTuple):
     """What cannot change in an instant, and the weather of the well; pump on the last axis.
 
-    `slug`, `line`, `supply` and `grit` are standard normal, correlated over minutes: free gas,
-    flowline pressure, feeder voltage, and torque of solids.
+    `weather` stacks four standard normals, correlated over minutes, on its first axis: slugs of free
+    gas, flowline pressure, feeder voltage, and torque of solids.
     """
 
     intake_psi: Floats
@@ -48,10 +48,27 @@ class Slow(NamedTuple):
     motor_c: Floats
     wellhead_c: Floats
     rate_bpd: Floats
-    slug: Floats
-    line: Floats
-    supply: Floats
-    grit: Floats
+    weather: Floats
+
+    @property
+    def slug(self) -> Floats:
+        """Return how gas arrives."""
+        return self.weather[0]
+
+    @property
+    def line(self) -> Floats:
+        """Return how the flowline's pressure swings."""
+        return self.weather[1]
+
+    @property
+    def supply(self) -> Floats:
+        """Return how the feeder's voltage swings."""
+        return self.weather[2]
+
+    @property
+    def grit(self) -> Floats:
+        """Return how the torque of solids swings."""
+        return self.weather[3]
 
 
 class Drive(NamedTuple):
@@ -114,7 +131,7 @@ def operate(wells: Wells, slow: Slow, drive: Drive, causes: Causes) -> Operation
         surface_rate_bpd=surface,
         discharge_psi=slow.intake_psi + gain,
         wellhead_psi=way_up.end_psi + way_up.choke * surface**2,
-        casing_psi=casing + 0.0 * slow.line,
+        casing_psi=casing,
         frequency_hz=frequency,
         shaft_hp=shaft,
         load=load * drive.running,
@@ -183,8 +200,11 @@ class _Stages(NamedTuple):
 
 def _stages(wells: Wells, causes: Causes, drive: Drive, intake: fluid.Intake, speed: Floats) -> _Stages:
     """Return how speed, gas, viscosity, wear, deposits and rotation bend the water curve."""
-    best_head = polynomial(wells.head_coefficients, wells.best_bpd)
-    thick = viscosity.correction(wells.viscosity_cst + np.asarray(causes.emulsion_cst), best_head, wells.best_bpd)
+    thick = wells.water_like
+    if np.any(causes.emulsion_cst):
+        thick = viscosity.correction(
+            wells.viscosity_cst + causes.emulsion_cst, wells.best_head_ft, wells.best_bpd
+        )
     open_share = 1.0 - np.asarray(causes.blocked_passage)
     head = thick.head * gas.head_factor(intake.void, wells.gas_handler)
     head = head * (1.0 - np.asarray(causes.clearance)) * np.sqrt(open_share)
@@ -216,9 +236,12 @@ class _WayUp(NamedTuple):
 
 def _way_up(wells: Wells, slow: Slow, causes: Causes, intake: fluid.Intake) -> _WayUp:
     """Return what the pump works against."""
-    thickness = wells.viscosity_cst + np.asarray(causes.emulsion_cst)
     friction = tubing.friction_psi_per_bpd2(
-        slow.rate_bpd, wells.depth_ft, wells.tubing_bore_in, intake.liquid_gravity, thickness
+        slow.rate_bpd,
+        wells.depth_ft,
+        wells.tubing_bore_in,
+        intake.liquid_gravity,
+        wells.viscosity_cst + causes.emulsion_cst,
     )
     opening = np.maximum(1.0 - np.asarray(causes.closed_valve), 1e-4)
     return _WayUp(

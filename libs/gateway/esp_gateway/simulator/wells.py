@@ -1,12 +1,13 @@
 """The wells of a field and what is installed in them, as columns over pumps."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from esp_gateway.simulator import fluid, gas, inflow, motor, tubing
+from esp_gateway.simulator import fluid, gas, inflow, motor, tubing, viscosity
 from esp_gateway.simulator.pump import CATALOGUE, PSI_PER_FOOT_OF_WATER, Curve, Floats, polynomial
 
 DEGREE: Final = 6
@@ -15,7 +16,7 @@ DEGREE: Final = 6
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wells:
     """n wells. Every array has the pump on its last axis; units are in the names, °C, psi, ft, bpd."""
 
@@ -58,24 +59,33 @@ class Wells:
     vibration_g: Floats
     vibration_y_share: Floats
     phase_skew: Floats
-    underload_ratio: Floats
 
-    @property
+    @cached_property
     def rated_kw(self) -> Floats:
         """Return nameplate power at the shaft (kW)."""
         return self.rated_hp * motor.KW_PER_HP
 
-    @property
+    @cached_property
     def rated_current_a(self) -> Floats:
         """Return nameplate current (A)."""
         return motor.rated_current_a(self.rated_kw, self.rated_voltage_v)
 
-    @property
+    @cached_property
     def annulus_bbl_per_ft(self) -> Floats:
         """Return what a foot of casing-tubing annulus holds (bbl)."""
         return np.asarray((self.casing_bore_in**2 - self.tubing_od_in**2) * np.pi / 4.0 / 144.0 / 5.6146)
 
-    @property
+    @cached_property
+    def best_head_ft(self) -> Floats:
+        """Return a stage's head at best efficiency, 60 Hz (ft)."""
+        return polynomial(self.head_coefficients, self.best_bpd)
+
+    @cached_property
+    def water_like(self) -> viscosity.Correction:
+        """Return what the healthy liquid's viscosity does to the curve."""
+        return viscosity.correction(self.viscosity_cst, self.best_head_ft, self.best_bpd)
+
+    @cached_property
     def tubing_bbl(self) -> Floats:
         """Return what the tubing holds (bbl)."""
         return np.asarray(self.tubing_bore_in**2 * np.pi / 4.0 / 144.0 / 5.6146 * self.depth_ft)
@@ -147,7 +157,6 @@ def design_wells(random: np.random.Generator, models: list[Curve]) -> Wells:
         vibration_g=draw(0.06, 0.16),
         vibration_y_share=draw(0.75, 1.2),
         phase_skew=draw(-0.012, 0.012),
-        underload_ratio=np.full(n, 0.6),
     )
 
 
