@@ -49,16 +49,26 @@ def parse_time(text: object) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type values must have: whole Arrow columns by `fits` and `target`, single values by `convert`."""
+    """A type values must have: whole Arrow columns by `fits` and `target`, single values by `convert`.
 
+    `native`: the Python types of values that Arrow takes for `target` as they are.
+    """
+
+    native: frozenset[type]
     target: pa.DataType
     fits: Callable[[pa.DataType], bool]
     convert: Callable[[object], object | None]
 
     def take(self, sent: Sent) -> tuple[pa.Array, Mask | None]:
         """Return the column as `target`, null where absent or wrong, and where it was wrong (or None)."""
+        if isinstance(sent, list) and self.native.issuperset(types := set(map(type, sent))):
+            try:
+                # Told the type, Arrow is 20 times as fast as when it has to find it.
+                return pa.array(sent, self.target), None
+            except (pa.ArrowException, OverflowError):
+                return self._one_by_one(sent)
         # Arrow takes True for 1.0 where numbers surround it.
-        if isinstance(sent, list) and bool in (types := set(map(type, sent))) and types - {bool, _NONE}:
+        if isinstance(sent, list) and bool in types and types - {bool, _NONE}:
             return self._one_by_one(sent)
         try:
             column = pa.array(sent) if isinstance(sent, list) else sent
@@ -95,11 +105,11 @@ def _is_time(type_: pa.DataType) -> bool:
     return bool((pa.types.is_timestamp(type_) and type_.tz is not None) or _is_text(type_))
 
 
-NUMBER: Final = Kind(pa.float64(), _is_number, _number)
-WHOLE: Final = Kind(pa.int32(), _is_number, _whole)
-FLAG: Final = Kind(pa.bool_(), pa.types.is_boolean, _flag)
-TEXT: Final = Kind(pa.string(), _is_text, _text)
-TIME: Final = Kind(_TIMESTAMP, _is_time, parse_time)
+NUMBER: Final = Kind(frozenset({float, int, _NONE}), pa.float64(), _is_number, _number)
+WHOLE: Final = Kind(frozenset({int, _NONE}), pa.int32(), _is_number, _whole)
+FLAG: Final = Kind(frozenset({bool, _NONE}), pa.bool_(), pa.types.is_boolean, _flag)
+TEXT: Final = Kind(frozenset({str, _NONE}), pa.string(), _is_text, _text)
+TIME: Final = Kind(frozenset(), _TIMESTAMP, _is_time, parse_time)
 
 
 _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
