@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import structlog
 import typer
+import yaml
 from esp_common.errors import InvalidInput, run_cli
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -23,9 +24,12 @@ from esp_gateway.client import GatewayClient
 from esp_gateway.encoding import Encoding
 from esp_gateway.mapping import FileMap, load_map
 from esp_gateway.replay import Replay, open_sources
+from esp_gateway.simulate import LiveField, inject
+from esp_gateway.simulator.field import build_field
 from esp_gateway.spool import DEFAULT_MAX_BYTES, Spool, SpoolState, WhenFull, read_state
 
 EXIT_INTERRUPTED: Final = 130
+SIMULATED_SPOOL_BYTES: Final = 64 << 20
 _MOST_COMPLAINTS: Final = 20
 
 app = typer.Typer(
@@ -118,6 +122,64 @@ async def _replay(run: Replay, show: Any) -> None:
         f" {run.client.confirmed} readings confirmed,"
         f" {run.unreadable} unreadable (sent for quarantine), {time.monotonic() - started:.1f} s"
     )
+
+
+@app.command()
+def simulate(
+    as_assets: Annotated[
+        bool,
+        typer.Option(
+            "--assets", help="Print the field's assets as YAML for `esp-ingest assets import`, and exit."
+        ),
+    ] = False,
+    url: UrlOption = None,
+    gateways_file: Annotated[
+        Path | None,
+        typer.Option(help="JSON {gateway id: key} with a key for each simulated gateway, mode 0600."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--spool", help="Folder of the gateways' spools; the state folder if not given."),
+    ] = None,
+    pumps: Annotated[int, typer.Option(help="Pumps in the field, ten to a gateway.", min=1, max=1000)] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same field.")] = 1,
+    rate: Annotated[
+        float, typer.Option(help="Times a second that the field is stepped.", min=0.01, max=50)
+    ] = 1.0,
+    faults: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="PUMP:NAME[:SEVERITY]", help="Inject a fault; repeatable."),
+    ] = None,
+    encoding: FormatOption = Encoding.JSON,
+    spool_limit: SpoolLimit = SIMULATED_SPOOL_BYTES,
+    when_full: WhenFullOption = WhenFull.DROP_OLDEST,
+) -> None:
+    """Run a field of simulated pumps that report to the platform as the clock goes, until SIGTERM."""
+    _log_to_stderr()
+    field = build_field(seed, pumps)
+    if as_assets:
+        print(yaml.safe_dump(field.assets(), sort_keys=False), end="")
+        return
+    if url is None or gateways_file is None:
+        raise InvalidInput("a live field needs --url and --gateways-file", fix="give both, or --assets")
+    for text in faults or []:
+        inject(field, text)
+    live = LiveField(
+        field,
+        accounts.from_gateways_file(url, gateways_file),
+        folder or state_folder(),
+        steps_per_s=rate,
+        encoding=encoding,
+        spool_limit=spool_limit,
+        when_full=when_full,
+    )
+    asyncio.run(_until_told(live))
+
+
+async def _until_told(live: LiveField) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, live.stop)
+    await live.run()
 
 
 @app.command()

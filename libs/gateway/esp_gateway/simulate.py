@@ -1,0 +1,122 @@
+"""The simulated field, live: its gateways report as real ones do, each through a spool of its own."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from esp_common.errors import InvalidInput
+
+from esp_gateway.accounts import Account
+from esp_gateway.client import GatewayClient
+from esp_gateway.encoding import Encoding
+from esp_gateway.errors import SpoolFull
+from esp_gateway.simulator.faults import Fault
+from esp_gateway.simulator.field import Field, GatewayBatch
+from esp_gateway.spool import Spool, WhenFull
+
+LONGEST_CATCH_UP: Final = timedelta(minutes=5)
+"""What a field that was held up (a suspended machine) reports late; older than that was never measured."""
+
+_log = structlog.get_logger(__name__)
+
+
+def inject(field: Field, text: str) -> None:
+    """Inject the fault that PUMP:NAME[:severity] means, from now on; raises InvalidInput."""
+    pump_id, _, rest = text.partition(":")
+    name, _, severity = rest.partition(":")
+    try:
+        field.inject(pump_id, Fault(name), datetime.now(UTC), float(severity or 1))
+    except (KeyError, ValueError) as error:
+        names = ", ".join(fault.value for fault in Fault)
+        raise InvalidInput(
+            f"--fault {text}: {error.args[0]}",
+            fix=f"write PUMP:NAME[:severity of 0 to 1], NAME one of {names}",
+        ) from error
+
+
+class LiveField:
+    """Steps `field` with the clock and offers what its gateways have to send, until `stop`.
+
+    `accounts` has one for every gateway of the field; their spools are in `folder`.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        accounts: Sequence[Account],
+        folder: Path,
+        *,
+        steps_per_s: float,
+        encoding: Encoding,
+        spool_limit: int,
+        when_full: WhenFull,
+    ) -> None:
+        self._field = field
+        self._accounts = _accounts_of(field.assets(), accounts)
+        self._folder = folder
+        self._pause_s = 1 / steps_per_s
+        self._encoding = encoding
+        self._spool_limit = spool_limit
+        self._when_full = when_full
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `run` finish what is under way and return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Report until stopped; a spool that fails ends it."""
+        async with AsyncExitStack() as stack:
+            clients = {account.gateway_id: await self._start(stack, account) for account in self._accounts}
+            # A process that ended a moment ago may have reported the last scan: do not measure it again.
+            last = datetime.now(UTC)
+            await asyncio.to_thread(self._field.step, last)
+            while not await self._stopped():
+                now = datetime.now(UTC)
+                if now <= last:
+                    continue  # the clock was set back: wait until it is past what has been reported
+                if now - last > LONGEST_CATCH_UP:
+                    _log.warning("field.gap", seconds=round((now - last).total_seconds()))
+                    await asyncio.to_thread(self._field.step, now - LONGEST_CATCH_UP)
+                batches = await asyncio.to_thread(self._field.step, now)
+                await asyncio.gather(*(_offer(clients[batch.gateway_id], batch) for batch in batches))
+                last = now
+
+    async def _start(self, stack: AsyncExitStack, account: Account) -> GatewayClient:
+        path = self._folder / f"{account.gateway_id}.spool"
+        spool = Spool(path, account.gateway_id, max_bytes=self._spool_limit, when_full=self._when_full)
+        stack.callback(spool.close)
+        client = GatewayClient(account.url, account.gateway_id, spool, encoding=self._encoding)
+        return await stack.enter_async_context(client)
+
+    async def _stopped(self) -> bool:
+        """Wait for the next step, or for `stop`; tell which it was."""
+        try:
+            await asyncio.wait_for(self._stop.wait(), self._pause_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+async def _offer(client: GatewayClient, batch: GatewayBatch) -> None:
+    try:
+        await client.offer(batch.readings)
+    except SpoolFull as error:
+        # A field cannot be asked to wait: what does not fit is gone, and said to be.
+        _log.warning(
+            "field.lost", gateway_id=batch.gateway_id, readings=len(batch.readings), why=error.detail
+        )
+
+
+def _accounts_of(assets: Mapping[str, Any], accounts: Sequence[Account]) -> list[Account]:
+    wanted = {gateway["gateway_id"] for gateway in assets["gateways"]}
+    if missing := wanted - {account.gateway_id for account in accounts}:
+        raise InvalidInput(
+            f"no key for {', '.join(sorted(missing))}",
+            fix="simulate fewer --pumps, or add them to --gateways-file",
+        )
+    return [account for account in accounts if account.gateway_id in wanted]
