@@ -8,7 +8,13 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 missing=
 need() { [ -e "$1" ] || missing="$missing $2"; }
-python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+find_python() {
+  # Debian's own first: the services' account may not be able to run one from somebody's home.
+  for python in /usr/bin/python3 python3; do
+    "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && return
+  done
+}
+find_python || missing="$missing python3-venv"
 need /usr/lib/postgresql/15/bin/postgres postgresql-15
 need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
 command -v redis-server >/dev/null || missing="$missing redis-server"
@@ -46,13 +52,14 @@ if [ -n "$missing" ]; then
     exit 1
   fi
   install_packages
+  find_python || { echo "error: Python 3.11 or newer is needed; this is $(python3 --version)" >&2; exit 1; }
 fi
 if [ "$(id -u)" = 0 ] && ! id esp >/dev/null 2>&1; then
   useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin esp
 fi
 
-# One installation at a time; the lock is let go when this script ends.
-exec 9>.install.lock
+# One installation at a time: this file is the lock, let go when the script ends.
+exec 9<deploy/native/install.sh
 flock 9
 
 install_azurite() {
@@ -73,7 +80,7 @@ install_python() {
   want=$({ cat $requirements; for package in $packages; do cat $package/pyproject.toml; done; pwd; } | sha256sum)
   [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
   echo "Installing Python packages into .venv"
-  [ -x .venv/bin/pip ] || python3 -m venv .venv
+  [ -x .venv/bin/pip ] || "$python" -m venv .venv
   # shellcheck disable=SC2086
   .venv/bin/pip install -q --disable-pip-version-check --require-hashes $(printf ' -r %s' $requirements)
   # shellcheck disable=SC2086
@@ -84,5 +91,6 @@ install_python() {
 
 install_azurite &
 azurite=$!
+trap 'wait' EXIT
 install_python
 wait $azurite

@@ -77,7 +77,8 @@ def service_account() -> str | None:
 
 def may(user: str, *argv: str) -> bool:
     """Return whether `argv` succeeds when run by `user`."""
-    command = Program("probe", argv, Path("/"), user).command()
+    # Through a shell: setpriv itself would start a program with its own, higher rights to the path.
+    command = Program("probe", ("sh", "-c", 'exec "$0" "$@"', *argv), Path("/"), user).command()
     return subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == 0
 
 
