@@ -1,0 +1,196 @@
+"""What the worker listens to: readings for the intake, and asset events that renew the registry."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aio_pika
+import asyncpg
+import stamina
+import structlog
+from esp_common import topology
+from esp_common.messaging import LeanConsumer, Publisher
+
+from esp_ingest import seen
+from esp_ingest.domain.registry import Registry
+from esp_ingest.intake import Intake, is_outage
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store.assets import load_registry
+from esp_ingest.store.telemetry import TelemetryStore, installed_engine
+
+log = structlog.get_logger()
+
+REFRESH_PAUSE_S: Final = 1.0
+"""Least time between two loads of the registry: a flood of unknown pumps must not flood the database."""
+
+DRAIN_S: Final = 20.0
+"""How long a worker that was told to stop goes on with what it holds."""
+
+_ASSET_EVENTS: Final = "asset.#"
+
+
+class LiveRegistry:
+    """The registry as the database had it a moment ago.
+
+    Loaded at `run`'s start, every `reload_s`, when an asset event comes, and by `refresh`. While the
+    database is away the last one known stays.
+    """
+
+    def __init__(self, load: Callable[[], Awaitable[Registry]], reload_s: float) -> None:
+        self._load = load
+        self._reload_s = reload_s
+        self._registry: Registry | None = None
+        self._loaded_at = float("-inf")
+        self._loading = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @property
+    def current(self) -> Registry:
+        """The registry as last loaded; empty before."""
+        return self._registry or Registry({}, {})
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it was loaded at all."""
+        return self._registry is not None
+
+    async def refresh(self) -> None:
+        """Load it again, unless that was done a moment ago; keeps the old one while the database is away."""
+        async with self._loading:
+            if time.monotonic() - self._loaded_at < REFRESH_PAUSE_S:
+                return
+            self._loaded_at = time.monotonic()
+            try:
+                loaded = await self._load()
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                return
+            if loaded != self._registry:
+                self._registry = loaded
+
+    async def load(self) -> None:
+        """Load it, however long the database takes to answer."""
+        async for attempt in stamina.retry_context(on=is_outage, attempts=None, timeout=None, wait_max=5.0):
+            with attempt:
+                self._registry = await self._load()
+
+    def note_change(self) -> None:
+        """Have it loaded again soon: assets changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Keep it fresh until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self._reload_s)
+                # Several changes often come together, and a load right before one may have missed it.
+                await asyncio.sleep(REFRESH_PAUSE_S)
+            self._changed.clear()
+            await self.refresh()
+
+
+async def follow_assets(url: str, registry: LiveRegistry) -> None:
+    """Renew `registry` on every asset event, until cancelled.
+
+    Through a queue of this process's own that the broker removes with the connection; after each
+    connecting the registry counts as changed, since events may have passed meanwhile.
+    """
+    async for attempt in stamina.retry_context(
+        on=(OSError, aio_pika.exceptions.AMQPException), attempts=None, timeout=None, wait_max=10.0
+    ):
+        with attempt:
+            async with await aio_pika.connect(url, timeout=5) as connection, connection.channel() as channel:
+                queue = await channel.declare_queue(exclusive=True, auto_delete=True)
+                await queue.bind(topology.EVENTS, _ASSET_EVENTS)
+                registry.note_change()
+                async with queue.iterator(no_ack=True) as events:
+                    async for _ in events:
+                        registry.note_change()
+            raise ConnectionError("the event queue ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The parts of a running worker."""
+
+    intake: Intake
+    consumer: LeanConsumer
+    registry: LiveRegistry
+    publisher: Publisher
+    pool: "asyncpg.Pool[Any]"
+    engine: str
+    url: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes messages, or has paused on purpose."""
+        return self.consumer.alive or self.consumer.paused
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what is held, acknowledge it and return.
+
+        What cannot be finished in time goes back to the queue. Raises what a part of it died of.
+        """
+        await self.registry.load()
+        parts = {
+            asyncio.create_task(part, name=name)
+            for name, part in (
+                ("intake", self.intake.run()),
+                ("consumer", self.consumer.run()),
+                ("registry", self.registry.run()),
+                ("asset-events", follow_assets(self.url, self.registry)),
+                ("stop", stop.wait()),
+            )
+        }
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            await self.intake.drain(DRAIN_S)
+            await self.consumer.stop()
+            for part in done:
+                part.result()
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_worker(settings: IngestSettings, pool: "asyncpg.Pool[Any]") -> AsyncIterator[Worker]:
+    """Put a worker together over `pool`, whose connections must have been made with `store.prepare`."""
+    async with pool.acquire() as connection:
+        engine = await installed_engine(connection)
+
+    async def load() -> Registry:
+        async with pool.acquire() as connection:
+            return await load_registry(connection)
+
+    registry = LiveRegistry(load, settings.registry_reload_s)
+    remembered = seen.connect(settings.redis_url, settings.seen_ttl_s)
+    async with Publisher(settings.amqp_url, name="ingest worker") as publisher:
+        intake = Intake(
+            TelemetryStore(pool, engine),
+            publisher,
+            registry,
+            remembered,
+            settings,
+            ping=lambda: pool.fetchval("SELECT 1"),
+            worker=f"{socket.gethostname()}-{os.getpid()}",
+        )
+        consumer = LeanConsumer(
+            settings.amqp_url,
+            topology.INGEST_TELEMETRY,
+            prefetch=settings.prefetch,
+            on_message=intake.offer,
+            service="ingest",
+        )
+        intake.queue = consumer
+        try:
+            yield Worker(intake, consumer, registry, publisher, pool, engine, settings.amqp_url)
+        finally:
+            await remembered.close()

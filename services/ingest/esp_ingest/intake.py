@@ -1,0 +1,490 @@
+"""The worker's pipeline: messages in, readings stored and announced, messages acknowledged.
+
+A flush takes what has come in, stores it in one transaction, publishes what was accepted and only then
+acknowledges its messages. Whatever dies in between, the broker delivers the messages again: the store
+knows its rows, and a redelivered message is announced again, since nobody can tell whether it was.
+The unacknowledged message thus does the work of an outbox, without a second copy of the data.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import uuid4
+
+import asyncpg
+import stamina
+import structlog
+from esp_common import topology
+from esp_common.contracts import arrow
+from esp_common.contracts.events import event_headers
+from esp_common.errors import BrokerUnavailable, Nacked
+from esp_common.messaging import Delivery, Publisher
+from prometheus_client import Counter as Metric
+from prometheus_client import Gauge, Histogram
+
+from esp_ingest.domain.decode import Body, decode
+from esp_ingest.domain.frozen import FrozenTracker
+from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.registry import Registry
+from esp_ingest.domain.screen import Screened, screen
+from esp_ingest.flush import Announcement, Flush, assemble
+from esp_ingest.seen import SeenMessages, seen_key
+from esp_ingest.settings import MIB, IngestSettings
+from esp_ingest.store.batch import FlushCounts, StoreResult
+from esp_ingest.store.telemetry import OUTAGES, TelemetryStore
+
+log = structlog.get_logger()
+
+READINGS = Metric("esp_ingest_readings_total", "Readings by what became of them.", ["outcome"])
+REFUSED = Metric("esp_ingest_readings_refused_total", "Readings put in quarantine, by reason.", ["reason"])
+MESSAGES = Metric("esp_ingest_messages_total", "Messages by what became of them.", ["outcome"])
+FLUSH_S = Histogram(
+    "esp_ingest_flush_seconds",
+    "From taking a flush up to its acknowledgement.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+FLUSH_READINGS = Histogram(
+    "esp_ingest_flush_readings",
+    "Readings of a flush.",
+    buckets=(1, 10, 50, 100, 500, 1000, 2500, 5000, 10000),
+)
+LAG_S = Gauge("esp_ingest_lag_seconds", "Age of the newest reading of the last flush.")
+BUFFERED = Gauge("esp_ingest_buffered_bytes", "Bodies held by the worker.")
+DATABASE_UP = Gauge("esp_ingest_database_up", "0 while flushes wait for the database.")
+
+SUSPICIOUS: Final = 2
+"""Deliveries after which a message is taken by itself: it may be what killed the worker."""
+
+UNKNOWN: Final = frozenset({Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY})
+"""Refusals that a newer registry might not give."""
+
+POISON_PAUSE_S: Final = 1.0
+"""Pause before a message that failed goes back, in case its trouble passes."""
+
+_BYTES_PER_READING: Final = 400
+"""Between Arrow's 200 and JSON's 700: how large a flush is to be is no exact science."""
+
+_LOG_EVERY_S: Final = 10.0
+
+
+class Assets(Protocol):
+    """The registry that readings are screened against."""
+
+    @property
+    def current(self) -> Registry:
+        """The registry as last loaded."""
+        ...
+
+    async def refresh(self) -> None:
+        """Load it again, unless that was done a moment ago."""
+        ...
+
+
+class Queue(Protocol):
+    """What the intake asks of its consumer."""
+
+    def done(self, deliveries: Iterable[Delivery]) -> None:
+        """Acknowledge."""
+        ...
+
+    def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        """Give back."""
+        ...
+
+    async def pause(self, *, give_back: bool = False) -> None:
+        """Take no more."""
+        ...
+
+    async def resume(self) -> None:
+        """Take messages again."""
+        ...
+
+
+class GivenBack(Exception):
+    """The database has been away for so long that the messages went back to the queue."""
+
+
+def gateway_of(routing_key: str) -> str:
+    """Return the gateway that published under `telemetry.<gateway_id>[.<pump_id>]`.
+
+    MQTT topics come with slashes turned to dots, so this holds for them too.
+    """
+    parts = routing_key.split(".", 2)
+    return parts[1] if len(parts) > 1 else ""
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether `error` is the database's trouble, not the flush's: then the same flush will do later.
+
+    A missing table or right is one as well: it fails every flush alike, and will be mended.
+    """
+    fault_of_the_data = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+    return isinstance(error, OUTAGES) or (
+        isinstance(error, asyncpg.PostgresError) and not isinstance(error, fault_of_the_data)
+    )
+
+
+class Intake:
+    """Batches deliveries over messages, by size or time, whichever comes first.
+
+    `offer` takes deliveries from the consumer; `run` works until cancelled; `drain` ends in good order.
+    One task prepares flushes in their order, and up to `flushes_in_flight` are stored at a time.
+    """
+
+    def __init__(
+        self,
+        store: TelemetryStore,
+        publisher: Publisher,
+        assets: Assets,
+        seen: SeenMessages,
+        settings: IngestSettings,
+        *,
+        ping: Callable[[], Awaitable[Any]],
+        worker: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._assets = assets
+        self._seen = seen
+        self._settings = settings
+        self._ping = ping
+        self._worker = worker
+        self._now = now
+        self._frozen = FrozenTracker()
+        self._preparing = asyncio.Lock()
+        self._waiting: list[Delivery] = []
+        self._suspects: list[Delivery] = []
+        self._readings = 0
+        self._bytes = 0
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._slots = asyncio.Semaphore(settings.flushes_in_flight)
+        self._flushing: set[asyncio.Task[None]] = set()
+        self._most_messages = max(1, settings.prefetch // (settings.flushes_in_flight + 1))
+        self._paused_for_memory = False
+        self._outage_since: float | None = None
+        self._recovering: asyncio.Task[None] | None = None
+        self._refusals = _Refusals()
+        self.queue: Queue
+
+    def offer(self, delivery: Delivery) -> None:
+        """Take a delivery; called for each message, so it does next to nothing."""
+        if delivery.redelivered and delivery.delivery_count >= SUSPICIOUS:
+            self._suspects.append(delivery)
+        else:
+            self._waiting.append(delivery)
+        size = len(delivery.body)
+        self._bytes += size
+        self._readings += 1 + size // _BYTES_PER_READING
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settings.flush_ms / 1000, self._due.set)
+        if self._readings >= self._settings.flush_readings or len(self._waiting) >= self._most_messages:
+            self._due.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held."""
+        return not (self._waiting or self._suspects or self._flushing)
+
+    async def run(self) -> None:
+        """Flush whenever due, until cancelled."""
+        try:
+            while True:
+                await self._due.wait()
+                await self._mind_memory()
+                await self._flush_waiting()
+                await self._flush_suspects()
+        finally:
+            for task in self._flushing:
+                task.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more, and give what is held until `timeout_s` to be stored and acknowledged."""
+        await self.queue.pause()
+        deadline = self._now() + timeout_s
+        while not self.idle and self._now() < deadline:
+            self._due.set()
+            await asyncio.sleep(0.01)
+
+    async def _mind_memory(self) -> None:
+        """Pause consuming above the limit of held bodies, resume below half of it."""
+        BUFFERED.set(self._bytes)
+        limit = self._settings.max_buffered_mib * MIB
+        if not self._paused_for_memory and self._bytes > limit:
+            self._paused_for_memory = True
+            log.warning("intake.paused", held_mib=round(self._bytes / MIB), reason="memory")
+            await self.queue.pause()
+        elif self._paused_for_memory and self._bytes < limit / 2 and self._recovering is None:
+            self._paused_for_memory = False
+            await self.queue.resume()
+
+    def _take(self) -> list[Delivery]:
+        deliveries, self._waiting = self._waiting, []
+        self._readings = 0
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return deliveries
+
+    async def _flush_waiting(self) -> None:
+        for part in _parts(self._take(), self._settings.flush_readings):
+            await self._start(part)
+
+    async def _flush_suspects(self) -> None:
+        """Take what may be killing workers when nothing else is at risk, and one at a time."""
+        suspects, self._suspects = self._suspects, []
+        for delivery in suspects:
+            if self._flushing:
+                await asyncio.wait(self._flushing)
+            await self._start([delivery])
+
+    async def _start(self, deliveries: Sequence[Delivery]) -> None:
+        await self._slots.acquire()
+        task = asyncio.create_task(self._flush(deliveries))
+        self._flushing.add(task)
+        task.add_done_callback(self._flushed)
+
+    def _flushed(self, task: "asyncio.Task[None]") -> None:
+        self._flushing.discard(task)
+        self._slots.release()
+        if self._paused_for_memory:
+            self._due.set()
+
+    async def _flush(self, deliveries: Sequence[Delivery]) -> None:
+        """Carry a flush through; one that cannot be is tried message by message."""
+        try:
+            with FLUSH_S.time():
+                # In order, so that what the frozen-value tracker sees is; locks are fair.
+                async with self._preparing:
+                    prepared = await self._prepare(deliveries)
+                await self._finish(prepared)
+        except GivenBack:
+            self._release(deliveries)
+        except Exception as error:
+            if len(deliveries) == 1:
+                await self._refuse_poison(deliveries[0], error)
+                return
+            log.warning("flush.split", messages=len(deliveries), error=repr(error)[:300])
+            for delivery in deliveries:
+                await self._flush([delivery])
+        else:
+            self._release(deliveries)
+
+    def _release(self, deliveries: Sequence[Delivery]) -> None:
+        self._bytes -= sum(len(delivery.body) for delivery in deliveries)
+
+    async def _prepare(self, deliveries: Sequence[Delivery]) -> "_Prepared":
+        """Find the messages that are stored already, and screen the readings of the others."""
+        bodies = [_body_of(delivery) for delivery in deliveries]
+        keys = [seen_key(body.gateway_id, body.message_id, body.content) for body in bodies]
+        counts = await self._seen.readings_of(keys)
+        known = [
+            count is not None and not delivery.redelivered
+            for count, delivery in zip(counts, deliveries, strict=True)
+        ]
+        repeated = sum(count or 0 for count, is_known in zip(counts, known, strict=True) if is_known)
+        before = FlushCounts(self._worker, sum(known), repeated, duplicates=repeated)
+        fresh = [body for body, is_known in zip(bodies, known, strict=True) if not is_known]
+        fresh_keys = [key for key, is_known in zip(keys, known, strict=True) if not is_known]
+        registry = self._assets.current
+        screened = await asyncio.to_thread(_screen, fresh, registry, self._now_us())
+        if any(each.row.reason in UNKNOWN for each in screened.rejected):
+            await self._assets.refresh()
+            if self._assets.current is not registry:
+                registry = self._assets.current
+                screened = await asyncio.to_thread(screen, screened.decoded, registry, self._now_us())
+        flush = await asyncio.to_thread(assemble, screened, registry, self._frozen, before, self._now_us())
+        again = any(delivery.redelivered for delivery in deliveries)
+        remembered = dict(zip(fresh_keys, screened.counts.tolist(), strict=True))
+        return _Prepared(deliveries, flush, again, remembered)
+
+    def _now_us(self) -> int:
+        return int(self._now() * 1e6)
+
+    async def _finish(self, prepared: "_Prepared") -> None:
+        flush = prepared.flush
+        result = await self._write(flush)
+        new = result.stored + result.merged > 0
+        if len(flush.batch) and (new or prepared.again):
+            await self._announce(flush, result)
+        await self._seen.remember(prepared.remembered)
+        self.queue.done(prepared.deliveries)
+        self._account(prepared, result)
+
+    async def _write(self, flush: Flush) -> StoreResult:
+        """Store a flush, for as long as the database is away; raise GivenBack when that takes too long."""
+        async for attempt in stamina.retry_context(
+            on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
+        ):
+            with attempt, self._noting_outage():
+                result = await self._store.write(
+                    flush.batch, flush.quarantined, flush.tallies, flush.counts, flush.contrary
+                )
+        if self._outage_since is not None:
+            log.info("database.back", away_s=round(self._now() - self._outage_since, 1))
+            self._outage_since = None
+            DATABASE_UP.set(1)
+        return result
+
+    @contextmanager
+    def _noting_outage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_outage(error):
+                self._note_outage(error)
+            raise
+
+    def _note_outage(self, error: Exception) -> None:
+        if self._outage_since is None:
+            self._outage_since = self._now()
+            DATABASE_UP.set(0)
+            log.warning("database.lost", error=repr(error)[:300], effect="flushes wait, the queue grows")
+        elif self._now() - self._outage_since > self._settings.outage_pause_s:
+            if self._recovering is None:
+                self._recovering = asyncio.create_task(self._sit_out())
+            raise GivenBack from error
+
+    async def _sit_out(self) -> None:
+        """Give the messages back, and take them again once the database answers."""
+        log.warning("intake.paused", reason="database", effect="messages went back to the queue")
+        await self.queue.pause(give_back=True)
+        self._release([*self._take(), *self._suspects])
+        self._suspects.clear()
+        async for attempt in stamina.retry_context(
+            on=Exception, attempts=None, timeout=None, wait_initial=1.0, wait_max=5.0
+        ):
+            with attempt:
+                await self._ping()
+        self._outage_since = None
+        DATABASE_UP.set(1)
+        self._recovering = None
+        log.info("intake.resumed")
+        await self.queue.resume()
+
+    async def _announce(self, flush: Flush, result: StoreResult) -> None:
+        """Publish what was stored, and come back when the broker has confirmed all of it.
+
+        Rows that proved to be there already are published too: consumers deduplicate by pump and time,
+        and the store does not tell which of a mixed flush they are.
+        """
+        parts = await asyncio.to_thread(flush.announcements, result.conflicts)
+        async for attempt in stamina.retry_context(
+            on=(BrokerUnavailable, Nacked), attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
+        ):
+            with attempt:
+                await asyncio.gather(*map(self._publish, parts))
+
+    async def _publish(self, part: Announcement) -> None:
+        await self._publisher.publish(
+            topology.TELEMETRY,
+            part.routing_key,
+            part.body,
+            headers={
+                topology.PARTITION_HEADER: str(part.partition),
+                **event_headers("telemetry.accepted", "ingest", part.routing_key),
+            },
+            content_type=arrow.MEDIA_TYPE,
+            mandatory=False,
+        )
+
+    async def _refuse_poison(self, delivery: Delivery, error: Exception) -> None:
+        """Give a message that cannot be processed back, and on its last delivery bury it with the reason."""
+        error_id = uuid4().hex
+        self._release([delivery])
+        MESSAGES.labels("poison").inc()
+        if delivery.delivery_count < topology.DELIVERY_LIMIT:
+            log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
+            await asyncio.sleep(POISON_PAUSE_S)
+            self.queue.nack(delivery, requeue=True)
+            return
+        log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
+        await self._publisher.publish(
+            topology.DLX,
+            topology.INGEST_TELEMETRY,
+            delivery.body,
+            headers={
+                **delivery.headers,
+                "esp-reason": repr(error)[:500],
+                "esp-error-id": error_id,
+                "esp-routing-key": delivery.routing_key,
+            },
+            content_type=delivery.content_type or "",
+            message_id=delivery.message_id,
+        )
+        self.queue.done([delivery])
+
+    def _account(self, prepared: "_Prepared", result: StoreResult) -> None:
+        flush = prepared.flush
+        MESSAGES.labels("done").inc(len(prepared.deliveries))
+        for outcome in ("stored", "merged", "duplicates", "quarantined"):
+            READINGS.labels(outcome).inc(max(0, getattr(result, outcome)))
+        FLUSH_READINGS.observe(flush.counts.readings)
+        if len(flush.batch):
+            LAG_S.set(self._now() - int(flush.batch.time_us.max()) / 1e6)
+        reasons = flush.reasons()
+        reasons[Reason.CONFLICT] += len(result.conflicts)
+        self._refusals.note(+reasons, flush, self._now())
+
+
+class _Prepared(NamedTuple):
+    """A flush with the messages it settles; `again`: some of them were delivered before."""
+
+    deliveries: Sequence[Delivery]
+    flush: Flush
+    again: bool
+    remembered: dict[str, int]
+
+
+class _Refusals:
+    """Counts refused readings, and logs one line per reason at most every few seconds."""
+
+    def __init__(self) -> None:
+        self._unsaid: Counter[Reason] = Counter()
+        self._said: dict[Reason, float] = {}
+
+    def note(self, reasons: Mapping[Reason, int], flush: Flush, now: float) -> None:
+        for reason, count in reasons.items():
+            REFUSED.labels(reason).inc(count)
+            self._unsaid[reason] += count
+            if now - self._said.get(reason, 0.0) < _LOG_EVERY_S:
+                continue
+            self._said[reason] = now
+            example = next((row for row in flush.quarantined if row.reason == reason), None)
+            log.warning(
+                "readings.quarantined",
+                reason=reason,
+                count=self._unsaid.pop(reason),
+                gateway_id=example and example.gateway_id,
+                pump_id=example and example.pump_id,
+                example=example and example.detail,
+            )
+
+
+def _body_of(delivery: Delivery) -> Body:
+    gateway_id = gateway_of(delivery.routing_key)
+    return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id)
+
+
+def _screen(bodies: Sequence[Body], registry: Registry, now_us: int) -> Screened:
+    return screen(decode(bodies), registry, now_us)
+
+
+def _parts(deliveries: Sequence[Delivery], readings: int) -> Iterator[Sequence[Delivery]]:
+    """Split what waited while all slots were taken into flushes of about `readings`."""
+    part: list[Delivery] = []
+    size = 0
+    for delivery in deliveries:
+        part.append(delivery)
+        size += 1 + len(delivery.body) // _BYTES_PER_READING
+        if size >= readings:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
