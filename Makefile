@@ -35,9 +35,9 @@ check:  ## Lint, format check, types and import directions
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench:  ## Measure against ceilings taken in the same run; prints ratios
+bench:  ## Measure against ceilings taken in the same run; prints ratios (BENCH=--quick or --full)
 	@$(INSTALL) dev
-	@set -e; for script in tests/performance/bench_*.py; do $(BIN)/python $$script; done
+	@$(BIN)/python tests/performance/run.py $(BENCH)
 
 clean:  ## Stop the platform and remove its data, credentials and logs
 	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack clean

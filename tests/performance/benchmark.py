@@ -1,0 +1,57 @@
+"""How a benchmark is run: its size, its test bed, and the table it prints."""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import psutil
+from bed import Bed
+from report import Figure, table
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a run measures."""
+
+    rounds: int
+    readings: int
+    singles: int
+    load_s: int
+    days: float
+    flood_s: int
+
+
+QUICK = Size(rounds=1, readings=20_000, singles=4_000, load_s=2, days=0.25, flood_s=8)
+DEFAULT = Size(rounds=3, readings=150_000, singles=30_000, load_s=8, days=7, flood_s=60)
+FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, flood_s=600)
+
+Benchmark = Callable[[Bed, Size], Iterable[Figure]]
+
+
+def main(*benchmarks: Benchmark) -> None:
+    """Run the benchmarks one after the other on one test bed and print what they found."""
+    size = _arguments()
+    start = monotonic()
+    cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 2**30
+    print(f"{cores} cores, {memory:.0f} GiB, load before {psutil.getloadavg()[0]:.1f}; {size}", flush=True)
+    figures: list[Figure] = []
+    with Bed() as bed:
+        for benchmark in benchmarks:
+            for figure in benchmark(bed, size):
+                figures.append(figure)
+                print(f"{monotonic() - start:5.0f} s  {'  '.join(figure.row())}", flush=True)
+    print(f"\n{table(figures)}\n\nin {monotonic() - start:.0f} s", flush=True)
+
+
+def _arguments(arguments: Sequence[str] | None = None) -> Size:
+    parser = argparse.ArgumentParser(description="Measures the platform on servers of its own.")
+    parser.add_argument(
+        "--quick", action="store_true", help="under 2 minutes: proves the benchmarks, not the figures"
+    )
+    parser.add_argument("--full", action="store_true", help="more rounds, and ten minutes of flood")
+    parser.add_argument("--flood", type=int, metavar="SECONDS", help="length of the flood of the worker")
+    parser.add_argument("--days", type=float, help="days of readings in the storage benchmark")
+    given = parser.parse_args(arguments)
+    size = QUICK if given.quick else FULL if given.full else DEFAULT
+    return replace(size, flood_s=given.flood or size.flood_s, days=given.days or size.days)

@@ -1,0 +1,167 @@
+"""Posts: how many single-reading POSTs a second the API answers, each confirmed by the quorum queue first.
+
+200 connections of wrk load it from the same cores, with a key, 24 channels a reading. A witness posts
+beside them and notes every reading that was answered with 202; afterwards the worker drains the queue and
+every one of those, and at least as many readings as wrk got answers, must be in the store.
+Printed beside a bare ASGI application on uvicorn that reads the body and answers 202.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import which
+from threading import Event, Thread
+from time import time
+
+import httpx
+from bed import BINARIES, BOOTSTRAP_KEY, Bed, Deployment, Role, wait_until
+from benchmark import Size, main
+from esp_stack.programs import Program, free_port, wait_for
+from report import Figure
+from workload import live_readings, wire
+
+HERE = Path(__file__).parent
+CONNECTIONS = 200
+PUMPS = 50
+PATH = "/api/v1/telemetry"
+HEADERS = {"Authorization": f"Bearer {BOOTSTRAP_KEY}"}
+
+
+def posts(bed: Bed, size: Size) -> Iterator[Figure]:
+    """Load the bare application and the API in turn, then look for what was answered."""
+    if not which("wrk"):
+        raise SystemExit("wrk is not installed — apt-get install wrk")
+    deployment = bed.deploy(bed.engines[0], PUMPS)
+    api, worker = deployment.ingest("api"), deployment.ingest("worker")
+    measured: list[dict[str, float]] = []
+    bare: list[float] = []
+    with bare_application(bed) as url, bed.auth(deployment).running(), api.running():
+        for number in range(size.rounds):
+            bare.append(rate(load(url, number, size.load_s)))
+            deployment.forget()
+            witness = Witness(api.url)
+            with witness.watching():
+                measured.append(load(api.url, number, size.load_s))
+            look_for_answered(deployment, worker, int(measured[-1]["requests"]), witness.answered)
+    rates = [rate(one) for one in measured]
+    yield Figure(
+        "posts of one reading", rates, "posts/s", bare, 10_000, of="measured", note="bare ASGI on uvicorn"
+    )
+    yield Figure("posts: 99th percentile", [one["p99_ms"] for one in measured], "ms")
+
+
+def rate(result: dict[str, float]) -> float:
+    """Return answers a second."""
+    return result["requests"] / result["seconds"]
+
+
+def load(url: str, number: int, seconds: int) -> dict[str, float]:
+    """Load `url` with wrk and return what it counted; `number` keeps readings of rounds apart."""
+    reading = next(wire(live_readings(PUMPS)))
+    channels = json.dumps({name: reading[name] for name in reading.keys() - {"pump_id", "time"}})
+    environment = {
+        "KEY": BOOTSTRAP_KEY,
+        "START_S": str(int(time()) - 3600 + 60 * number),
+        "CHANNELS": channels[1:-1],
+        "PUMPS": str(PUMPS),
+    }
+    argv = [
+        "wrk",
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
+        "-s",
+        str(HERE / "posts.lua"),
+        url,
+    ]
+    done = subprocess.run(
+        argv, env=environment | {"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    result: dict[str, float] = json.loads(done.stdout.split("RESULT ")[1])
+    if result["refused"] or result["failed"]:
+        raise SystemExit(f"{url} did not answer everything with 202: {result}")
+    return result
+
+
+@contextmanager
+def bare_application(bed: Bed) -> Iterator[str]:
+    """Run the bare application and yield its address."""
+    port = free_port()
+    options = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+    argv = (
+        str(BINARIES / "uvicorn"),
+        "ceilings:answer_202",
+        "--app-dir",
+        str(HERE),
+        "--port",
+        str(port),
+        *options,
+    )
+    program = Program("bare", argv, bed.home)
+    process = subprocess.Popen(program.command(), env=program.full_environment())
+    try:
+        wait_for(lambda: httpx.post(f"http://127.0.0.1:{port}/"), "uvicorn", 30)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Witness:
+    """Posts a reading at a time and notes which were answered with 202."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = Event()
+        self.answered: list[tuple[str, datetime]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Post for the length of a `with` block."""
+        thread = Thread(target=self._post)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _post(self) -> None:
+        with httpx.Client(base_url=self._url, headers=HEADERS, timeout=10) as client:
+            while not self._over.is_set():
+                now = datetime.now(UTC)
+                reading = {"pump_id": "SIM-001", "time": now.isoformat(), "intake_pressure_psi": 500.5}
+                if client.post(PATH, json=reading).status_code == httpx.codes.ACCEPTED:
+                    self.answered.append(("SIM-001", now))
+
+
+def look_for_answered(
+    deployment: Deployment, worker: Role, answers: int, witnessed: list[tuple[str, datetime]]
+) -> None:
+    """Drain the queue and end the run unless every answered reading is in the store."""
+    with worker.running():
+        wait_until(
+            lambda: deployment.stored() >= answers + len(witnessed), "answered readings stored", 300, 1
+        )
+        wait_until(lambda: deployment.bed.waiting() == 0, "queue drained", 60)
+    ids, times = [pump for pump, _ in witnessed], [at for _, at in witnessed]
+    statement = """
+        SELECT count(*) FROM unnest(%s::text[], %s::timestamptz[]) AS answered (pump_id, time)
+        WHERE NOT EXISTS (SELECT FROM telemetry_v1.readings r
+            WHERE r.pump_id = answered.pump_id AND r.time = answered.time)
+    """
+    ((lost,),) = deployment.admin(statement, ids, times)
+    stored = deployment.stored()
+    if lost or stored > answers + len(witnessed) + CONNECTIONS:
+        raise SystemExit(f"{answers} answered, {stored} stored; {lost} of {len(witnessed)} witnessed lost")
+    print(f"        {answers + len(witnessed):,} posts answered, {stored:,} readings stored", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(posts))

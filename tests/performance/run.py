@@ -1,0 +1,11 @@
+"""Every benchmark on one test bed: `make bench`, or this file with `--quick` or `--full`."""
+
+from batches import batches
+from benchmark import main
+from memory import memory
+from posts import posts
+from singles import singles
+from storage import storage
+
+if __name__ == "__main__":
+    main(batches, singles, posts, storage, memory)

@@ -1,0 +1,28 @@
+"""The benchmarks work; what they measure is `make bench`'s to say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FIGURES = (
+    "Arrow of 1,000",
+    "JSON of 100",
+    "one reading a message",
+    "posts of one reading",
+    "columnstore",
+    "flood",
+)
+
+
+@pytest.mark.timeout(300)
+def test_quick_run_of_every_benchmark_prints_its_figures():
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("run.py"), "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(figure in done.stdout for figure in FIGURES)
