@@ -21,7 +21,8 @@ _SECRET_TEXT: Final = re.compile(
     r"(?P<url>://[^\s:/@]*:)[^\s/]+(?=@)"
     r"|(?P<live>esp_live_)\w+"
     r"|(?P<bearer>\bbearer\s+)\S+"
-    r"|(?P<pair>\b(?:password|secret|token|api_?key)\s*[=:]\s*)[^\s,;&\"']+",
+    r"|(?P<pair>(?:password|secret|token|api[_-]?key|authorization)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?:bearer\s+)?[^\s,;&\"']+",
     re.IGNORECASE,
 )
 _NOISY: Final = {

@@ -1,0 +1,121 @@
+"""Settings and secrets: from variables or files, and never in sight."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from esp_common import telemetry
+from esp_common.database import Queries
+from esp_common.errors import InvalidInput, NotFound, Unavailable, run_cli
+from esp_common.http import decode_cursor, encode_cursor
+from esp_common.secrets import LooseSecretWarning, read_secret
+from esp_common.settings import ServiceSettings, settings_table
+
+
+def secret(folder: Path, text: str, mode: int = 0o600) -> Path:
+    path = folder / "secret"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_a_secret_file_wins_over_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESP_DATABASE_URL", "postgresql://from-variable/esp")
+    monkeypatch.setenv("ESP_DATABASE_URL_FILE", str(secret(tmp_path, "postgresql://from-file/esp\n")))
+    assert ServiceSettings.load().database_url == "postgresql://from-file/esp"
+
+
+def test_a_secret_others_may_read_is_used_with_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(LooseSecretWarning, match="0640"):
+        assert read_secret(secret(tmp_path, "s", 0o640)) == "s"
+
+
+def test_a_missing_secret_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESP_REDIS_URL_FILE", "/nowhere/secret")
+    with pytest.raises(InvalidInput, match="/nowhere/secret"):
+        ServiceSettings.load()
+
+
+def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESP_HTTP_PORT", "hunter2")
+    with pytest.raises(InvalidInput) as caught:
+        ServiceSettings.load()
+    assert "ESP_HTTP_PORT" in caught.value.line()
+    assert "hunter2" not in caught.value.line()
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    assert "hunter2" not in repr(ServiceSettings(amqp_url="amqp://u:hunter2@h/"))
+
+
+def test_the_table_tells_every_setting_and_its_meaning() -> None:
+    table = settings_table(ServiceSettings).splitlines()
+    assert len(table) == 1 + len(ServiceSettings.model_fields)
+    assert any(line.startswith("ESP_STATEMENT_TIMEOUT_S") and "Seconds" in line for line in table)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "amqp://ingest:hunter2@127.0.0.1:5672/"},
+        {"url": "redis://:hunter2@127.0.0.1"},
+        {"password": "hunter2"},
+        {"api_key": "hunter2"},
+        {"request": {"Authorization": "hunter2"}},
+        {"reason": ["sent Bearer hunter2"]},
+        {"reason": "key esp_live_hunter2"},
+        {"reason": ConnectionError("postgresql://esp:hunter2@db/esp refused")},
+        {"reason": "Authorization: Bearer hunter2"},
+        {"dsn": "host=db password=hunter2 port=1"},
+    ],
+)
+def test_logs_do_not_show_secrets(
+    fields: dict[str, object], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers[:])
+    monkeypatch.setattr(root, "level", root.level)
+    telemetry.configure("ingest", "worker", ServiceSettings())
+    logging.getLogger("some.library").error("it failed: %s", fields, extra=fields)
+    line = capsys.readouterr().out
+    assert "hunter2" not in line
+    assert json.loads(line)["role"] == "worker"
+
+
+def test_queries_are_found_by_name() -> None:
+    queries = Queries("-- name: one\n-- The first.\nSELECT 1;\n\n-- name: two\nSELECT 2;\n")
+    assert queries.one.endswith("SELECT 1;")
+    assert queries["two"] == "SELECT 2;"
+    with pytest.raises(AttributeError, match="three"):
+        _ = queries.three
+
+
+def test_a_query_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="one"):
+        Queries("-- name: one\nSELECT 1;\n-- name: one\nSELECT 2;\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InvalidInput("x"), 2), (Unavailable("x"), 3), (NotFound("x"), 4)]
+)
+def test_a_command_that_fails_prints_one_line_and_exits_by_cause(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as exited:
+        run_cli(app)
+    assert exited.value.code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_cursor_comes_back_as_it_was() -> None:
+    assert decode_cursor(encode_cursor("2024-01-01", 7, None), 3) == ["2024-01-01", 7, None]
+
+
+@pytest.mark.parametrize("cursor", ["", "!", "W10", "eyJhIjoxfQ", encode_cursor(1)])
+def test_a_cursor_of_someone_else_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidInput):
+        decode_cursor(cursor, 2)
