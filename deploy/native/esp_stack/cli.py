@@ -57,9 +57,12 @@ def status(folder: Folder = DEFAULT_FOLDER) -> None:
     if not folder.exists() or (stack := Stack(folder.resolve())).supervisor.pid is None:
         console.print("The stack is down. `make up` starts it.")
         raise typer.Exit(1)
-    console.print(process_table(stack))
+    table, all_ready = process_table(stack)
+    console.print(table)
     for line in flow(stack):
         console.print(line)
+    if not all_ready:
+        raise typer.Exit(1)
 
 
 @app.command()

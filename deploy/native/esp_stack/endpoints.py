@@ -1,13 +1,16 @@
-"""`endpoints.json`: every address and credential of the running stack, for tools and tests."""
+"""What the running stack tells tools: `endpoints.json` and `env`."""
 
 import json
+import sys
+from pathlib import Path
 
 from esp_stack.programs import private_file
+from esp_stack.roles import Roles
 from esp_stack.stack import DATABASE, ENGINEERS_GATEWAY, Stack
 
 
 def write_endpoints(stack: Stack) -> None:
-    """Write the file, readable by the owner of the stack only; what does not exist yet is null."""
+    """Write every address and credential, for the stack's owner only; what does not exist yet is null."""
     rabbitmq = stack.rabbitmq
     endpoints = {
         "http": stack.nginx.url,
@@ -23,6 +26,16 @@ def write_endpoints(stack: Stack) -> None:
         "api_key": stack.api_key,
         "gateway": {"id": ENGINEERS_GATEWAY, "key": rabbitmq.passwords[ENGINEERS_GATEWAY]},
         "engine": stack.engine,
-        "processes": {state.name: state.pid for state in stack.supervisor.states() if state.pid},
+        "processes": stack.supervisor.process_ids(),
     }
     private_file(stack.folder / "endpoints.json", json.dumps(endpoints, indent=2) + "\n", None)
+
+
+def write_environment(stack: Stack) -> None:
+    """Write `env`, to be sourced by a shell that wants to run `esp-ingest` or `esp-gateway` on this stack.
+
+    It names the files that hold the credentials, not the credentials.
+    """
+    settings = {**Roles(stack).for_operators(), "PATH": f"{Path(sys.executable).parent}:$PATH"}
+    lines = (f'export {name}="{value}"\n' for name, value in settings.items())
+    (stack.folder / "env").write_text("".join(lines))

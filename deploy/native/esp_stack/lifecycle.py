@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from esp_stack.databases import ensure_database
-from esp_stack.endpoints import write_endpoints
+from esp_stack.endpoints import write_endpoints, write_environment
 from esp_stack.programs import Program, StackError, give, is_free, wait_for
 from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
@@ -60,6 +60,7 @@ def up(stack: Stack, say: Say) -> None:
     for role in everything:
         _wait_role(stack, role)
     write_endpoints(stack)
+    write_environment(stack)
 
 
 def down(stack: Stack) -> None:

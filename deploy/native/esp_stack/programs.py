@@ -98,12 +98,13 @@ def private_folder(path: Path, user: str | None) -> Path:
 
 
 def private_file(path: Path, text: str, user: str | None) -> Path:
-    """Write `text` where only `user` can read it, at no moment readable by another."""
-    path.unlink(missing_ok=True)
-    path.touch(0o600, exist_ok=False)
-    path.write_text(text)
-    give(path, user, 0o600)
-    return path
+    """Write `text` where only `user` can read it: at no moment half written or readable by another."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(0o600)
+    new.write_text(text)
+    give(new, user, 0o600)
+    return new.replace(path)
 
 
 def executable(name: str, *folders: str) -> str:

@@ -54,6 +54,10 @@ class Roles:
         arguments = ("assets", "import", str(assets))
         return self._program("assets-import", "esp-ingest", arguments, self._ingest("esp_ingest"))
 
+    def for_operators(self) -> dict[str, str]:
+        """Return the settings with which a person runs ingest's commands."""
+        return self._ingest("esp_ingest")
+
     def _role(self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> Role:
         port = self._stack.ports[name]
         prefix = command.replace("-", "_").upper()

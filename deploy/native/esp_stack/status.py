@@ -18,15 +18,17 @@ STORED_LAST_MINUTE = (
 )
 
 
-def process_table(stack: Stack) -> Table:
-    """Return the table of every process: state, pid, whether it is ready, how long it has been up."""
+def process_table(stack: Stack) -> tuple[Table, bool]:
+    """Return the table of every process (state, pid, ready, time up), and whether all of them are ready."""
     table = Table("process", "state", "pid", "ready", "up", box=None, pad_edge=False)
     roles = {role.program.name: role for role in Roles(stack).all()}
+    all_ready = True
     for state in stack.supervisor.states():
         ready = _is_ready(stack, state, roles.get(state.name))
+        all_ready = all_ready and ready
         pid = str(state.pid) if state.pid else "-"
         table.add_row(state.name, state.state, pid, "yes" if ready else "no", _duration(state.uptime_s))
-    return table
+    return table, all_ready
 
 
 def flow(stack: Stack) -> list[str]:

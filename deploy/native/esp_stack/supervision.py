@@ -52,6 +52,15 @@ stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 redirect_stderr=true
 """
+# Told of every process that starts or ends: `watch` keeps endpoints.json true.
+LISTENER = """
+[eventlistener:endpoints]
+command={command}
+events=PROCESS_STATE_STARTING,PROCESS_STATE_RUNNING,PROCESS_STATE_EXITED
+buffer_size=1000
+stderr_logfile={logs}/endpoints.log
+stdout_logfile=NONE
+"""
 OPEN_FILES = 65_536
 LONGEST_SOCKET_PATH = 100
 STOP_TIMEOUT_S = 120
@@ -98,6 +107,8 @@ class Supervisor:
             user="user=root" if os.geteuid() == 0 else "",
         )
         text += "".join(self._section(program, order) for order, program in enumerate(programs, 100))
+        watch = Program("endpoints", (sys.executable, "-m", "esp_stack.watch", str(self.folder)), self.folder)
+        text += LISTENER.format(command=_literally(shlex.join(watch.command())), logs=self.logs)
         private_file(self._configuration, text, None)
 
     def start(self) -> None:
@@ -148,8 +159,12 @@ class Supervisor:
                 pid=info["pid"] or None,
                 uptime_s=info["now"] - info["start"] if info["state"] == ProcessStates.RUNNING else 0,
             )
-            for info in sorted(infos, key=lambda info: info["start"])
+            for info in infos
         ]
+
+    def process_ids(self) -> dict[str, int]:
+        """Return name → process id of every program that runs."""
+        return {state.name: state.pid for state in self.states() if state.pid}
 
     def log(self, name: str) -> Path:
         """Return the file a program's output goes to."""
