@@ -19,6 +19,7 @@ from esp_common.messaging.link import Link
 
 PUBLISH_TIMEOUT_S: Final = 30.0
 START_TIMEOUT_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 2.0
 _FRAME_OVERHEAD: Final = 8
 _PERSISTENT, _TRANSIENT = 2, 1
 
@@ -59,6 +60,8 @@ class Publisher(Link):
         """Close the connection; what is still in flight raises BrokerUnavailable."""
         await self.stop()
         if self._running is not None:
+            await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
+            self._running.cancel()  # it may be waiting for a broker that is away
             await asyncio.wait([self._running])
 
     async def __aenter__(self) -> Self:
