@@ -10,7 +10,8 @@ from esp_common.errors import Conflict, NotFound
 
 from esp_ingest.asset_kinds import KINDS, Asset, Kind, Problem, Statement, TagMap, invalid
 from esp_ingest.domain.tags import make_tag
-from esp_ingest.store.assets import AssetStore, Link, Pool
+from esp_ingest.store.assets import AssetStore
+from esp_ingest.store.connection import Connection, Pool
 
 SERVICE: Final = "ingest"
 
@@ -80,7 +81,7 @@ async def _existing(store: AssetStore, kind: Kind, id_: str) -> dict[str, Any]:
     return found[id_]
 
 
-async def _write(connection: Link, statements: Sequence[Statement], actor: str) -> Changes:
+async def _write(connection: Connection, statements: Sequence[Statement], actor: str) -> Changes:
     store = AssetStore(connection)
     await _check_references(store, statements)
     created = updated = 0
@@ -131,7 +132,7 @@ def _document(asset: Asset) -> dict[str, Any]:
 
 
 async def _announce(
-    connection: Link, kind: Kind, id_: str, data: dict[str, Any], action: str, actor: str
+    connection: Connection, kind: Kind, id_: str, data: dict[str, Any], action: str, actor: str
 ) -> None:
     """Publish the change to the services that keep copies, and to the audit trail."""
     event = Event(type=kind.event_type, source=SERVICE, subject=id_, data=data)

@@ -1,15 +1,17 @@
 """What the routes share: pages with cursors, and the problems they answer with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
+from esp_common.errors import InvalidInput
 from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor
 from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel
 
 Item = TypeVar("Item")
+Row = TypeVar("Row")
 
 Id = Annotated[str, Path(min_length=1, max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
@@ -30,21 +32,32 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None
 
 
-def page(
-    rows: Sequence[Mapping[str, Any]], limit: int, key: Callable[[Mapping[str, Any]], Sequence[Any]]
-) -> dict[str, Any]:
-    """Return a page of `limit` of `rows`, of which one more was read to see whether there is a next page."""
+def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[object]]) -> dict[str, Any]:
+    """Return a page of `limit` of `rows`, of which one more was read to see whether there is a next page.
+
+    `key`: what the next page's rows come after.
+    """
     items = rows[:limit]
     following = encode_cursor(*map(_as_text, key(items[-1]))) if len(rows) > limit else None
     return {"items": items, "next_cursor": following}
 
 
-def position(cursor: str | None, size: int) -> list[Any] | None:
-    """Return the key of the last row of the page before, None for the first page."""
-    return None if cursor is None else decode_cursor(cursor, size)
+def position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    """Return the key a page starts after, each part made by its function; None for the first page."""
+    if cursor is None:
+        return None
+    try:
+        return tuple(part(text) for part, text in zip(parts, decode_cursor(cursor, len(parts)), strict=True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error
 
 
-def _as_text(part: Any) -> str:
+def as_time(text: str) -> datetime:
+    """Return the time that a cursor holds."""
+    return datetime.fromisoformat(text)
+
+
+def _as_text(part: object) -> str:
     return part.isoformat() if isinstance(part, datetime) else str(part)
 
 

@@ -32,7 +32,7 @@ def _add_reads(router: APIRouter, assets: Assets, kind: Kind) -> None:
     may_read = [Depends(require("assets:read"))]
 
     async def read_page(field_id: FieldFilter = None, cursor: Cursor = None, limit: Limit = 100) -> Any:
-        (after,) = position(cursor, 1) or [None]
+        (after,) = position(cursor, str) or (None,)
         rows = await assets.page(kind, after=after, field_id=field_id, limit=limit + 1)
         return page(rows, limit, lambda row: [row[kind.key]])
 

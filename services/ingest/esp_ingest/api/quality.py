@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from esp_common.auth import require
-from esp_common.errors import InvalidInput
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
@@ -16,6 +15,7 @@ from esp_ingest.api.answers import (
     Page,
     Since,
     Until,
+    as_time,
     page,
     position,
     problems,
@@ -23,6 +23,8 @@ from esp_ingest.api.answers import (
 from esp_ingest.asset_kinds import KINDS
 from esp_ingest.assets import Assets
 from esp_ingest.store.lists import Lists
+
+Below = Annotated[float | None, Query(ge=0, le=100, description="Only scores under this.")]
 
 
 class QualityHour(BaseModel):
@@ -45,19 +47,16 @@ def quality_router(lists: Lists, assets: Assets) -> APIRouter:
     router = APIRouter(tags=["quality"], dependencies=[Depends(require("quality:read"))])
 
     @router.get("/quality", response_model=Page[QualityHour], responses=problems())
-    async def latest_quality(
-        field_id: FieldFilter = None,
-        below: Annotated[float | None, Query(ge=0, le=100, description="Only scores under this.")] = None,
-        cursor: Cursor = None,
-        limit: Limit = 100,
+    async def list_quality(
+        field_id: FieldFilter = None, below: Below = None, cursor: Cursor = None, limit: Limit = 100
     ) -> Any:
         """Return each pump's newest scored hour, by pump id."""
-        (after,) = position(cursor, 1) or [None]
+        (after,) = position(cursor, str) or (None,)
         rows = await lists.latest_quality(field_id, below, after, limit + 1)
         return page(rows, limit, lambda row: [row["pump_id"]])
 
     @router.get("/pumps/{id}/quality", response_model=Page[QualityHour], responses=problems(404))
-    async def quality_of_pump(
+    async def list_quality_of_pump(
         id: Id,  # noqa: A002 - the name the path shows
         since: Since = None,
         until: Until = None,
@@ -66,16 +65,8 @@ def quality_router(lists: Lists, assets: Assets) -> APIRouter:
     ) -> Any:
         """Return a pump's scored hours, newest first."""
         await assets.get(KINDS["pumps"], id)
-        (after,) = position(cursor, 1) or [None]
-        rows = await lists.quality_of(id, since, until, after and as_time(after), limit + 1)
+        (after,) = position(cursor, as_time) or (None,)
+        rows = await lists.quality_of(id, since, until, after, limit + 1)
         return page(rows, limit, lambda row: [row["hour"]])
 
     return router
-
-
-def as_time(text: str) -> datetime:
-    """Return the time that a cursor holds."""
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error

@@ -1,0 +1,195 @@
+"""The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import Any, Final
+
+import stamina
+import structlog
+import uvicorn
+from esp_common.auth import KEY_REVOKED, KeyVerifier
+from esp_common.contracts.events import Event
+from esp_common.database import create_pool
+from esp_common.health import Health, serve_health
+from esp_common.http import create_app
+from esp_common.messaging import EventListener, Requester
+from starlette.types import ASGIApp
+
+from esp_ingest.api.assets import assets_router
+from esp_ingest.api.quality import quality_router
+from esp_ingest.api.telemetry import FastLane, TelemetryEndpoint
+from esp_ingest.api.telemetry_docs import telemetry_router
+from esp_ingest.assets import Assets
+from esp_ingest.coalescer import Coalescer
+from esp_ingest.consumers import LiveRegistry, open_worker
+from esp_ingest.domain.registry import Registry
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store.assets import load_registry
+from esp_ingest.store.connection import Pool
+from esp_ingest.store.lists import Lists
+from esp_ingest.store.telemetry import OUTAGES, installed_engine, prepare
+
+log = structlog.get_logger()
+
+SHUTDOWN_S: Final = 20
+"""How long requests under way have to end after SIGTERM."""
+
+ENGINE_LACKS: Final = {
+    "timescale": [],
+    "postgres": ["columnstore compression", "real-time aggregates: rollups follow within their period"],
+}
+"""What an operator should know of each storage engine."""
+
+
+async def run_api(settings: IngestSettings) -> None:
+    """Serve the API until told to stop; requests under way are answered first."""
+    stop = _stop_signal()
+    async with open_api(settings) as (application, background):
+        server = _Server(
+            uvicorn.Config(
+                application,
+                settings.http_host,
+                settings.http_port,
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=SHUTDOWN_S,
+            )
+        )
+
+        async def stop_serving() -> None:
+            await stop.wait()
+            server.should_exit = True
+
+        await _until_first_ends(server.serve(), *background, others=[stop_serving()])
+
+
+@asynccontextmanager
+async def open_api(
+    settings: IngestSettings,
+) -> AsyncIterator[tuple[ASGIApp, list[Coroutine[Any, Any, None]]]]:
+    """Put the API together; yield the application and what must run beside it."""
+    health = Health()
+    async with AsyncExitStack() as stack:
+        # No connection is opened yet: the API starts, and says that it is not ready, without a database.
+        pool = await create_pool(
+            settings, role="esp-ingest api", min_size=0, max_size=settings.database_pool_size
+        )
+        stack.push_async_callback(pool.close)
+        requester = Requester(settings.amqp_url, name="esp-ingest api", timeout_s=settings.confirm_timeout_s)
+        await stack.enter_async_context(requester)
+        verifier = KeyVerifier(requester)
+        registry = LiveRegistry(lambda: _load_registry(pool, health), settings.registry_reload_s)
+        coalescer = Coalescer(requester, registry, settings)
+        stack.push_async_callback(coalescer.close)
+        listener = _listen(settings, registry, verifier)
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
+        health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
+        assets, lists = Assets(pool), Lists(pool)
+        endpoint = TelemetryEndpoint(verifier, coalescer, settings.max_body_bytes)
+        application = create_app(
+            "ESP ingest",
+            health=health,
+            verifier=verifier,
+            routers=[telemetry_router(endpoint), assets_router(assets), quality_router(lists, assets)],
+            max_body_bytes=settings.max_body_bytes,
+        )
+        yield FastLane(application, endpoint), [_keep(registry), listener.run()]
+
+
+async def run_worker(settings: IngestSettings) -> None:
+    """Store readings until told to stop; what is held is finished first."""
+    stop = _stop_signal()
+    health = Health()
+    health.add_flag("started", lambda: False, "waiting for the database")
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        pool = await _open_pool(settings, "worker", init=prepare)
+        stack.push_async_callback(pool.close)
+        worker = await stack.enter_async_context(open_worker(settings, pool))
+        _tell_engine(health, worker.engine)
+        health.add_flag("started", lambda: True, "")
+        health.add_flag("consumer", lambda: worker.alive, "the broker does not have this consumer")
+        health.add_flag("registry", lambda: worker.registry.loaded, "assets are not loaded yet")
+        health.add_flag("publisher", lambda: worker.publisher.connected, "not connected")
+        await worker.run(stop)
+
+
+async def _open_pool(settings: IngestSettings, role: str, **options: Any) -> Pool:
+    """Return a connected pool, however long the database takes to answer."""
+    async for attempt in stamina.retry_context(on=OUTAGES, attempts=None, timeout=None, wait_max=5.0):
+        with attempt:
+            return await create_pool(
+                settings, role=f"esp-ingest {role}", max_size=settings.database_pool_size, **options
+            )
+    raise AssertionError("retried for ever")
+
+
+async def _load_registry(pool: Pool, health: Health) -> Registry:
+    async with pool.acquire() as connection:
+        if "engine" not in health.info:
+            _tell_engine(health, await installed_engine(connection))
+        return await load_registry(connection)
+
+
+def _tell_engine(health: Health, engine: str) -> None:
+    health.info.update(engine=engine, engine_lacks=ENGINE_LACKS[engine])
+    log.info("storage.engine", engine=engine, lacks=ENGINE_LACKS[engine])
+
+
+async def _keep(registry: LiveRegistry) -> None:
+    await registry.load()
+    await registry.run()
+
+
+def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: KeyVerifier) -> EventListener:
+    def on_event(event: Event) -> None:
+        if event.type == KEY_REVOKED:
+            verifier.on_event(event)
+        else:
+            registry.note_change()
+
+    def on_connected() -> None:
+        # Events may have been missed: whatever they would have changed is asked for again.
+        verifier.forget()
+        registry.note_change()
+
+    patterns = ["asset.*", KEY_REVOKED]
+    return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)
+
+
+class _Server(uvicorn.Server):
+    """A server inside a role that handles signals itself."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+def _stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM or SIGINT sets."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_first_ends(
+    *parts: Coroutine[Any, Any, None], others: list[Coroutine[Any, Any, None]]
+) -> None:
+    """Run all; return when the first of `parts` ends, raising what it died of. `others` may end before."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    beside = [asyncio.ensure_future(part) for part in others]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, *beside):
+            task.cancel()
+        await asyncio.gather(*tasks, *beside, return_exceptions=True)
