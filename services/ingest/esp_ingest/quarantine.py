@@ -1,0 +1,71 @@
+"""Quarantine: refused readings are sent again once their cause is mended, or discarded."""
+
+import base64
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+from esp_common import audit, topology
+from esp_common.errors import Conflict, NotFound
+from esp_common.messaging import Publisher
+
+from esp_ingest.domain.decode import JSON_TYPE
+from esp_ingest.domain.keep import BODY, CONTENT_TYPE
+from esp_ingest.store import operations
+from esp_ingest.store.connection import Connection
+
+REPLAYED: Final = "replayed"
+DISCARDED: Final = "discarded"
+
+
+class Quarantine:
+    """Resolves refused readings on behalf of `actor`, a principal's id; every resolution is audited."""
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", publisher: Publisher) -> None:
+        self._pool = pool
+        self._publisher = publisher
+
+    async def replay(self, id_: UUID, actor: str) -> None:
+        """Send a refused reading in again, as from its gateway; refused anew it will be pending again.
+
+        Raises NotFound, Conflict when it is not pending, and BrokerUnavailable, after which it still is.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            refused = await self._take(connection, id_, REPLAYED, actor)
+            # Under the row's lock: the worker that refuses it again waits until it is marked as replayed.
+            body, content_type = body_of(refused.payload)
+            await self._publisher.publish(
+                topology.INGEST,
+                topology.telemetry_key(refused.gateway_id),
+                body,
+                content_type=content_type,
+                # A name of its own: under the old one it would pass for a message that was seen.
+                message_id=f"replay-{uuid4().hex}",
+            )
+
+    async def discard(self, id_: UUID, actor: str) -> None:
+        """Give a refused reading up; its row stays. Raises NotFound, and Conflict when it is not pending."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await self._take(connection, id_, DISCARDED, actor)
+
+    async def _take(self, connection: Connection, id_: UUID, state: str, actor: str) -> operations.Refused:
+        refused = await operations.lock_refused(connection, id_)
+        if refused is None:
+            raise NotFound(f"no reading {id_} in quarantine", fix="see `esp-ingest quarantine list`")
+        if refused.state != "pending":
+            raise Conflict(f"reading {id_} was {refused.state} already")
+        await operations.resolve(connection, id_, state, actor)
+        data = {"gateway_id": refused.gateway_id, "pump_id": refused.pump_id, "reason": refused.reason}
+        action = f"quarantine.{state}"
+        await audit.record(
+            connection, source="ingest", actor=actor, action=action, subject=str(id_), data=data
+        )
+        return refused
+
+
+def body_of(payload: dict[str, Any]) -> tuple[bytes, str]:
+    """Return the message body and media type that `payload` was kept of."""
+    if payload.keys() == {BODY, CONTENT_TYPE}:
+        return base64.b64decode(payload[BODY]), payload[CONTENT_TYPE] or ""
+    return orjson.dumps(payload), JSON_TYPE

@@ -1,0 +1,534 @@
+"""The worker on real servers: from a gateway's message to the row, the announcement and the ack."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import asyncpg
+import orjson
+import pytest
+from esp_common import topology
+from esp_common.contracts import arrow
+from esp_common.contracts.readings import empty_readings
+from esp_common.database import create_pool
+from esp_common.errors import Conflict, NotFound
+from esp_common.messaging import Publisher
+from esp_ingest import intake
+from esp_ingest.consumers import Worker, open_worker
+from esp_ingest.dead_letters import DeadLetters
+from esp_ingest.domain.decode import ARROW_TYPE
+from esp_ingest.quarantine import Quarantine
+from esp_ingest.reconcile import Reconciliation, reconcile
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store.migrations import migrate
+from esp_ingest.store.telemetry import prepare
+from esp_stack.servers import Vhost
+from redis.asyncio import Redis
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+RUN_WORKER = """
+import asyncio, sys
+from esp_common.database import create_pool
+from esp_ingest.consumers import open_worker
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store.telemetry import prepare
+
+async def main():
+    settings = IngestSettings.load()
+    async with await create_pool(settings, role="worker", init=prepare) as pool:
+        async with open_worker(settings, pool) as worker:
+            await worker.run(asyncio.Event())
+
+asyncio.run(main())
+"""
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float = 20) -> Any:
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while not (found := await condition()):
+        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+@dataclass
+class Field:
+    """The servers of a module, with two pumps of two gateways, and what a test wants to know of them."""
+
+    settings: IngestSettings
+    admin: "asyncpg.Pool[Any]"
+    vhost: Vhost
+    publisher: Publisher
+    channel: aio_pika.abc.AbstractChannel
+    announced: list[aio_pika.abc.AbstractIncomingMessage] = field(default_factory=list)
+    running: Worker | None = None
+    next_time: datetime = NOW - timedelta(hours=4)
+
+    def reading(self, pump_id: str = "P1", **values: Any) -> dict[str, Any]:
+        """A good reading at an instant of its own."""
+        self.next_time += timedelta(seconds=1)
+        sent = {"pump_id": pump_id, "time": self.next_time.isoformat(), "frequency_hz": 50.0} | values
+        return {name: value for name, value in sent.items() if value is not ...}
+
+    async def send(self, sent: Any, gateway_id: str = "gw-01", **properties: Any) -> None:
+        body = sent if isinstance(sent, bytes) else orjson.dumps(sent)
+        await self.publisher.publish(topology.INGEST, f"telemetry.{gateway_id}", body, **properties)
+
+    async def stored(self, sent: dict[str, Any]) -> Any:
+        query = "SELECT * FROM telemetry_v1.readings WHERE pump_id = $1 AND time = $2"
+        return await self.admin.fetchrow(query, sent["pump_id"], datetime.fromisoformat(sent["time"]))
+
+    async def refused(self) -> list[Any]:
+        return list(await self.admin.fetch("SELECT * FROM ingest.quarantine ORDER BY received_at"))
+
+    async def count(self) -> int:
+        return int(await self.admin.fetchval("SELECT count(*) FROM ingest.telemetry"))
+
+    async def reconciled(self, receipt: Path | None = None) -> Reconciliation:
+        async with await create_pool(self.settings, role="reconcile") as pool:
+            return await reconcile(pool, self.settings.amqp_url, receipt)
+
+    async def ledger(self) -> dict[str, int]:
+        row = await self.admin.fetchrow(
+            "SELECT coalesce(sum(messages), 0) AS messages, coalesce(sum(readings), 0) AS readings,"
+            " coalesce(sum(stored), 0) AS stored, coalesce(sum(merged), 0) AS merged,"
+            " coalesce(sum(duplicates), 0) AS duplicates, coalesce(sum(quarantined), 0) AS quarantined"
+            " FROM ingest.ledger"
+        )
+        return dict(row)
+
+    async def drained(self) -> None:
+        """Wait until nothing is in the queue nor on its way through the worker, three looks in a row."""
+        calm = 0
+
+        async def look() -> bool:
+            nonlocal calm
+            idle = self.running is None or self.running.intake.idle
+            calm = calm + 1 if idle and await self.ready(topology.INGEST_TELEMETRY) == 0 else 0
+            return calm >= 3
+
+        await until(look, "the queue is drained")
+
+    async def ready(self, queue: str) -> int:
+        """How many messages wait in `queue`."""
+        declared = await self.channel.declare_queue(queue, passive=True)
+        return int(declared.declaration_result.message_count or 0)
+
+    @asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[Worker]:
+        """Run a worker while inside, and stop it in good order."""
+        settings = self.settings.model_copy(update=changes)
+        stop = asyncio.Event()
+        async with (
+            await create_pool(settings, role="worker", max_size=4, init=prepare) as pool,
+            open_worker(settings, pool) as worker,
+        ):
+            running = asyncio.create_task(worker.run(stop))
+            self.running = worker
+            try:
+                yield worker
+            finally:
+                self.running = None
+                stop.set()
+                await running
+
+
+@pytest.fixture(scope="module")
+async def servers(database: Any, vhost: Vhost, redis_url: str) -> AsyncIterator[Field]:
+    await asyncio.to_thread(migrate, database.url("esp_ingest_owner"), database.engine)
+    settings = IngestSettings(
+        amqp_url=vhost.url_for("ingest"),
+        database_url=database.url("esp_ingest"),
+        redis_url=redis_url,
+        flush_ms=20,
+    )
+    async with (
+        await asyncpg.create_pool(database.admin_url, min_size=1, max_size=3) as admin,
+        Publisher(vhost.url) as publisher,
+        await aio_pika.connect(vhost.url) as connection,
+        connection.channel() as channel,
+    ):
+        await admin.execute(
+            "INSERT INTO ingest.fields VALUES ('north', 'North'), ('south', 'South');"
+            "INSERT INTO ingest.wells VALUES ('W1', 'north', 'W1'), ('W2', 'south', 'W2');"
+            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P1', 'W1'), ('P2', 'W2');"
+            "INSERT INTO ingest.gateways VALUES ('gw-01', 'north', 'One'), ('gw-02', 'south', 'Two');"
+            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P1'), ('gw-02', 'P2')"
+        )
+        field_ = Field(settings, admin, vhost, publisher, channel)
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(topology.TELEMETRY, "#")
+
+        async def on_announced(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            field_.announced.append(message)
+
+        await queue.consume(on_announced, no_ack=True)
+        yield field_
+
+
+@pytest.fixture
+async def site(servers: Field) -> Field:
+    """The module's servers with nothing stored and nothing queued."""
+    for name in (topology.INGEST_TELEMETRY, topology.INGEST_TELEMETRY_DEAD):
+        queue = await servers.channel.get_queue(name)
+        await queue.purge()
+    await servers.admin.execute("TRUNCATE ingest.telemetry, ingest.quarantine, ingest.ledger, ingest.outbox")
+    async with Redis.from_url(servers.settings.redis_url) as redis:
+        await redis.flushdb()
+    servers.announced.clear()
+    return servers
+
+
+async def test_readings_of_every_form_are_stored_and_announced(site: Field) -> None:
+    one, two, three = site.reading(), site.reading(motor_current_a=20.1234), site.reading("P2", running=True)
+    batch = empty_readings(2)
+    batch.pump_id[:] = "P1"
+    batch.time_us[:] = (
+        int(site.next_time.timestamp() + 10) * 1_000_000,
+        int(site.next_time.timestamp() + 11) * 1_000_000,
+    )
+    batch.values[:, 8] = 51.5, 52.5
+    async with site.worker():
+        await site.send(one)
+        await site.send([two])
+        await site.send({"readings": [three]}, "gw-02")
+        await site.send(arrow.encode(batch), content_type=ARROW_TYPE)
+        await site.drained()
+    assert (await site.stored(two))["motor_current_a"] == pytest.approx(20.123)
+    assert (await site.stored(three))["running"] is True
+    assert await site.count() == 5
+    announced = [arrow.decode(message.body) for message in site.announced]
+    assert sum(map(len, announced)) == 5
+    assert {message.routing_key for message in site.announced} == {"telemetry.north", "telemetry.south"}
+    for message, readings in zip(site.announced, announced, strict=True):
+        partitions = {topology.partition(pump_id) for pump_id in readings.pump_id}
+        assert partitions == {int(message.headers[topology.PARTITION_HEADER])}
+    assert await site.ledger() == {
+        "messages": 4, "readings": 5, "stored": 5, "merged": 0, "duplicates": 0, "quarantined": 0
+    }  # fmt: skip
+
+
+async def test_the_same_messages_again_and_interleaved_change_nothing(site: Field) -> None:
+    first = [site.reading(motor_current_a=float(n)) for n in range(50)]
+    async with site.worker():
+        for at in range(0, 50, 10):
+            await site.send(first[at : at + 10], message_id=f"m{at}")
+        await site.drained()
+        for at in range(40, -1, -10):
+            await site.send(first[at : at + 10], message_id=f"m{at}")
+            await site.send([*first[at + 5 : at + 10], site.reading()])
+        await site.drained()
+    assert await site.count() == 55
+    ledger = await site.ledger()
+    assert (ledger["stored"], ledger["readings"], ledger["duplicates"]) == (55, 130, 75)
+    assert await site.refused() == []
+
+
+async def test_gauge_and_drive_of_one_instant_become_one_row(site: Field) -> None:
+    together, apart = site.reading(), site.reading()
+    gauge = {"frequency_hz": ..., "intake_pressure_psi": 1000.0}
+
+    def of(sent: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in (sent | gauge).items() if value is not ...}
+
+    async with site.worker():
+        await site.send([together, of(together), apart])
+        await site.drained()
+        await site.send(of(apart))
+        await site.drained()
+    for sent in (together, apart):
+        row = await site.stored(sent)
+        assert (row["frequency_hz"], row["intake_pressure_psi"]) == (50.0, 1000.0)
+    ledger = await site.ledger()
+    assert (ledger["stored"], ledger["merged"], ledger["readings"]) == (2, 2, 4)
+
+
+async def test_a_contradiction_is_kept_in_quarantine_and_the_first_value_stays(site: Field) -> None:
+    sent, other = site.reading(), site.reading()
+    async with site.worker():
+        await site.send([sent, sent | {"frequency_hz": 51.0}, other])
+        await site.drained()
+        await site.send(other | {"frequency_hz": 49.0, "motor_current_a": 7.0})
+        await site.drained()
+    assert (await site.stored(sent))["frequency_hz"] == 50.0
+    row = await site.stored(other)
+    assert (row["frequency_hz"], row["motor_current_a"]) == (50.0, None)
+    refused = await site.refused()
+    assert [row["reason"] for row in refused] == ["conflict", "conflict"]
+    assert {orjson.loads(row["payload"])["frequency_hz"] for row in refused} == {51.0, 49.0}
+    ledger = await site.ledger()
+    assert (
+        ledger["readings"]
+        == ledger["stored"] + ledger["merged"] + ledger["duplicates"] + ledger["quarantined"]
+    )
+
+
+async def test_bad_readings_are_quarantined_one_by_one_and_only_once(site: Field) -> None:
+    good = site.reading()
+    bad = [
+        site.reading(pump_id="P9"),
+        site.reading(pump_id="P2"),
+        site.reading(frequency_hz=900.0),
+        site.reading(time=(NOW + timedelta(hours=1)).isoformat()),
+        site.reading(spin=1),
+        site.reading(frequency_hz="a\u0000b"),
+    ]
+    async with site.worker():
+        await site.send([*bad, good], message_id="m")
+        await site.send(b"{", content_type="application/json")
+        await site.send(b"x", content_type="text/plain")
+        await site.send([good], "gw-99")
+        await site.drained()
+        await site.send([*bad, good], message_id="other name")
+        await site.drained()
+    assert await site.count() == 1
+    refused = await site.refused()
+    assert sorted(row["reason"] for row in refused) == [
+        "foreign-gateway",
+        "invalid-schema",
+        "out-of-range",
+        "time-in-future",
+        "undecodable",
+        "unknown-channel",
+        "unknown-gateway",
+        "unknown-pump",
+        "unsupported-media-type",
+    ]
+
+
+async def test_a_pump_registered_a_moment_ago_is_known(site: Field) -> None:
+    async with site.worker() as worker:
+        await until(lambda: _true(worker.registry.loaded), "registry loaded")
+        await asyncio.sleep(2.5)  # past the start's loads: between two there is at least a second
+        await site.admin.execute(
+            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P3', 'W1');"
+            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P3')"
+        )
+        await site.send(site.reading("P3"))
+        await site.drained()
+    assert await site.count() == 1
+
+
+async def _true(value: object) -> object:
+    return value
+
+
+async def test_an_asset_event_renews_the_registry(site: Field) -> None:
+    async with site.worker() as worker:
+        await until(lambda: _true(worker.registry.loaded), "registry loaded")
+        await asyncio.sleep(1.5)
+        await site.admin.execute("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P4', 'W1')")
+        await site.publisher.publish(topology.EVENTS, "asset.pump-changed", b"{}", mandatory=False)
+        await until(lambda: _true("P4" in worker.registry.current.pumps), "registry renewed", 8)
+
+
+async def test_without_redis_everything_still_holds(site: Field) -> None:
+    sent = [site.reading() for _ in range(3)]
+    async with site.worker(redis_url="redis://127.0.0.1:1/0"):
+        await site.send(sent, message_id="m")
+        await site.drained()
+        await site.send(sent, message_id="m")
+        await site.drained()
+    ledger = await site.ledger()
+    assert (await site.count(), ledger["stored"], ledger["duplicates"]) == (3, 3, 3)
+
+
+async def test_a_poison_message_is_buried_with_its_reason_and_its_neighbours_pass(
+    site: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = intake.decode
+
+    def choke(bodies: Any) -> Any:
+        assert not any(b"POISON" in body.content for body in bodies), "cannot swallow this"
+        return decode(bodies)
+
+    monkeypatch.setattr(intake, "decode", choke)
+    monkeypatch.setattr(intake, "POISON_PAUSE_S", 0.01)
+    async with site.worker():
+        await site.send(site.reading())
+        await site.send(b'{"pump_id":"POISON"}', message_id="bad")
+        for _ in range(5):
+            await site.send(site.reading())
+
+        async def buried() -> bool:
+            return await site.ready(topology.INGEST_TELEMETRY_DEAD) == 1
+
+        await until(buried, "the poison is buried")
+        await site.drained()
+    assert await site.count() == 6
+    dead = await site.channel.get_queue(topology.INGEST_TELEMETRY_DEAD)
+    message = await dead.get(no_ack=True)
+    assert message is not None
+    assert message.body == b'{"pump_id":"POISON"}'
+    assert (message.message_id, message.headers["esp-routing-key"]) == ("bad", "telemetry.gw-01")
+    assert "cannot swallow this" in str(message.headers["esp-reason"])
+    assert message.headers["esp-error-id"]
+
+
+async def test_sigterm_style_stop_leaves_nothing_unacknowledged(site: Field) -> None:
+    async with site.worker(flush_ms=5000) as worker:
+        await until(lambda: _true(worker.consumer.alive), "consuming")
+        for _ in range(20):
+            await site.send(site.reading())
+    assert await site.count() == 20
+    await site.drained()
+
+
+async def test_killed_between_commit_and_announcement_it_is_announced_after_redelivery(site: Field) -> None:
+    """Block the worker's publishing with a queue that refuses: committed, not announced, then killed."""
+    full = await site.channel.declare_queue(
+        "refuses",
+        durable=True,
+        arguments={"x-max-length": 0, "x-overflow": "reject-publish", "x-queue-type": "classic"},
+    )
+    await full.bind(topology.TELEMETRY, "#")
+    environment = {
+        "ESP_INGEST_AMQP_URL": site.settings.amqp_url,
+        "ESP_INGEST_DATABASE_URL": site.settings.database_url,
+        "ESP_INGEST_REDIS_URL": site.settings.redis_url,
+    }
+    sent = [site.reading() for _ in range(10)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", RUN_WORKER, env=os.environ | environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await site.send(sent, message_id="m")
+
+        async def committed() -> bool:
+            return await site.count() == 10
+
+        await until(committed, "committed")
+        await asyncio.sleep(0.3)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    async def returned() -> bool:
+        return await site.ready(topology.INGEST_TELEMETRY) == 1
+
+    await until(returned, "the message is back")
+    await full.delete(if_empty=False)
+    site.announced.clear()
+    async with site.worker():
+        await site.drained()
+    assert sum(len(arrow.decode(message.body)) for message in site.announced) == 10
+    assert await site.count() == 10
+
+
+async def test_a_refused_reading_is_replayed_once_its_cause_is_mended(site: Field) -> None:
+    sent = site.reading("P5")
+    async with site.worker() as worker:
+        await site.send(sent)
+        await site.drained()
+        [row] = await site.refused()
+        quarantine = Quarantine(worker.pool, worker.publisher)
+        await quarantine.replay(row["id"], "someone")
+        await site.drained()
+        [row] = await site.refused()
+        assert (row["state"], row["reason"]) == ("pending", "unknown-pump")
+        await site.admin.execute(
+            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P5', 'W1');"
+            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P5')"
+        )
+        worker.registry.note_change()
+        await until(lambda: _true("P5" in worker.registry.current.pumps), "registry renewed")
+        await quarantine.replay(row["id"], "someone")
+        await site.drained()
+        with pytest.raises(Conflict):
+            await quarantine.discard(row["id"], "someone")
+        with pytest.raises(NotFound):
+            await quarantine.replay(UUID(int=0), "someone")
+    assert await site.stored(sent)
+    [row] = await site.refused()
+    assert (row["state"], row["resolved_by"]) == ("replayed", "someone")
+    audited = await site.admin.fetch("SELECT routing_key FROM ingest.outbox")
+    assert {row["routing_key"] for row in audited} == {"ingest.quarantine.replayed"}
+
+
+async def test_an_undecodable_body_is_replayed_to_the_byte(site: Field) -> None:
+    async with site.worker() as worker:
+        await site.send(b"\xff{", content_type="application/json")
+        await site.drained()
+        [row] = await site.refused()
+        await Quarantine(worker.pool, worker.publisher).replay(row["id"], "someone")
+        await site.drained()
+    [again] = await site.refused()
+    assert (again["id"], again["payload"], again["state"]) == (row["id"], row["payload"], "pending")
+
+
+async def test_dead_letters_are_listed_shown_replayed_and_discarded(site: Field) -> None:
+    sent = site.reading()
+    for body, name in ((orjson.dumps(sent), "good"), (b"rubbish", "bad")):
+        headers = {"esp-routing-key": "telemetry.gw-01", "esp-reason": "why", "esp-error-id": "e1"}
+        await site.publisher.publish(
+            topology.DLX, topology.INGEST_TELEMETRY, body, headers=headers, message_id=name
+        )
+    letters = DeadLetters(site.settings.amqp_url)
+    good, bad = await letters.list()
+    assert (good.message_id, good.routing_key, good.reason, good.error_id) == (
+        "good",
+        "telemetry.gw-01",
+        "why",
+        "e1",
+    )
+    assert (await letters.show(bad.id)).body == b"rubbish"
+    async with site.worker() as worker:
+        assert await letters.replay([good.id], "someone", worker.publisher, worker.pool) == 1
+        await site.drained()
+        assert await letters.discard(None, "someone", worker.pool) == 1
+        with pytest.raises(NotFound):
+            await letters.discard([bad.id], "someone", worker.pool)
+    assert await letters.list() == []
+    assert await site.stored(sent)
+    audited = await site.admin.fetch("SELECT routing_key FROM ingest.outbox ORDER BY id")
+    assert [row["routing_key"] for row in audited] == [
+        "ingest.dead-letter.replayed",
+        "ingest.dead-letter.discarded",
+    ]
+
+
+async def test_reconciliation_finds_each_confirmed_reading_or_says_it_is_lost(
+    site: Field, tmp_path: Path
+) -> None:
+    good = [site.reading(intake_pressure_psi=1234.5678, running=True) for _ in range(3)]
+    bad, buried = site.reading(frequency_hz=1e9), site.reading()
+    async with site.worker():
+        await site.send([*good, bad])
+        await site.send(b'{"frequency_hz": NaN, "pump_id": "P1", "time": "2026-01-01T00:00:00Z"}')
+        await site.drained()
+    await site.publisher.publish(
+        topology.DLX,
+        topology.INGEST_TELEMETRY,
+        orjson.dumps(buried),
+        headers={"esp-routing-key": "telemetry.gw-01"},
+    )
+    receipt = tmp_path / "receipt"
+    nan = (
+        b'{"gateway_id":"gw-01","reading":{"frequency_hz":NaN,"pump_id":"P1","time":"2026-01-01T00:00:00Z"}}'
+    )
+    lines = [orjson.dumps({"gateway_id": "gw-01", "reading": sent}) for sent in (*good, bad, buried)]
+    receipt.write_bytes(b"\n".join([*lines, nan]))
+    outcome = await site.reconciled(receipt)
+    assert outcome.agrees, outcome.text()
+    found = outcome.receipt
+    assert found is not None
+    assert (found.confirmed, found.stored, found.quarantined, found.dead_lettered) == (6, 3, 2, 1)
+    assert (found.lost, found.duplicated, found.unexpected) == (0, 0, 0)
+    lost = orjson.dumps({"gateway_id": "gw-01", "reading": good[0] | {"intake_pressure_psi": 1234.58}})
+    receipt.write_bytes(b"\n".join([*lines[1:], lost]))
+    outcome = await site.reconciled(receipt)
+    assert not outcome.agrees
+    assert outcome.receipt is not None
+    assert outcome.receipt.lost == 1
+    assert "is stored otherwise" in outcome.text()
+    await site.admin.execute("DELETE FROM ingest.telemetry")
+    assert any("rows stored" in difference for difference in (await site.reconciled()).differences)
