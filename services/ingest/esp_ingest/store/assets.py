@@ -10,9 +10,9 @@ from esp_common.database import load_queries
 
 from esp_ingest.domain.registry import Pump, Registry, Tag
 from esp_ingest.store.connection import Connection
+from esp_ingest.store.connection import Pool as Pool
 
 Link = Connection
-Pool = asyncpg.Pool
 
 _QUERIES: Final = load_queries("esp_ingest.store", "assets.sql")
 

@@ -7,6 +7,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+    Pool = asyncpg.Pool[Any]
 else:
     # asyncpg's classes are generic for type checkers only.
     Connection = asyncpg.Connection | PoolConnectionProxy
+    Pool = asyncpg.Pool

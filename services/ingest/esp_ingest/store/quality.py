@@ -1,15 +1,63 @@
-"""Data quality: what passing readings left to be counted, and the hours that were scored from it."""
+"""Data quality: what passing readings left to be counted, and the hours that are scored from it."""
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple, dataclass
+from datetime import datetime
 from typing import Final
 
 from esp_common.database import load_queries
 
-from esp_ingest.store.batch import Tally
+from esp_ingest.domain.quality import HourCounts, Quality
+from esp_ingest.store.batch import Key, Tally
 from esp_ingest.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_ingest.store", "quality.sql")
+_COUNTS: Final = tuple(HourCounts.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class DueHour:
+    """An hour to score; `score_before` is of the pump's hour before, `announced`: as degraded, already."""
+
+    pump_no: int
+    pump_id: str
+    field_id: str
+    hour: datetime
+    counts: HourCounts
+    score_before: float | None
+    announced: bool
+
+    @property
+    def key(self) -> Key:
+        """The pump's number and the hour."""
+        return self.pump_no, self.hour
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredHour:
+    """One scored hour, as it is listed."""
+
+    pump_id: str
+    field_id: str
+    hour: datetime
+    readings: int
+    completeness: float
+    validity: float | None
+    uniqueness: float | None
+    timeliness: float | None
+    consistency: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which hours to list; None: whatever. `below`: only scores under it."""
+
+    pump_id: str | None = None
+    field_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    below: float | None = None
 
 
 async def tally(connection: Connection, tallies: Sequence[Tally]) -> None:
@@ -17,3 +65,50 @@ async def tally(connection: Connection, tallies: Sequence[Tally]) -> None:
     if tallies:
         columns = zip(*map(astuple, tallies), strict=True)
         await connection.execute(_QUERIES.tally, *map(list, columns))
+
+
+async def mark_stale(connection: Connection, hours: Sequence[Key]) -> None:
+    """Have these pumps' hours scored (again)."""
+    if hours:
+        await connection.execute(_QUERIES.mark_stale, *map(list, zip(*hours, strict=True)))
+
+
+async def mark_silent(connection: Connection, until: datetime) -> None:
+    """Have hours up to `until` scored in which a pump in use sent nothing."""
+    await connection.execute(_QUERIES.mark_silent, until)
+
+
+async def due(connection: Connection, until: datetime, limit: int) -> list[DueHour]:
+    """Return up to `limit` stale hours no later than `until`, oldest first; they are locked."""
+    return [
+        DueHour(
+            pump_no=row["pump_no"],
+            pump_id=row["pump_id"],
+            field_id=row["field_id"],
+            hour=row["hour"],
+            counts=HourCounts(**{name: row[name] for name in _COUNTS}),
+            score_before=row["score_before"],
+            announced=row["degraded_at"] is not None,
+        )
+        for row in await connection.fetch(_QUERIES.due, until, limit)
+    ]
+
+
+async def score(
+    connection: Connection, scored: Sequence[tuple[DueHour, Quality]], announced: dict[Key, datetime]
+) -> None:
+    """Keep the hours' qualities, and when those were announced that just have been."""
+    rows = [
+        (*hour.key, hour.counts.readings, *asdict(quality).values(), announced.get(hour.key))
+        for hour, quality in scored
+    ]
+    if rows:
+        await connection.execute(_QUERIES.score, *map(list, zip(*rows, strict=True)))
+
+
+async def page(
+    connection: Connection, selection: Selection, *, after: tuple[datetime, str] | None = None, limit: int
+) -> list[ScoredHour]:
+    """Return up to `limit` scored hours, newest first, that follow the hour and pump of `after`."""
+    rows = await connection.fetch(_QUERIES.page, *astuple(selection), *(after or (None, None)), limit)
+    return [ScoredHour(**row) for row in rows]

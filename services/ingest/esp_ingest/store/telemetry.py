@@ -25,7 +25,7 @@ from esp_ingest.store.batch import (
     StoreResult,
     Tally,
 )
-from esp_ingest.store.connection import Connection
+from esp_ingest.store.connection import Connection, Pool
 from esp_ingest.store.copy import encode
 
 Engine = Literal["timescale", "postgres"]
@@ -76,7 +76,7 @@ async def installed_engine(connection: Connection) -> Engine:
 class TelemetryStore:
     """Writes flushes, on either engine. The pool's connections must have been made with `prepare`."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", engine: Engine) -> None:
+    def __init__(self, pool: Pool, engine: Engine) -> None:
         self.engine = engine
         self._pool = pool
         self._days: set[int] = set()

@@ -64,3 +64,22 @@ BEGIN
         );
     END LOOP;
 END $$;
+
+CREATE FUNCTION ingest.raw_days() RETURNS SETOF date LANGUAGE sql STABLE AS $$
+    SELECT to_date(right(relname, 8), 'YYYYMMDD')
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'ingest.telemetry'::regclass
+$$;
+
+-- Returns how many readings went. Locking the whole table first keeps writers from waiting for this in a circle;
+-- giving up after 5 s keeps them from queueing behind this behind a long query.
+CREATE FUNCTION ingest.drop_day(day date) RETURNS bigint LANGUAGE plpgsql SET lock_timeout = '5s' AS $$
+DECLARE
+    name text := to_char(day, '"telemetry_"YYYYMMDD');
+    readings bigint;
+BEGIN
+    LOCK TABLE ONLY ingest.telemetry IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('SELECT count(*) FROM ingest.%I', name) INTO readings;
+    EXECUTE format('DROP TABLE ingest.%I', name);
+    RETURN readings;
+END $$;
+REVOKE ALL ON FUNCTION ingest.drop_day(date) FROM PUBLIC;

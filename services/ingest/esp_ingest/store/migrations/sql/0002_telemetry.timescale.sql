@@ -60,3 +60,24 @@ BEGIN
         'ALTER DATABASE %I SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0', current_database()
     );
 END $$;
+
+CREATE FUNCTION ingest.raw_days() RETURNS SETOF date LANGUAGE sql STABLE AS $$
+    SELECT DISTINCT (range_start AT TIME ZONE 'UTC')::date FROM timescaledb_information.chunks
+    WHERE hypertable_schema = 'ingest' AND hypertable_name = 'telemetry'
+$$;
+
+-- Returns how many readings went. Giving up after 5 s keeps writers from queueing behind this behind a long query.
+CREATE FUNCTION ingest.drop_day(day date) RETURNS bigint
+LANGUAGE plpgsql SET lock_timeout = '5s' SET timezone = 'UTC' AS $$
+DECLARE
+    chunk regclass;
+    readings bigint;
+BEGIN
+    FOR chunk IN SELECT show_chunks('ingest.telemetry', newer_than => day, older_than => day + 1) LOOP
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', chunk);
+    END LOOP;
+    SELECT count(*) INTO readings FROM ingest.telemetry WHERE time >= day AND time < day + 1;
+    PERFORM drop_chunks('ingest.telemetry', newer_than => day, older_than => day + 1);
+    RETURN readings;
+END $$;
+REVOKE ALL ON FUNCTION ingest.drop_day(date) FROM PUBLIC;

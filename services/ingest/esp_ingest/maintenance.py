@@ -1,0 +1,96 @@
+"""The maintenance role: partitions, rollups, scoring and the outbox, by one process at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from esp_common.messaging import Publisher
+from esp_common.outbox import Relay
+from prometheus_client import Counter, Gauge
+
+from esp_ingest.assets import SERVICE
+from esp_ingest.quality import score_hours
+from esp_ingest.rollups import roll_up
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store import rollups
+from esp_ingest.store.connection import Pool
+from esp_ingest.store.telemetry import OUTAGES, Engine
+
+log = structlog.get_logger()
+
+_SUCCEEDED: Final = Gauge(
+    "esp_ingest_maintenance_success_timestamp_seconds",
+    "When a job last succeeded, epoch seconds.",
+    ["job"],
+)
+_FAILED: Final = Counter("esp_ingest_maintenance_failures_total", "Runs of a job that failed.", ["job"])
+
+PARTITIONS_S: Final = 3600
+
+Job = Callable[[], Awaitable[object]]
+
+
+class Maintenance:
+    """The role's jobs. `pool` belongs to the schema's owner, without a statement timeout.
+
+    Jobs run one after another, each as often as its setting says, and in one process at a time: another
+    replica stands by until this one's connection ends.
+    """
+
+    def __init__(self, pool: Pool, engine: Engine, publisher: Publisher, settings: IngestSettings) -> None:
+        self._pool = pool
+        self._engine = engine
+        self._settings = settings
+        self._relay = Relay(pool, publisher, SERVICE)
+        self._turn = asyncio.Lock()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set."""
+        scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
+        for name, period_s, job in self._jobs():
+            scheduler.add_job(
+                self._attempt, "interval", (name, job), seconds=period_s, next_run_time=datetime.now(UTC)
+            )
+        relay = asyncio.create_task(self._relay.run())
+        scheduler.start()
+        try:
+            await stop.wait()
+        finally:
+            scheduler.shutdown(wait=False)
+            relay.cancel()
+            # Whatever runs is finished, not cut off in the middle.
+            async with self._turn:
+                await asyncio.gather(relay, return_exceptions=True)
+
+    def _jobs(self) -> list[tuple[str, float, Job]]:
+        jobs: list[tuple[str, float, Job]] = [
+            ("rollups", self._settings.rollup_s, self._roll_up),
+            ("quality", self._settings.quality_period_s, self._score),
+        ]
+        return [("partitions", PARTITIONS_S, self._partition), *jobs] if self._engine == "postgres" else jobs
+
+    async def _attempt(self, name: str, job: Job) -> None:
+        """Run `job` if this process leads; a failure is logged, and made good by the next run."""
+        async with self._turn:
+            try:
+                async with rollups.leading(self._pool) as leads:
+                    if leads:
+                        await job()
+                        _SUCCEEDED.labels(name).set_to_current_time()
+            except (asyncpg.PostgresError, *OUTAGES) as error:
+                _FAILED.labels(name).inc()
+                log.warning("maintenance.failed", job=name, reason=str(error))
+
+    async def _roll_up(self) -> None:
+        await roll_up(self._pool, self._engine, datetime.now(UTC).date())
+
+    async def _score(self) -> None:
+        await score_hours(self._pool, datetime.now(UTC), self._settings.quality_degraded_below)
+
+    async def _partition(self) -> None:
+        async with self._pool.acquire() as connection:
+            await rollups.ensure_partitions(connection, self._settings.partitions_ahead_days)

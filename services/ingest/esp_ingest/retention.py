@@ -1,0 +1,64 @@
+"""Retention: raw days go when someone says so, never by themselves; their aggregates stay."""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import asyncpg
+from esp_common import audit, outbox, topology
+from esp_common.contracts.events import Event
+from esp_common.errors import Conflict, Unavailable
+
+from esp_ingest.assets import SERVICE
+from esp_ingest.rollups import roll_up
+from esp_ingest.store import retention as store
+from esp_ingest.store import rollups
+from esp_ingest.store.connection import Pool
+from esp_ingest.store.telemetry import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A raw day that is gone, and how many readings it held."""
+
+    day: date
+    readings: int
+
+
+async def drop_before(
+    pool: Pool, engine: Engine, before: date, *, today: date, keep_days: int, by: str
+) -> AsyncIterator[Dropped]:
+    """Drop every raw day before `before`, oldest first, each in a transaction with its event.
+
+    Raises `Conflict` when that reaches into the last `keep_days` days, `Unavailable` when the table stays
+    in use. The days' aggregates are made current first, since nothing can make them afterwards.
+    """
+    latest = today - timedelta(days=keep_days)
+    if before > latest:
+        raise Conflict(f"raw days are kept for {keep_days} days", fix=f"name a date up to {latest}")
+    await roll_up(pool, engine, today)
+    async with pool.acquire() as connection:
+        for day in await store.raw_days(connection, before):
+            yield await _drop(connection, engine, day, by)
+
+
+async def _drop(connection: Any, engine: Engine, day: date, by: str) -> Dropped:
+    if engine == "timescale" and not await rollups.dropped(connection, [day]):
+        await rollups.refresh_day(connection, day)
+    try:
+        async with connection.transaction():
+            dropped = Dropped(day, await store.drop_day(connection, day, by))
+            event = Event("retention.dropped", SERVICE, day.isoformat(), asdict(dropped))
+            await outbox.enqueue(connection, event, topology.EVENTS)
+            await audit.record(
+                connection,
+                source=SERVICE,
+                actor=by,
+                action="retention.dropped",
+                subject=day.isoformat(),
+                data=asdict(dropped),
+            )
+    except asyncpg.LockNotAvailableError:
+        raise Unavailable(f"raw day {day} is being read", fix="wait for long queries to end") from None
+    return dropped
