@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from esp_common.contracts.events import Event
 from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
-from esp_common.messaging import EventListener, Requester
+from esp_common.messaging import EventListener, Publisher, Requester
 from starlette.types import ASGIApp
 
 from esp_ingest.api.assets import assets_router
@@ -25,6 +25,7 @@ from esp_ingest.assets import Assets
 from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import LiveRegistry, open_worker
 from esp_ingest.domain.registry import Registry
+from esp_ingest.maintenance import Maintenance
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.connection import Pool
@@ -43,9 +44,19 @@ ENGINE_LACKS: Final = {
 """What an operator should know of each storage engine."""
 
 
-async def run_api(settings: IngestSettings) -> None:
-    """Serve the API until told to stop; requests under way are answered first."""
-    stop = _stop_signal()
+Role = Callable[[IngestSettings, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+async def run_role(role: Role, settings: IngestSettings) -> None:
+    """Run a role until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await role(settings, stop)
+
+
+async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
+    """Serve the API until `stop` is set; requests under way are answered first."""
     async with open_api(settings) as (application, background):
         server = _Server(
             uvicorn.Config(
@@ -104,9 +115,8 @@ async def open_api(
         yield FastLane(application, endpoint), [_keep(registry), listener.run()]
 
 
-async def run_worker(settings: IngestSettings) -> None:
-    """Store readings until told to stop; what is held is finished first."""
-    stop = _stop_signal()
+async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
+    """Store readings until `stop` is set; what is held is finished first."""
     health = Health()
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
@@ -119,6 +129,27 @@ async def run_worker(settings: IngestSettings) -> None:
         health.add_flag("registry", lambda: worker.registry.loaded, "assets are not loaded yet")
         health.add_flag("publisher", lambda: worker.publisher.connected, "not connected")
         await worker.run(stop)
+
+
+async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None:
+    """Keep partitions, aggregates and quality current and relay the outbox until `stop` is set."""
+    health = Health()
+    health.add_flag("started", lambda: False, "waiting for the database")
+    # Rolling up years of late data takes longer than any statement of the other roles may.
+    unhurried = settings.model_copy(update={"statement_timeout_s": 0})
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        pool = await _open_pool(unhurried, "maintenance")
+        stack.push_async_callback(pool.close)
+        async with pool.acquire() as connection:
+            engine = await installed_engine(connection)
+        publisher = await stack.enter_async_context(
+            Publisher(settings.amqp_url, name="esp-ingest maintenance")
+        )
+        _tell_engine(health, engine)
+        health.add_flag("started", lambda: True, "")
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        await Maintenance(pool, engine, publisher, settings).run(stop)
 
 
 async def _open_pool(settings: IngestSettings, role: str, **options: Any) -> Pool:
@@ -169,14 +200,6 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> Any:
         return nullcontext()
-
-
-def _stop_signal() -> asyncio.Event:
-    """Return an event that SIGTERM or SIGINT sets."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 async def _until_first_ends(

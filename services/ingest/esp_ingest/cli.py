@@ -1,7 +1,7 @@
 """The `esp-ingest` command: one subcommand for each role, and what an operator does by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from getpass import getuser
 from pathlib import Path
@@ -17,7 +17,7 @@ from esp_common.settings import settings_table
 from esp_ingest import app as roles
 from esp_ingest.asset_files import read_assets
 from esp_ingest.asset_kinds import Statement
-from esp_ingest.assets import Assets, Changes
+from esp_ingest.assets import SERVICE, Assets, Changes
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.connection import Pool
 from esp_ingest.store.migrations import migrate
@@ -42,6 +42,12 @@ def api() -> None:
 def worker() -> None:
     """Store what arrives on the queue, and publish what was accepted."""
     _run_role("worker", roles.run_worker)
+
+
+@app.command("maintenance")
+def maintenance() -> None:
+    """Keep partitions, aggregates and data quality current, and publish events."""
+    _run_role("maintenance", roles.run_maintenance)
 
 
 @app.command("migrate")
@@ -91,10 +97,10 @@ def actor() -> str:
     return f"cli:{getuser()}"
 
 
-def _run_role(role: str, run: Callable[[IngestSettings], Coroutine[Any, Any, None]]) -> None:
+def _run_role(name: str, role: roles.Role) -> None:
     settings = IngestSettings.load()
-    telemetry.configure("ingest", role, settings)
-    uvloop.run(run(settings))
+    telemetry.configure(SERVICE, name, settings)
+    uvloop.run(roles.run_role(role, settings))
 
 
 def _run(command: Coroutine[Any, Any, Result]) -> Result:
