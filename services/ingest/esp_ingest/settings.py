@@ -50,17 +50,13 @@ class IngestSettings(ServiceSettings):
 
     # maintenance
     partitions_ahead_days: int = Field(7, ge=1, le=60, description="Daily partitions kept ready, days.")
-    rollup_1min_s: float = Field(30, gt=0, description="Period of the minute aggregates' refresh, seconds.")
-    rollup_1hour_s: float = Field(600, gt=0, description="Period of the hour aggregates' refresh, seconds.")
-    rollup_1day_s: float = Field(86_400, gt=0, description="Period of the day aggregates' refresh, seconds.")
+    rollup_s: float = Field(30, gt=0, description="Period of bringing aggregates up to date, seconds.")
     quality_period_s: float = Field(300, gt=0, description="Period of quality scoring, seconds.")
     quality_degraded_below: float = Field(
         80, ge=0, le=100, description="Score under which quality.degraded is published, 0 to 100."
     )
-    expected_interval_s: float = Field(
-        60, gt=0, description="Reporting interval of a pump whose nameplate states none, seconds."
-    )
-    retention_days: int = Field(30, ge=1, description="Age at which archived raw days may go, days.")
+    # Never inside the week in which TimescaleDB's policies refresh aggregates from raw rows.
+    retention_days: int = Field(30, ge=9, description="Age at which archived raw days may go, days.")
 
     @property
     def max_body_bytes(self) -> int:
