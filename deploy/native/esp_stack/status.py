@@ -39,7 +39,7 @@ def flow(stack: Stack) -> list[str]:
             row = connection.execute(STORED_LAST_MINUTE).fetchone()
         lines.append(f"readings stored in the last minute: {row[0] if row else 0}")
     except psycopg.Error as error:
-        lines.append(f"readings stored in the last minute: unknown ({str(error).strip()})")
+        lines.append(f"readings stored in the last minute: unknown ({str(error).splitlines()[0]})")
     try:
         queues = stack.rabbitmq.api("GET", "queues/%2F?columns=name,messages").json()
         waiting = {queue["name"]: queue.get("messages", 0) for queue in queues}
