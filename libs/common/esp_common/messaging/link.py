@@ -147,6 +147,7 @@ class Link:
         connection, self._connection, self._channel = self._connection, None, None
         self._closed()
         if connection is not None:
+            _release_writers(connection)
             with suppress(*LOST):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_S)
 
@@ -165,3 +166,9 @@ class Link:
 
     def _closed(self) -> None:
         """Forget what belonged to the channel that is gone."""
+
+
+def _release_writers(connection: AbstractConnection) -> None:
+    """Empty the queue of frames to write: who waits for room in it would wait for ever once it is closed."""
+    while not connection.write_queue.empty():
+        connection.write_queue.get_nowait()

@@ -117,7 +117,7 @@ class Publisher(Link):
         properties: commands.Basic.Properties,
         mandatory: bool,
     ) -> None:
-        tag = 0
+        tag, pending = 0, None
         try:
             async with asyncio.timeout(self._timeout_s):
                 # The tag of a message is its position on the wire, so number and write under one lock.
@@ -127,7 +127,7 @@ class Publisher(Link):
                     confirmed = asyncio.get_running_loop().create_future()
                     self._last_tag += 1
                     tag = self._last_tag
-                    self._pending[tag] = _Pending(
+                    pending = self._pending[tag] = _Pending(
                         confirmed, exchange, routing_key, properties.message_id or ""
                     )
                     await self._write(exchange, routing_key, body, properties, mandatory)
@@ -135,7 +135,9 @@ class Publisher(Link):
         except TimeoutError:
             raise BrokerUnavailable(f"no confirm from {exchange} in {self._timeout_s} s") from None
         finally:
-            self._pending.pop(tag, None)
+            # On another channel by now, the tag may be another message's.
+            if pending is not None and self._pending.get(tag) is pending:
+                del self._pending[tag]
 
     async def _write(
         self,
@@ -146,6 +148,7 @@ class Publisher(Link):
         mandatory: bool,
     ) -> None:
         assert self._connection is not None  # noqa: S101 - connected
+        channel = self._channel
         room = self._connection.connection_tune.frame_max - _FRAME_OVERHEAD
         parts = [body] if len(body) <= room else [body[at : at + room] for at in range(0, len(body), room)]
         try:
@@ -155,7 +158,8 @@ class Publisher(Link):
                 *(ContentBody(part) for part in parts if part),
             )
         except BaseException as error:
-            self._last_tag -= 1  # never written, so the next message is the one the broker counts
+            if self._channel is channel:
+                self._last_tag -= 1  # never written, so the next message is the one the broker counts
             if isinstance(error, ConnectionError):
                 raise BrokerUnavailable(f"connection lost publishing to {exchange}") from None
             raise
