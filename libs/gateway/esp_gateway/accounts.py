@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esp_common import topology
 from esp_common.errors import InvalidInput, NotFound
 from esp_common.secrets import read_secret
 from yarl import URL
@@ -59,15 +58,6 @@ def bare_url(url: str) -> str:
     if parsed.password is not None:
         raise InvalidInput("--url holds a password", fix="put the key in a file and give it with --key-file")
     return url
-
-
-def check_gateway_id(gateway_id: str) -> str:
-    """Return `gateway_id` if it can be one."""
-    if not topology.GATEWAY_ID.fullmatch(gateway_id):
-        raise InvalidInput(
-            f"{gateway_id!r} is no gateway id", fix="use letters, digits and dashes, at most 64"
-        )
-    return gateway_id
 
 
 def _private_json(path: Path, fix: str) -> Any:

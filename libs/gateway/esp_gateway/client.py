@@ -209,7 +209,7 @@ class GatewayClient:
         """Publish `batch` until the broker has confirmed it."""
         while True:
             await self._gate.wait()
-            if await self._attempt(batch):
+            if await self._attempt(batch) is None:
                 break
             if self._gate.is_set():
                 await self._probe(batch)
@@ -223,25 +223,31 @@ class GatewayClient:
         pause_s = FIRST_PAUSE_S
         while True:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            if await self._attempt(batch):
+            failure = await self._attempt(batch)
+            if failure is None:
                 break
+            if isinstance(failure, Nacked):
+                # A channel may go on refusing after the queue has room, or another leader.
+                await self._link.reopen()
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         self._gate.set()
 
-    async def _attempt(self, batch: Spooled) -> bool:
+    async def _attempt(self, batch: Spooled) -> EspError | None:
+        """Publish `batch` once; return why the broker did not take it, None if it did."""
         try:
             await self._link.publish(batch)
         except LinkRefused as error:
             await self._note_refusal(error)
+            return error
         except (Nacked, Unroutable) as error:
             await self._note_link(f"holding: {error.detail}")
+            return error
         except BrokerUnavailable as error:
             await self._note_link(f"down: {error.detail}")
-        else:
-            self.refusal = None
-            await self._note_link("up")
-            return True
-        return False
+            return error
+        self.refusal = None
+        await self._note_link("up")
+        return None
 
     async def _note_refusal(self, error: LinkRefused) -> None:
         await self._note_link(f"refused: {error.detail}")

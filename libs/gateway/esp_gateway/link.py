@@ -21,7 +21,12 @@ START_TIMEOUT_S: Final = 1.0
 # gateway could not tell that from a link that is gone.
 CONFIRM_TIMEOUT_S: Final = 60.0
 
-_REFUSALS: Final = (AuthenticationError, ProbableAuthenticationError, ConnectionNotAllowed, ChannelAccessRefused)
+_REFUSALS: Final = (
+    AuthenticationError,
+    ProbableAuthenticationError,
+    ConnectionNotAllowed,
+    ChannelAccessRefused,
+)
 
 
 def with_credentials(url: str, gateway_id: str, key: str) -> str:
@@ -33,8 +38,10 @@ class Link:
     """Publishes the batches of `gateway_id` to the broker at `url`, whose credentials it uses."""
 
     def __init__(self, url: str, gateway_id: str) -> None:
+        self._url = url
+        self._name = f"gateway {gateway_id}"
         self._routing_key = topology.telemetry_key(gateway_id)
-        self._publisher = Publisher(url, name=f"gateway {gateway_id}", timeout_s=CONFIRM_TIMEOUT_S)
+        self._publisher = self._new_publisher()
 
     async def start(self) -> None:
         """Connect in the background, and again after each loss."""
@@ -61,6 +68,15 @@ class Link:
                 ) from error
             raise BrokerUnavailable(str(failure or error)) from error
 
+    async def reopen(self) -> None:
+        """Go on over a new connection; what is in flight on the old one raises BrokerUnavailable."""
+        old, self._publisher = self._publisher, self._new_publisher()
+        await old.close()
+        await self.start()
+
     async def close(self) -> None:
         """Close the connection."""
         await self._publisher.close()
+
+    def _new_publisher(self) -> Publisher:
+        return Publisher(self._url, name=self._name, timeout_s=CONFIRM_TIMEOUT_S)

@@ -65,7 +65,7 @@ class FileMap(_Strict):
     send it as; other columns are not sent. `missing`: cell texts that mean "not measured".
     """
 
-    gateway_id: str | None = Field(default=None, pattern=topology.GATEWAY_ID.pattern + "$")
+    gateway_id: str | None = Field(default=None, pattern=f"^{topology.GATEWAY_ID.pattern}$")
     pump_id: str | None = None
     pump_column: str | None = None
     time: TimeColumn

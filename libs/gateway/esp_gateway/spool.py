@@ -128,7 +128,7 @@ class Spool:
         self._size += size - freed
 
     def take(self, limit: int, max_bytes: int) -> list[Spooled]:
-        """Return the next batches not yet taken since this spool was opened, oldest first.
+        """Return the next batches not yet taken since the last `rewind`, oldest first.
 
         At most `limit` of them, and no more than the first to reach `max_bytes` in sum.
         """
@@ -148,6 +148,10 @@ class Spool:
         if taken:
             self._taken = taken[-1].id
         return taken
+
+    def rewind(self) -> None:
+        """Let what was taken but not confirmed be taken again."""
+        self._taken = 0
 
     def confirm(self, batches: Sequence[Spooled]) -> None:
         """Forget `batches`: the platform has them."""
