@@ -15,14 +15,21 @@ def document(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return fields, wells, pumps, gateways and tag maps: plain lists and dicts, ready for YAML."""
     pumps = [
-        _pump(index, pump_id, models[index], wells, SILENT_S if gateway.style is Style.BY_EXCEPTION else interval_s)
+        _pump(
+            index,
+            pump_id,
+            models[index],
+            wells,
+            SILENT_S if gateway.style is Style.BY_EXCEPTION else interval_s,
+        )
         for gateway in gateways
         for index, pump_id in enumerate(gateway.pump_ids, start=gateway.pumps.start)
     ]
     return {
         "fields": [{"field_id": FIELD_ID, "name": "Simulated field"}],
         "wells": [
-            {"well_id": pump["well_id"], "field_id": FIELD_ID, "name": f"Well {pump['well_id']}"} for pump in pumps
+            {"well_id": pump["well_id"], "field_id": FIELD_ID, "name": f"Well {pump['well_id']}"}
+            for pump in pumps
         ],
         "pumps": pumps,
         "gateways": [

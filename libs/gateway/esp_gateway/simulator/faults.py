@@ -135,9 +135,9 @@ CAUSES: Final[dict[Fault, dict[str, float]]] = {
     Fault.SUPPLY_FLUCTUATION: {"supply_swing": 0.08},
     # The drive's underload limit set above the pump's normal load: it trips and restarts all day.
     Fault.CYCLING: {"underload_limit": 0.6},
-    # The well's back pressure or its support moves the rate out of the recommended range.
-    Fault.DOWNTHRUST: {"line_blockage": 12.0, "productivity": -0.25},
-    Fault.UPTHRUST: {"reservoir_pressure": 0.9},
+    # Back pressure, or the reservoir's support, moves the rate out of the recommended range.
+    Fault.DOWNTHRUST: {"line_blockage": 90.0},
+    Fault.UPTHRUST: {"reservoir_pressure": 1.3, "productivity": 1.0},
 }
 """What each fault is at severity 1, in the units of `Causes`."""
 
@@ -159,8 +159,8 @@ class Injection:
     def amount(self, time_s: Floats) -> Floats:
         """Return the severity reached at `time_s`; without a ramp it is a step."""
         if self.ramp_s <= 0:
-            return self.severity * (time_s >= self.onset_s)
-        return self.severity * np.clip((time_s - self.onset_s) / self.ramp_s, 0.0, 1.0)
+            return np.asarray(self.severity * (time_s >= self.onset_s), dtype=np.float64)
+        return np.asarray(self.severity * np.clip((time_s - self.onset_s) / self.ramp_s, 0.0, 1.0))
 
 
 class Order(IntEnum):

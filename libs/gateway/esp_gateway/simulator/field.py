@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
-
 from esp_common.contracts.channels import CHANNEL_COUNT
 from esp_common.contracts.readings import Readings
+
 from esp_gateway.simulator import assets
 from esp_gateway.simulator.faults import (
     SHARED_SUPPLY,
@@ -83,7 +83,9 @@ class Field:
         ramp: timedelta = timedelta(0),
         gauge: GaugeFailure = GaugeFailure.FROZEN,
     ) -> None:
-        """Let `fault` begin at `onset` and grow over `ramp` to `severity` (0-1); a feeder's fault hits all on it.
+        """Let `fault` begin at `onset` and grow over `ramp` to `severity` (0-1).
+
+        A fault of the supply hits every pump on the feeder, which is the gateway's.
 
         Raises KeyError for an unknown pump and ValueError for a severity outside 0-1.
         """
@@ -136,7 +138,8 @@ class Field:
         if self._until_s is None or abs(self._until_s - start_s) > 1e-6:
             self._restart()
         self._until_s = end_s
-        instants = start_s + interval_s * np.arange(np.ceil((end_s - start_s) / interval_s - 1e-9))
+        scans = int(np.ceil((end_s - start_s) / interval_s - 1e-9))
+        instants = np.asarray(start_s + interval_s * np.arange(scans), dtype=np.float64)
         n = len(self.pump_ids)
         values = np.empty((len(instants), n, CHANNEL_COUNT))
         running = np.empty((len(instants), n), dtype=np.int8)
@@ -154,7 +157,9 @@ class Field:
             trip_code=trips.ravel(),
         )
 
-    def chunks(self, start: datetime, end: datetime, interval_s: float, hours: float = 6.0) -> Iterator[Readings]:
+    def chunks(
+        self, start: datetime, end: datetime, interval_s: float, hours: float = 6.0
+    ) -> Iterator[Readings]:
         """Yield `columns` of the span piece by piece, each `hours` long."""
         while start < end:
             until = min(start + timedelta(hours=hours), end)
@@ -211,7 +216,7 @@ class Field:
         scans = max(int(np.ceil(TICK_S / interval_s)), 1)
         within = ((instants - numbers[which] * TICK_S) // interval_s).astype(np.int64)
         draws = np.stack([self._draws(int(number), scans) for number in numbers])
-        return draws[which, np.minimum(within, scans - 1)]
+        return np.asarray(draws[which, np.minimum(within, scans - 1)])
 
     def _draws(self, number: int, scans: int) -> Floats:
         """Return a tick's noise; the last one is kept, for scans that come one by one."""
@@ -251,7 +256,12 @@ def _scans(after_s: float, until_s: float, interval_s: float) -> Floats:
 
 
 def build_field(
-    seed: int, pumps: int = 50, *, style: Style | None = None, interval_s: float = 10.0, protected: bool = True
+    seed: int,
+    pumps: int = 50,
+    *,
+    style: Style | None = None,
+    interval_s: float = 10.0,
+    protected: bool = True,
 ) -> Field:
     """Return a field of `pumps` wells, the same for the same seed.
 

@@ -16,7 +16,7 @@ TUBING_HOLD_UP: Final = 0.75
 
 STEADY_SLUGS: Final = 0.03
 CHURN_SLUGS: Final = 1.2
-"""Relative swing of the free gas: bubbles arrive evenly, and swing with the void fraction once they coalesce."""
+"""Relative swing of the free gas: bubbles arrive evenly, and swing with the void once they coalesce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +89,15 @@ def tubing_gradient(mixture: Mixture, intake: Intake, average_psi: Floats, tempe
     ratio = oil * free * gas.gas_volume_bbl(average_psi, temperature_c) / intake.liquid_volume
     hold_up = 1.0 - TUBING_HOLD_UP * gas.void_fraction(ratio)
     return np.asarray(PSI_PER_FOOT_OF_WATER * intake.liquid_gravity * hold_up)
+
+
+def choke_factor(mixture: Mixture, intake: Intake, pressure_psi: Floats, temperature_c: Floats) -> Floats:
+    """Return what a choke's pressure loss is multiplied by for this fluid against gas-free water.
+
+    Homogeneous flow: Δp ∝ ρ·v² with volume (1 + R) and density SG/(1 + R) gives SG·(1 + R), R being the
+    gas-liquid ratio at the flowline's pressure.
+    """
+    oil = 1.0 - mixture.water_cut
+    dissolved = np.minimum(gas.solution_ratio_scf(pressure_psi, temperature_c), intake.tubing_gas_scf)
+    ratio = oil * (intake.tubing_gas_scf - dissolved) * gas.gas_volume_bbl(pressure_psi, temperature_c)
+    return intake.liquid_gravity * (1.0 + ratio)

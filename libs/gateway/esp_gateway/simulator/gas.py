@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from esp_gateway.simulator.pump import Floats
 
@@ -31,9 +32,11 @@ def gas_volume_bbl(pressure_psi: Floats, temperature_c: Floats) -> Floats:
 
 
 def oil_volume(dissolved_scf: Floats, temperature_c: Floats) -> Floats:
-    """Return the oil formation volume factor Bo (bbl/stb), linear in Rs and in temperature (Vazquez-Beggs form)."""
+    """Return the oil formation volume factor (bbl/stb), linear in Rs and temperature (Vazquez-Beggs form)."""
     fahrenheit = 1.8 * temperature_c + 32.0
-    return np.asarray(1.0 + 4.67e-4 * dissolved_scf + 1.1e-5 * (fahrenheit - 60.0) * OIL_GRAVITY_API / GAS_GRAVITY / 10)
+    return np.asarray(
+        1.0 + 4.67e-4 * dissolved_scf + 1.1e-5 * (fahrenheit - 60.0) * OIL_GRAVITY_API / GAS_GRAVITY / 10
+    )
 
 
 def void_fraction(gas_liquid_ratio: Floats) -> Floats:
@@ -41,7 +44,7 @@ def void_fraction(gas_liquid_ratio: Floats) -> Floats:
     return gas_liquid_ratio / (1.0 + gas_liquid_ratio)
 
 
-def head_factor(void: Floats, handler: Floats | bool) -> Floats:
+def head_factor(void: Floats, handler: npt.NDArray[np.bool_] | bool) -> Floats:
     """Return the share of head left at GVF `void`: 1 + 0.6b − 9b², or 1 + 0.05b − 2b² for gas handlers.
 
     Both are fits of measured stages; beyond where they reach zero the pump is gas locked and makes

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
-
 from esp_common.contracts.channels import CHANNEL_NAMES, CHANNELS, RUNNING, TRIP_CODE, Group
+
 from esp_gateway.simulator.gauge import NOISE, RATE_NOISE
 from esp_gateway.simulator.pump import Floats
 from esp_gateway.simulator.sampling import Sample
@@ -125,7 +125,7 @@ class Gateway:
         return readings
 
     def _due(self, values: Floats, measured: Bools, time_s: Floats, running: Bools) -> tuple[Bools, Bools]:
-        """Return which channels, and which pumps' states, are worth sending, and remember them as sent."""
+        """Return which channels, and which pumps' states, are due; remember them as sent."""
         band = np.broadcast_to(DEAD_BANDS * NOISE, values.shape).copy()
         band[:, _RATE] = np.maximum(2.0 * PERCENT_BAND, 2.0 * RATE_NOISE) * np.nan_to_num(values[:, _RATE])
         known = ~np.isnan(self._last)
@@ -139,7 +139,13 @@ class Gateway:
         return sent, changed | (sent.sum(axis=1) > len(CHANNELS) // 2)
 
     def _readings(
-        self, time_s: Floats, values: Floats, sent: Bools, running: Bools, trips: np.ndarray[Any, Any], state: Bools
+        self,
+        time_s: Floats,
+        values: Floats,
+        sent: Bools,
+        running: Bools,
+        trips: np.ndarray[Any, Any],
+        state: Bools,
     ) -> list[dict[str, Any]]:
         """Return one dict per pump with anything to send: channels in `sent`, the drive's state in `state`."""
         readings = []

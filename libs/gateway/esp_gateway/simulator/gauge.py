@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-
+import numpy.typing as npt
 from esp_common.contracts.channels import CHANNEL_COUNT, CHANNEL_INDEX, CHANNELS, Group
+
 from esp_gateway.simulator.faults import Causes, Fault, GaugeFailure, Injection, Schedule
 from esp_gateway.simulator.pump import Floats
 from esp_gateway.simulator.wells import Bools
@@ -73,7 +74,7 @@ class Instruments:
     held: dict[int, Floats] = field(default_factory=dict)
 
     def measure(self, truth: Floats, noise: Floats, running: Bools, causes: Causes) -> Floats:
-        """Return instrument readings of `truth` (T, n, channels); `noise` is standard normal of that shape."""
+        """Return what is shown of `truth` (T, n, channels); `noise` is standard normal, same shape."""
         spread = noise * NOISE
         if np.any(causes.insulation):
             worse = 1.0 + SIGNAL_NOISE_OF_BAD_INSULATION * np.asarray(causes.insulation)
@@ -104,15 +105,15 @@ class Instruments:
                 share = 0.5 * (1.0 + np.tanh(noise[:, injection.pump, RATE] * 0.8))
                 self._spoil_pump(values, np.flatnonzero(share < amount), injection)
 
-    def _spoil_pump(self, values: Floats, rows: np.ndarray[tuple[int], np.dtype[np.intp]], how: Injection) -> None:
+    def _spoil_pump(self, values: Floats, rows: npt.NDArray[np.intp], how: Injection) -> None:
         if len(rows) == 0:
             return
         channels, code = _CODES.get(how.gauge, (list(GAUGE), np.nan))
         if how.gauge is GaugeFailure.FROZEN:
             last = values[rows[0], how.pump, GAUGE].copy()
-            values[np.ix_(rows, [how.pump], GAUGE)] = self.held.setdefault(how.pump, last)
+            values[rows[:, None], how.pump, GAUGE] = self.held.setdefault(how.pump, last)
         else:
-            values[np.ix_(rows, [how.pump], channels)] = code
+            values[rows[:, None], how.pump, channels] = code
 
 
 _CODES: Final[dict[GaugeFailure, tuple[list[int], float]]] = {

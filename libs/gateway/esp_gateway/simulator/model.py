@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-
 from esp_common.contracts.readings import Int64Array
+
 from esp_gateway.simulator import fluid, inflow, tubing
 from esp_gateway.simulator.drive import Drives, commissioned
 from esp_gateway.simulator.faults import Causes, Schedule
@@ -36,8 +36,8 @@ SETTLING_STEPS: Final = 400
 HEAT_KJ_PER_BBL_C: Final = 515.0
 """Heat capacity of a barrel of oil and water."""
 
-STILL_WARMING_C: Final = 12.0
-"""Most that a motor warms liquid that hardly moves; the rock takes the rest."""
+ROCK_KW_PER_C: Final = 0.7
+"""Heat that goes into casing and rock per degree: what cools liquid that does not move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ class Tick:
 class Model:
     """n wells integrated from a steady state; `advance` moves one tick."""
 
-    def __init__(self, wells: Wells, schedule: Schedule, seed: int, feeder: Int64Array, *, protected: bool) -> None:
+    def __init__(
+        self, wells: Wells, schedule: Schedule, seed: int, feeder: Int64Array, *, protected: bool
+    ) -> None:
         self.wells = wells
         self.schedule = schedule
         self._seed = seed
@@ -96,7 +98,7 @@ class Model:
 
 
 def tick_random(seed: int, tick: int, stream: int) -> np.random.Generator:
-    """Return the random numbers of one stretch of time; counter-based, so they do not depend on the way there."""
+    """Return the random numbers of one stretch of time, whatever was drawn before: counter-based."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, tick]))
 
 
@@ -110,7 +112,9 @@ def integrate(wells: Wells, slow: Slow, seen: Operation, causes: Causes, step_s:
     rate = seen.surface_rate_bpd
     return slow._replace(
         intake_psi=_annulus(wells, slow, seen, causes, step_s),
-        gradient_psi_ft=_relax(slow.gradient_psi_ft, _gradient(wells, slow, seen), _transit_s(wells, rate), step_s),
+        gradient_psi_ft=_relax(
+            slow.gradient_psi_ft, _gradient(wells, slow, seen), _transit_s(wells, rate), step_s
+        ),
         intake_c=_relax(slow.intake_c, _liquid_c(wells, seen), LIQUID_LAG_S, step_s),
         motor_c=_relax(
             slow.motor_c,
@@ -118,7 +122,9 @@ def integrate(wells: Wells, slow: Slow, seen: Operation, causes: Causes, step_s:
             WINDING_LAG_S,
             step_s,
         ),
-        wellhead_c=_relax(slow.wellhead_c, _wellhead_c(wells, slow, rate), _transit_s(wells, rate) / 2.0, step_s),
+        wellhead_c=_relax(
+            slow.wellhead_c, _wellhead_c(wells, slow, rate), _transit_s(wells, rate) / 2.0, step_s
+        ),
         rate_bpd=_relax(slow.rate_bpd, seen.pump_rate_bpd * (1.0 - seen.intake.void), RATE_LAG_S, step_s),
     )
 
@@ -160,8 +166,8 @@ def _gradient(wells: Wells, slow: Slow, seen: Operation) -> Floats:
 
 def _liquid_c(wells: Wells, seen: Operation) -> Floats:
     """Return the liquid's temperature past the motor: the rock's, plus the motor's heat in what flows."""
-    warming = seen.loss_kw * SECONDS_A_DAY / (HEAT_KJ_PER_BBL_C * np.maximum(seen.surface_rate_bpd, 1.0))
-    return wells.intake_temp_c + np.minimum(warming, STILL_WARMING_C)
+    carried = HEAT_KJ_PER_BBL_C * seen.surface_rate_bpd / SECONDS_A_DAY
+    return wells.intake_temp_c + seen.loss_kw / (carried + ROCK_KW_PER_C)
 
 
 def _wellhead_c(wells: Wells, slow: Slow, rate_bpd: Floats) -> Floats:
@@ -189,4 +195,3 @@ def _guess(wells: Wells) -> Slow:
         rate_bpd=wells.design_rate_bpd + zeros,
         weather=np.zeros((4, len(zeros))),
     )
-

@@ -10,15 +10,15 @@ KW_PER_HP: Final = 0.7457
 RATED_POWER_FACTOR: Final = 0.85
 RATED_EFFICIENCY: Final = 0.85
 MAGNETISING_SHARE: Final = 0.45
-"""Magnetising current as a share of rated: gives 52 % of rated amps at 30 % load, where motors draw 49-58 %."""
+"""Magnetising current as a share of rated: 52 % of rated amps at 30 % load, where motors draw 49-58 %."""
 
-IRON_SHARE: Final = 0.35
+IRON_SHARE: Final = 0.20
 """Share of the rated loss that follows the voltage's frequency rather than the current."""
 
 LOCKED_ROTOR_MULTIPLE: Final = 4.5
 """Current of a rotor that does not turn, in multiples of rated, at the drive's starting voltage."""
 
-STILL_FLUID_FT_S: Final = 0.04
+STILL_FLUID_FT_S: Final = 0.25
 """Natural convection cools like this velocity, so that a shut-in motor heats to a limit and not for ever."""
 
 
@@ -33,7 +33,9 @@ def current_ratio(motor_load: Floats, voltage_ratio: Floats) -> Floats:
     Active and magnetising parts in quadrature: √[(m·v)² + (1 − m²)·(L/v)²].
     """
     active = motor_load / voltage_ratio
-    return np.sqrt((MAGNETISING_SHARE * voltage_ratio) ** 2 + (1.0 - MAGNETISING_SHARE**2) * active**2)
+    return np.asarray(
+        np.sqrt((MAGNETISING_SHARE * voltage_ratio) ** 2 + (1.0 - MAGNETISING_SHARE**2) * active**2)
+    )
 
 
 def loss_kw(rated_kw: Floats, current: Floats, frequency_ratio: Floats, unbalance: Floats) -> Floats:
@@ -49,7 +51,8 @@ def loss_kw(rated_kw: Floats, current: Floats, frequency_ratio: Floats, unbalanc
 
 def rated_current_a(rated_kw: Floats, rated_voltage_v: Floats) -> Floats:
     """Return nameplate amps from kW = √3·V·I·PF/1000 at nameplate efficiency and power factor."""
-    return 1000.0 * rated_kw / RATED_EFFICIENCY / (np.sqrt(3.0) * rated_voltage_v * RATED_POWER_FACTOR)
+    volts_amps = 1000.0 * rated_kw / RATED_EFFICIENCY / RATED_POWER_FACTOR
+    return volts_amps / (np.sqrt(3.0) * rated_voltage_v)
 
 
 def cooling_velocity_ft_s(rate_bpd: Floats, casing_bore_in: Floats, motor_od_in: Floats) -> Floats:
@@ -67,7 +70,7 @@ def film_factor(velocity_ft_s: Floats, void: Floats) -> Floats:
     return 0.5 + 0.5 * film * (1.0 + 2.0 * void)
 
 
-def insulation_mohm(cold_mohm: Floats, winding_c: Floats, damage: Floats) -> Floats:
+def insulation_mohm(cold_mohm: Floats, winding_c: Floats, damage: Floats | float) -> Floats:
     """Return insulation resistance (MΩ): halves each 10 °C above 100 °C; `damage` 1 takes 4.7 decades."""
     return cold_mohm * np.exp2((100.0 - winding_c) / 10.0) * 10.0 ** (-4.7 * damage)
 

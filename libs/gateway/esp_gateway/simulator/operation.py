@@ -10,7 +10,7 @@ from esp_gateway.simulator.faults import Causes
 from esp_gateway.simulator.pump import PSI_PER_FOOT_OF_WATER, RATED_FREQUENCY_HZ, Floats, polynomial
 from esp_gateway.simulator.wells import Bools, Wells
 
-NEWTON_STEPS: Final = 15
+NEWTON_STEPS: Final = 30
 NEWTON_BPD: Final = 1e-3
 """Newton stops at this change; from the last minute's rate it takes three steps, after a jump ten."""
 
@@ -20,13 +20,17 @@ FALLING_SHARE: Final = 0.3
 LEVEL_SCALE_FT: Final = 40.0
 """Height of liquid over the intake that keeps all but 1/e of the annulus gas out."""
 
+BUBBLY_VOID: Final = 0.06
+"""Void fraction up to which gas passes as fine bubbles and shakes nothing."""
+
 IDLE_LOAD: Final = 0.02
 """Bearings, seals and the thrust chamber, as a share of nameplate torque."""
 
-REVERSED_HEAD: Final = 0.50
+REVERSED_HEAD: Final = 0.34
 REVERSED_RATE: Final = 0.75
-REVERSED_POWER: Final = 1.10
-"""A radial stage turning backwards: half the head, less rate, slightly more power (vendor training)."""
+REVERSED_POWER: Final = 1.6
+"""A radial stage turning backwards makes 40-60 % of its duty's head when hardly anything flows, and takes
+as much power there as at its duty: the vanes churn (vendor training)."""
 
 SINGLE_PHASE_SLIP: Final = 0.10
 RIDE_THROUGH_SHARE: Final = 0.03
@@ -53,22 +57,22 @@ class Slow(NamedTuple):
     @property
     def slug(self) -> Floats:
         """Return how gas arrives."""
-        return self.weather[0]
+        return np.asarray(self.weather[0])
 
     @property
     def line(self) -> Floats:
         """Return how the flowline's pressure swings."""
-        return self.weather[1]
+        return np.asarray(self.weather[1])
 
     @property
     def supply(self) -> Floats:
         """Return how the feeder's voltage swings."""
-        return self.weather[2]
+        return np.asarray(self.weather[2])
 
     @property
     def grit(self) -> Floats:
         """Return how the torque of solids swings."""
-        return self.weather[3]
+        return np.asarray(self.weather[3])
 
 
 class Drive(NamedTuple):
@@ -113,7 +117,7 @@ def operate(wells: Wells, slow: Slow, drive: Drive, causes: Causes) -> Operation
     casing = wells.line_psi + CASING_VENT_PSI
     intake = _intake(wells, slow, causes, mixture, casing)
     stage = _stages(wells, causes, drive, intake, speed)
-    way_up = _way_up(wells, slow, causes, intake)
+    way_up = _way_up(wells, slow, causes, mixture, intake)
     rate, gain = _balance(wells, slow, causes, intake, stage, way_up)
     surface = _surface_rate(wells, causes, intake, rate, gain)
     shaft = _shaft_hp(wells, slow, causes, intake, stage, rate)
@@ -172,7 +176,9 @@ def _speed(drive: Drive, frequency_hz: Floats, causes: Causes) -> Floats:
     return np.maximum(frequency_hz / RATED_FREQUENCY_HZ * slip * turning, 1e-3)
 
 
-def _intake(wells: Wells, slow: Slow, causes: Causes, mixture: fluid.Mixture, casing_psi: Floats) -> fluid.Intake:
+def _intake(
+    wells: Wells, slow: Slow, causes: Causes, mixture: fluid.Mixture, casing_psi: Floats
+) -> fluid.Intake:
     """Return the fluid entering the first stage: behind the screen, with the gas a low level lets in."""
     entry = slow.intake_psi
     if np.any(causes.screen_loss):
@@ -234,7 +240,7 @@ class _WayUp(NamedTuple):
     choke: Floats
 
 
-def _way_up(wells: Wells, slow: Slow, causes: Causes, intake: fluid.Intake) -> _WayUp:
+def _way_up(wells: Wells, slow: Slow, causes: Causes, mixture: fluid.Mixture, intake: fluid.Intake) -> _WayUp:
     """Return what the pump works against."""
     friction = tubing.friction_psi_per_bpd2(
         slow.rate_bpd,
@@ -244,11 +250,12 @@ def _way_up(wells: Wells, slow: Slow, causes: Causes, intake: fluid.Intake) -> _
         wells.viscosity_cst + causes.emulsion_cst,
     )
     opening = np.maximum(1.0 - np.asarray(causes.closed_valve), 1e-4)
+    thinning = fluid.choke_factor(mixture, intake, wells.line_psi, wells.surface_temp_c)
     return _WayUp(
         end_psi=wells.line_psi + 0.8 * slow.line,
         lift_psi=slow.gradient_psi_ft * wells.depth_ft,
         friction=friction,
-        choke=wells.choke_psi_per_bpd2 * (1.0 + np.asarray(causes.line_blockage)) / opening**2,
+        choke=wells.choke_psi_per_bpd2 * thinning * (1.0 + np.asarray(causes.line_blockage)) / opening**2,
     )
 
 
@@ -265,12 +272,16 @@ def _balance(
     up = way_up.friction + way_up.choke
     liquid = 1.0 - intake.void
     drag = (_screen(wells, causes) + _dead_drag(wells, causes)) * liquid**2
-    rate = np.maximum(slow.rate_bpd / liquid, FALLING_SHARE * wells.open_flow_bpd * stage.rate_scale)
+    open_flow = wells.open_flow_bpd * stage.rate_scale
+    rate = np.maximum(slow.rate_bpd / liquid, FALLING_SHARE * open_flow)
+    # Some curves rise a little at the very left; a floor on the fall keeps Newton from turning round there.
+    least_fall = 0.05 * stage.scale_psi * wells.head_coefficients[0] / open_flow + 1e-9
     for _ in range(NEWTON_STEPS):
         gain, slope = _gain(wells, stage, drag, rate)
         surface, share = _after_leak(wells, causes, intake, rate, gain, slope)
         excess = drive_psi + gain - up * surface**2
-        better = np.maximum(rate - excess / (slope - 2.0 * up * surface * share - 1e-9), 0.0)
+        fall = np.maximum(2.0 * up * surface * share - slope, least_fall)
+        better = np.maximum(rate + excess / fall, 0.0)
         moved = float(np.abs(better - rate).max())
         rate = better
         if moved < NEWTON_BPD:
@@ -284,7 +295,10 @@ def _gain(wells: Wells, stage: _Stages, drag: Floats, rate: Floats) -> tuple[Flo
     inside = np.minimum(x, wells.open_flow_bpd)
     head, slope = _horner(wells.head_coefficients, inside)
     head += slope * (x - inside)
-    return stage.scale_psi * head - drag * rate**2, stage.scale_psi / stage.rate_scale * slope - 2.0 * drag * rate
+    return (
+        stage.scale_psi * head - drag * rate**2,
+        stage.scale_psi / stage.rate_scale * slope - 2.0 * drag * rate,
+    )
 
 
 def _horner(coefficients: Floats, x: Floats) -> tuple[Floats, Floats]:
@@ -350,7 +364,7 @@ def _current(drive: Drive, load: Floats, voltage_ratio: Floats) -> Floats:
 def _power_factor(active_kw: Floats, voltage_v: Floats, current_a: Floats) -> Floats:
     """Return PF = 1000·kW/(√3·V·I), 0 when nothing flows."""
     apparent = np.sqrt(3.0) * voltage_v * current_a / 1000.0
-    return np.clip(active_kw / np.maximum(apparent, 1e-6), 0.0, 0.99) * (apparent > 1e-3)
+    return np.asarray(np.clip(active_kw / np.maximum(apparent, 1e-6), 0.0, 0.99) * (apparent > 1e-3))
 
 
 def _film(wells: Wells, causes: Causes, intake: fluid.Intake, surface_rate: Floats) -> Floats:
@@ -359,7 +373,7 @@ def _film(wells: Wells, causes: Causes, intake: fluid.Intake, surface_rate: Floa
     velocity = motor.cooling_velocity_ft_s(passing, wells.casing_bore_in, wells.motor_od_in)
     design = motor.cooling_velocity_ft_s(wells.design_rate_bpd, wells.casing_bore_in, wells.motor_od_in)
     now = motor.film_factor(velocity, intake.void)
-    return now / motor.film_factor(design, np.zeros(1)) * (1.0 + np.asarray(causes.motor_scale))
+    return np.asarray(now / motor.film_factor(design, np.zeros(1)) * (1.0 + causes.motor_scale))
 
 
 def _vibration(
@@ -379,7 +393,8 @@ def _vibration(
     x = rate / stage.rate_scale
     outside = np.maximum(wells.min_bpd - x, 0.0) + np.maximum(x - wells.max_bpd, 0.0)
     starved = _screen(wells, causes) * (rate * (1.0 - intake.void)) ** 2 / np.maximum(intake_psi, 50.0)
-    unrest = 2.5 * outside / wells.best_bpd + 3.0 * intake.void + 2.0 * starved
+    surging = np.maximum(intake.void - BUBBLY_VOID, 0.0)
+    unrest = 2.5 * outside / wells.best_bpd + 4.0 * surging + 2.0 * starved
     stages = 0.5 + unrest + 2.5 * np.asarray(causes.clearance) + 5.0 * np.asarray(causes.rubbing)
     ripple = 2.0 * np.maximum(unbalance - 0.015, 0.0)
     return wells.vibration_g * stage.speed**2 * (0.5 + ripple + stage.live * stages)

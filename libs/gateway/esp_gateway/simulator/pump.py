@@ -41,7 +41,9 @@ class Curve:
         heads = polynomial(np.array(self.head_ft), rates)
         above = int(np.argmax(heads <= 0))
         return float(
-            brentq(lambda rate: float(polynomial(np.array(self.head_ft), rate)), rates[above - 1], rates[above])
+            brentq(
+                lambda rate: float(polynomial(np.array(self.head_ft), rate)), rates[above - 1], rates[above]
+            )
         )
 
 
@@ -59,9 +61,11 @@ AN550: Final = Curve(
 CATALOGUE: Final[tuple[Curve, ...]] = (
     AN550,
     # The rest are illustrative: no maker's curves, only shapes that obey the physics of such stages.
-    Curve("Illustrative M1200", (29.5, -1.5e-3, -7.4e-6), (0.145, 1.15e-4, -3.2e-8), 800.0, 1200.0, 1600.0),
-    Curve("Illustrative M2400", (36.0, -1.2e-3, -2.15e-6), (0.33, 1.4e-4, -1.95e-8), 1600.0, 2400.0, 3200.0),
-    Curve("Illustrative G900", (27.0, -1.8e-3, -1.15e-5), (0.14, 1.4e-4, -5.0e-8), 600.0, 900.0, 1250.0, True),
+    Curve("Illustrative M1200", (29.5, -1.5e-3, -7.4e-6), (0.145, 1.15e-4, -3.2e-8), 800.0, 1200.0, 1500.0),
+    Curve("Illustrative M2400", (36.0, -1.2e-3, -2.15e-6), (0.33, 1.4e-4, -1.95e-8), 1600.0, 2400.0, 3000.0),
+    Curve(
+        "Illustrative G900", (27.0, -1.8e-3, -1.15e-5), (0.14, 1.4e-4, -5.0e-8), 600.0, 900.0, 1150.0, True
+    ),
 )
 """Pump models of the simulated field."""
 
@@ -113,5 +117,7 @@ def flow_bpd(curve: Curve, stages: float, frequency_hz: float, head: float) -> f
         return float(head_ft(curve, stages, frequency_hz, rate)) - head
 
     if excess(peak) < 0:
-        raise ValueError(f"{curve.model} with {stages:g} stages cannot make {head:g} ft at {frequency_hz:g} Hz")
+        raise ValueError(
+            f"{curve.model} with {stages:g} stages cannot make {head:g} ft at {frequency_hz:g} Hz"
+        )
     return float(brentq(excess, peak, float(rates[-1])))

@@ -30,7 +30,9 @@ class Sample(NamedTuple):
     trip_code: npt.NDArray[np.int32]
 
 
-def sample(wells: Wells, ticks: Sequence[Tick], which: npt.NDArray[np.intp], time_s: Floats, causes: Causes) -> Sample:
+def sample(
+    wells: Wells, ticks: Sequence[Tick], which: npt.NDArray[np.intp], time_s: Floats, causes: Causes
+) -> Sample:
     """Return the wells at `time_s` (T, n), row t lying in `ticks[which[t]]`.
 
     Slow states run straight between ticks; everything else is solved anew at each instant, so that a
@@ -41,7 +43,9 @@ def sample(wells: Wells, ticks: Sequence[Tick], which: npt.NDArray[np.intp], tim
     drive = _drive(ticks, which, time_s - starts)
     seen = operate(wells, slow, drive, causes)
     codes = np.stack([tick.drives.trip_code for tick in ticks])[which].astype(np.int32)
-    return Sample(truth_matrix(_channels(wells, slow, drive, seen, causes, time_s), time_s.shape), drive.running, codes)
+    return Sample(
+        truth_matrix(_channels(wells, slow, drive, seen, causes, time_s), time_s.shape), drive.running, codes
+    )
 
 
 def _between(ticks: Sequence[Tick], which: npt.NDArray[np.intp], weight: Floats) -> Slow:
@@ -84,7 +88,7 @@ def _channels(
         "leakage_current_ma": GAUGE_LEAKAGE_MA + motor.leakage_ma(seen.voltage_v / np.sqrt(3.0), insulation),
         "insulation_resistance_mohm": insulation,
         "frequency_hz": seen.frequency_hz,
-        "motor_current_a": sum(phases) / 3.0,
+        "motor_current_a": (phases[0] + phases[1] + phases[2]) / 3.0,
         "current_a_a": phases[0],
         "current_b_a": phases[1],
         "current_c_a": phases[2],

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +136,7 @@ def design_wells(random: np.random.Generator, models: list[Curve]) -> Wells:
         bubble_point_psi=draw(900, 1500),
         line_psi=draw(80, 170),
         choke_psi=draw(50, 130),
+        surface_temp_c=surface,
         intake_temp_c=surface + depth * draw(0.0115, 0.0135),
         motor_load=draw(0.66, 0.84),
         winding_rise_c=draw(16, 34),
@@ -152,7 +153,6 @@ def design_wells(random: np.random.Generator, models: list[Curve]) -> Wells:
         **sized,
         viscosity_cst=draw(0.8, 1.4),
         choke_pct=draw(45, 90).round(0),
-        surface_temp_c=surface,
         cold_insulation_mohm=draw(1500, 6000),
         vibration_g=draw(0.06, 0.16),
         vibration_y_share=draw(0.75, 1.2),
@@ -173,13 +173,14 @@ class _Duty:
     bubble_point_psi: Floats
     line_psi: Floats
     choke_psi: Floats
+    surface_temp_c: Floats
     intake_temp_c: Floats
     motor_load: Floats
     winding_rise_c: Floats
     mixture: fluid.Mixture
 
 
-def _size(models: list[Curve], sizes: list[Completion], duty: _Duty) -> dict[str, npt.NDArray[np.generic]]:
+def _size(models: list[Curve], sizes: list[Completion], duty: _Duty) -> dict[str, Any]:
     """Return the columns of `Wells` that follow from the duty."""
     handler = np.array([curve.gas_handler for curve in models])
     heads, powers = _coefficients([c.head_ft for c in models]), _coefficients([c.brake_hp for c in models])
@@ -191,6 +192,7 @@ def _size(models: list[Curve], sizes: list[Completion], duty: _Duty) -> dict[str
     stages = np.ceil(gain / (stage_psi * duty.speed**2 * polynomial(heads, duty.at_60hz_bpd)))
     hp = stages * intake.mixture_gravity * duty.speed**3 * polynomial(powers, duty.at_60hz_bpd)
     rated_hp = np.ceil(hp / duty.speed / duty.motor_load / 2.0) * 2.0
+    choke_factor = fluid.choke_factor(duty.mixture, intake, duty.line_psi, duty.surface_temp_c)
     bottomhole = duty.intake_psi + fluid.PSI_PER_FT_BELOW_PUMP * (duty.perforations_ft - duty.depth_ft)
     reservoir = bottomhole + duty.drawdown_psi
     rated_kw = rated_hp * motor.KW_PER_HP
@@ -220,7 +222,8 @@ def _size(models: list[Curve], sizes: list[Completion], duty: _Duty) -> dict[str
         "bubble_point_psi": duty.bubble_point_psi,
         "productivity_bpd_psi": inflow.productivity_for(rate, bottomhole, reservoir, duty.bubble_point_psi),
         "line_psi": duty.line_psi,
-        "choke_psi_per_bpd2": duty.choke_psi / rate**2,
+        "choke_psi_per_bpd2": duty.choke_psi / rate**2 / choke_factor,
+        "surface_temp_c": duty.surface_temp_c,
         "intake_temp_c": duty.intake_temp_c,
         "design_rate_bpd": rate,
         "design_intake_psi": duty.intake_psi,
