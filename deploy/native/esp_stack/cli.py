@@ -91,7 +91,7 @@ def main() -> None:
 
 def _summary(stack: Stack) -> str:
     return f"""
-The platform is up; 50 simulated pumps send a reading every few seconds.
+The platform is up; 50 simulated pumps report through five gateways.
   HTTP API    {stack.nginx.url}/api/v1
   AMQP        amqp://127.0.0.1:{stack.ports["amqp"]}   MQTT {stack.rabbitmq.mqtt_url}
   PostgreSQL  127.0.0.1:{stack.ports["postgres"]}, storage engine: {LACKS[stack.engine]}

@@ -42,8 +42,8 @@ def flow(stack: Stack) -> list[str]:
         lines.append(f"readings stored in the last minute: unknown ({str(error).splitlines()[0]})")
     try:
         queues = stack.rabbitmq.api("GET", "queues/%2F?columns=name,messages").json()
-        waiting = {queue["name"]: queue.get("messages", 0) for queue in queues}
-        lines.append("messages waiting: " + ", ".join(f"{name} {n}" for name, n in sorted(waiting.items())))
+        waiting = [f"{queue['name']} {queue['messages']}" for queue in queues if queue.get("messages")]
+        lines.append(f"messages waiting: {', '.join(waiting) or 'none'}")
     except httpx.HTTPError as error:
         lines.append(f"messages waiting: unknown ({error})")
     return lines
