@@ -18,6 +18,7 @@ import orjson
 import pytest
 from esp_common import topology
 from esp_common.contracts import arrow
+from esp_common.contracts.events import Event
 from esp_common.contracts.readings import empty_readings
 from esp_common.database import create_pool
 from esp_common.errors import Conflict, NotFound
@@ -327,7 +328,10 @@ async def test_an_asset_event_renews_the_registry(site: Field) -> None:
         await until(lambda: _true(worker.registry.loaded), "registry loaded")
         await asyncio.sleep(1.5)
         await site.admin.execute("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P4', 'W1')")
-        await site.publisher.publish(topology.EVENTS, "asset.pump-changed", b"{}", mandatory=False)
+        event = Event("asset.pump-changed", "ingest", "P4", {})
+        await site.publisher.publish(
+            topology.EVENTS, event.type, event.body(), headers=event.headers(), mandatory=False
+        )
         await until(lambda: _true("P4" in worker.registry.current.pumps), "registry renewed", 8)
 
 

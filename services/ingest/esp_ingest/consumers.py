@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aio_pika
 import asyncpg
 import stamina
 import structlog
 from esp_common import topology
-from esp_common.messaging import LeanConsumer, Publisher
+from esp_common.messaging import EventListener, LeanConsumer, Publisher
 
 from esp_ingest import seen
 from esp_ingest.domain.registry import Registry
@@ -30,8 +29,6 @@ REFRESH_PAUSE_S: Final = 1.0
 
 DRAIN_S: Final = 20.0
 """How long a worker that was told to stop goes on with what it holds."""
-
-_ASSET_EVENTS: Final = "asset.#"
 
 
 class LiveRegistry:
@@ -62,17 +59,19 @@ class LiveRegistry:
     async def refresh(self) -> None:
         """Load it again, unless that was done a moment ago; keeps the old one while the database is away."""
         async with self._loading:
-            if time.monotonic() - self._loaded_at < REFRESH_PAUSE_S:
-                return
-            self._loaded_at = time.monotonic()
-            try:
-                loaded = await self._load()
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                return
-            if loaded != self._registry:
-                self._registry = loaded
+            if time.monotonic() - self._loaded_at >= REFRESH_PAUSE_S:
+                await self._reload()
+
+    async def _reload(self) -> None:
+        self._loaded_at = time.monotonic()
+        try:
+            loaded = await self._load()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return
+        if loaded != self._registry:
+            self._registry = loaded
 
     async def load(self) -> None:
         """Load it, however long the database takes to answer."""
@@ -92,27 +91,8 @@ class LiveRegistry:
                 # Several changes often come together, and a load right before one may have missed it.
                 await asyncio.sleep(REFRESH_PAUSE_S)
             self._changed.clear()
-            await self.refresh()
-
-
-async def follow_assets(url: str, registry: LiveRegistry) -> None:
-    """Renew `registry` on every asset event, until cancelled.
-
-    Through a queue of this process's own that the broker removes with the connection; after each
-    connecting the registry counts as changed, since events may have passed meanwhile.
-    """
-    async for attempt in stamina.retry_context(
-        on=(OSError, aio_pika.exceptions.AMQPException), attempts=None, timeout=None, wait_max=10.0
-    ):
-        with attempt:
-            async with await aio_pika.connect(url, timeout=5) as connection, connection.channel() as channel:
-                queue = await channel.declare_queue(exclusive=True, auto_delete=True)
-                await queue.bind(topology.EVENTS, _ASSET_EVENTS)
-                registry.note_change()
-                async with queue.iterator(no_ack=True) as events:
-                    async for _ in events:
-                        registry.note_change()
-            raise ConnectionError("the event queue ended")
+            async with self._loading:
+                await self._reload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +101,11 @@ class Worker:
 
     intake: Intake
     consumer: LeanConsumer
+    listener: EventListener
     registry: LiveRegistry
     publisher: Publisher
     pool: "asyncpg.Pool[Any]"
     engine: str
-    url: str
 
     @property
     def alive(self) -> bool:
@@ -144,7 +124,7 @@ class Worker:
                 ("intake", self.intake.run()),
                 ("consumer", self.consumer.run()),
                 ("registry", self.registry.run()),
-                ("asset-events", follow_assets(self.url, self.registry)),
+                ("asset-events", self.listener.run()),
                 ("stop", stop.wait()),
             )
         }
@@ -190,7 +170,14 @@ async def open_worker(settings: IngestSettings, pool: "asyncpg.Pool[Any]") -> As
             service="ingest",
         )
         intake.queue = consumer
+        listener = EventListener(
+            settings.amqp_url,
+            ["asset.*"],
+            on_event=lambda _: registry.note_change(),
+            # Events may have passed while it was not listening.
+            on_connected=registry.note_change,
+        )
         try:
-            yield Worker(intake, consumer, registry, publisher, pool, engine, settings.amqp_url)
+            yield Worker(intake, consumer, listener, registry, publisher, pool, engine)
         finally:
             await remembered.close()
