@@ -19,13 +19,16 @@ from starlette.types import ASGIApp
 
 from esp_ingest.api.assets import assets_router
 from esp_ingest.api.quality import quality_router
+from esp_ingest.api.refusals import dead_letters_router, quarantine_router
 from esp_ingest.api.telemetry import FastLane, TelemetryEndpoint
 from esp_ingest.api.telemetry_docs import telemetry_router
 from esp_ingest.assets import Assets
 from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import LiveRegistry, open_worker
+from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.registry import Registry
 from esp_ingest.maintenance import Maintenance
+from esp_ingest.quarantine import Quarantine
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.connection import Pool
@@ -109,7 +112,13 @@ async def open_api(
             "ESP ingest",
             health=health,
             verifier=verifier,
-            routers=[telemetry_router(endpoint), assets_router(assets), quality_router(lists, assets)],
+            routers=[
+                telemetry_router(endpoint),
+                assets_router(assets),
+                quality_router(lists, assets),
+                quarantine_router(lists, Quarantine(pool, requester)),
+                dead_letters_router(DeadLetters(settings.amqp_url), requester, pool),
+            ],
             max_body_bytes=settings.max_body_bytes,
         )
         yield FastLane(application, endpoint), [_keep(registry), listener.run()]
