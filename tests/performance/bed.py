@@ -70,6 +70,23 @@ class Role:
             raise SystemExit(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
         httpx.get(f"{self.url}/health/ready", timeout=2).raise_for_status()
 
+    def is_ready(self) -> bool:
+        """Return whether the role says that it is ready."""
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Wait for the process to end; return its exit status."""
+        assert self._process
+        return self._process.wait(timeout_s)
+
     def stop(self) -> None:
         """Ask the process to end, and see that it does."""
         if self._process:
