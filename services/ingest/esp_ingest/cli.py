@@ -1,51 +1,88 @@
 """The `esp-ingest` command: one subcommand for each role, and what an operator does by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import base64
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
 from getpass import getuser
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
+from uuid import UUID
 
+import orjson
+import structlog
 import typer
 import uvloop
 from esp_common import telemetry
 from esp_common.database import create_pool
-from esp_common.errors import InvalidInput, Unavailable, run_cli
+from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable, run_cli
+from esp_common.messaging import Publisher
 from esp_common.settings import settings_table
 
 from esp_ingest import app as roles
 from esp_ingest.asset_files import read_assets
-from esp_ingest.asset_kinds import Statement
-from esp_ingest.assets import SERVICE, Assets, Changes
+from esp_ingest.assets import SERVICE, Assets
+from esp_ingest.dead_letters import DeadLetters
+from esp_ingest.domain.readings import Reason
+from esp_ingest.quarantine import Quarantine
+from esp_ingest.reconcile import reconcile
+from esp_ingest.retention import drop_before
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.connection import Pool
+from esp_ingest.store.lists import Lists, QuarantineFilter
 from esp_ingest.store.migrations import migrate
-from esp_ingest.store.telemetry import OUTAGES
+from esp_ingest.store.telemetry import OUTAGES, installed_engine
 
 Result = TypeVar("Result")
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
+ReadingIds = Annotated[list[UUID], typer.Argument(help="Ids, as `quarantine list` shows them.")]
+LetterIds = Annotated[list[str], typer.Argument(help="Ids, as `dead-letters list` shows them.")]
 
-app = typer.Typer(
-    help="Takes readings in, screens and stores them.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-assets = typer.Typer(help="Fields, wells, pumps, gateways and tag maps.", no_args_is_help=True)
-app.add_typer(assets, name="assets")
+REFUSED_COLUMNS: Final = ("id", "received_at", "state", "reason", "gateway_id", "pump_id", "time", "detail")
+LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
+
+
+def _group(purpose: str) -> typer.Typer:
+    # Plain text: an error is a line, not a box.
+    return typer.Typer(
+        help=purpose, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+app = _group("Takes readings in, screens and stores them.")
+assets = _group("Fields, wells, pumps, gateways and tag maps.")
+quarantine = _group("Readings that were refused.")
+letters = _group("Messages that no worker could process.")
+retention = _group("Raw days that may go.")
+for name, group in (
+    ("assets", assets),
+    ("quarantine", quarantine),
+    ("dead-letters", letters),
+    ("retention", retention),
+):
+    app.add_typer(group, name=name)
+
+
+# --- roles ------------------------------------------------------------------------------------------------
 
 
 @app.command("api")
-def api() -> None:
+def run_api() -> None:
     """Serve the HTTP API."""
     _run_role("api", roles.run_api)
 
 
 @app.command("worker")
-def worker() -> None:
+def run_worker() -> None:
     """Store what arrives on the queue, and publish what was accepted."""
     _run_role("worker", roles.run_worker)
 
 
 @app.command("maintenance")
-def maintenance() -> None:
+def run_maintenance() -> None:
     """Keep partitions, aggregates and data quality current, and publish events."""
     _run_role("maintenance", roles.run_maintenance)
 
@@ -64,37 +101,195 @@ def show_settings() -> None:
     typer.echo(settings_table(IngestSettings))
 
 
+# --- assets -----------------------------------------------------------------------------------------------
+
+
 @assets.command("import")
 def import_assets(file: Annotated[Path, typer.Argument(help="YAML (all kinds) or CSV (one kind).")]) -> None:
     """Make everything that FILE states true, or nothing of it; stating it again changes nothing."""
-    settings = IngestSettings.load()
+
+    async def command() -> None:
+        async with _tools() as (_, pool):
+            changes = await Assets(pool).write(statements, actor())
+        typer.echo(f"{changes.created} created, {changes.updated} updated, {changes.unchanged} as they were")
+
     try:
         statements = read_assets(file)
-        changes = _run(_import(settings, statements))
+        _run(command())
     except InvalidInput as error:
         for problem in error.fields or []:
             typer.echo(f"{file}: {problem['where']}: {problem['what']}; {problem['fix']}", err=True)
         raise
-    typer.echo(f"{changes.created} created, {changes.updated} updated, {changes.unchanged} as they were")
 
 
-async def _import(settings: IngestSettings, statements: list[Statement]) -> Changes:
-    async with _pool(settings) as pool:
-        return await Assets(pool).write(statements, actor())
+# --- quarantine -------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _pool(settings: IngestSettings) -> AsyncIterator[Pool]:
-    pool = await create_pool(settings, role="esp-ingest cli", max_size=2)
-    try:
-        yield pool
-    finally:
-        await pool.close()
+@quarantine.command("list")
+def list_quarantine(
+    reason: Annotated[Reason | None, typer.Option()] = None,
+    gateway: Annotated[str | None, typer.Option()] = None,
+    pump: Annotated[str | None, typer.Option()] = None,
+    state: Annotated[str, typer.Option(help="pending, replayed, discarded or any")] = "pending",
+    limit: Limit = 100,
+) -> None:
+    """Show refused readings, the last received first."""
+    wanted = QuarantineFilter(reason, gateway, pump, None if state == "any" else state)
+
+    async def command() -> None:
+        async with _tools() as (_, pool):
+            _show_rows(await Lists(pool).quarantine(wanted, None, limit), REFUSED_COLUMNS)
+
+    _run(command())
+
+
+@quarantine.command("show")
+def show_quarantined(id: UUID) -> None:  # noqa: A002 - the name the help shows
+    """Show a refused reading with what was sent."""
+
+    async def command() -> None:
+        async with _tools() as (_, pool):
+            refused = await Lists(pool).refused(id)
+        if refused is None:
+            raise NotFound(f"no reading {id} in quarantine", fix="see `esp-ingest quarantine list`")
+        _show_whole(refused)
+
+    _run(command())
+
+
+@quarantine.command("replay")
+def replay_quarantined(ids: ReadingIds) -> None:
+    """Send refused readings in again, once their cause is mended."""
+
+    async def command() -> None:
+        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
+            for id_ in ids:
+                await Quarantine(pool, publisher).replay(id_, actor())
+                typer.echo(f"{id_} replayed")
+
+    _run(command())
+
+
+@quarantine.command("discard")
+def discard_quarantined(ids: ReadingIds) -> None:
+    """Give refused readings up; their rows stay."""
+
+    async def command() -> None:
+        async with _tools() as (settings, pool):
+            for id_ in ids:
+                await Quarantine(pool, Publisher(settings.amqp_url)).discard(id_, actor())
+                typer.echo(f"{id_} discarded")
+
+    _run(command())
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+@letters.command("list")
+def list_letters(limit: Limit = 100) -> None:
+    """Show dead letters, oldest first."""
+
+    async def command() -> None:
+        found = await DeadLetters(IngestSettings.load().amqp_url).list(limit)
+        _show_rows(map(asdict, found), LETTER_COLUMNS)
+
+    _run(command())
+
+
+@letters.command("show")
+def show_letter(id: str) -> None:  # noqa: A002 - the name the help shows
+    """Show a dead letter with its body."""
+
+    async def command() -> None:
+        letter = await DeadLetters(IngestSettings.load().amqp_url).show(id)
+        _show_whole({**asdict(letter), "body": _readable(letter.body)})
+
+    _run(command())
+
+
+@letters.command("replay")
+def replay_letters(ids: LetterIds) -> None:
+    """Send dead letters in again under their first routing key."""
+
+    async def command() -> None:
+        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
+            count = await DeadLetters(settings.amqp_url).replay(ids, actor(), publisher, pool)
+        typer.echo(f"{count} replayed")
+
+    _run(command())
+
+
+@letters.command("discard")
+def discard_letters(ids: LetterIds) -> None:
+    """Remove dead letters for good."""
+
+    async def command() -> None:
+        async with _tools() as (settings, pool):
+            count = await DeadLetters(settings.amqp_url).discard(ids, actor(), pool)
+        typer.echo(f"{count} discarded")
+
+    _run(command())
+
+
+# --- accounts and retention -------------------------------------------------------------------------------
+
+
+@app.command("reconcile")
+def run_reconcile(
+    receipt: Annotated[Path | None, typer.Option(help="JSON lines of confirmed readings.")] = None,
+) -> None:
+    """Compare the service's accounts with what is stored; fail when readings are lost or duplicated."""
+
+    async def command() -> None:
+        async with _tools() as (settings, pool):
+            result = await reconcile(pool, settings.amqp_url, receipt)
+        typer.echo(result.text())
+        if not result.agrees:
+            raise Conflict("; ".join(result.differences), fix="run it again once the queue is empty")
+
+    if receipt is not None and not receipt.is_file():
+        raise InvalidInput(f"no receipt at {receipt}", fix="check the path")
+    _run(command())
+
+
+@retention.command("drop")
+def drop_raw_days(
+    before: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that stays.")],
+) -> None:
+    """Drop the raw readings of every day before a date; their aggregates stay."""
+
+    async def command() -> None:
+        async with _tools(statement_timeout_s=0) as (settings, pool):
+            async with pool.acquire() as connection:
+                engine = await installed_engine(connection)
+            async for dropped in drop_before(
+                pool,
+                engine,
+                before.date(),
+                today=datetime.now(UTC).date(),
+                keep_days=settings.retention_days,
+                by=actor(),
+            ):
+                typer.echo(f"{dropped.day}: {dropped.readings} readings dropped")
+
+    _run(command())
+
+
+# --- shared -----------------------------------------------------------------------------------------------
 
 
 def actor() -> str:
     """Return who runs this command, for the audit trail."""
     return f"cli:{getuser()}"
+
+
+@asynccontextmanager
+async def _tools(**overrides: Any) -> AsyncIterator[tuple[IngestSettings, Pool]]:
+    """Open what a command needs: the settings, and a few connections to the database."""
+    settings = IngestSettings.load().model_copy(update=overrides)
+    async with await create_pool(settings, role="esp-ingest cli", max_size=3) as pool:
+        yield settings, pool
 
 
 def _run_role(name: str, role: roles.Role) -> None:
@@ -105,12 +300,33 @@ def _run_role(name: str, role: roles.Role) -> None:
 
 def _run(command: Coroutine[Any, Any, Result]) -> Result:
     """Run an operator's command; a database that is away becomes the error that says so."""
+    # Its output is the answer; what libraries have to say is for the roles' logs.
+    logging.getLogger().addHandler(logging.NullHandler())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         return asyncio.run(command)
     except OUTAGES as error:
         raise Unavailable(
-            f"the database does not answer: {error}", fix="check ESP_INGEST_DATABASE_URL"
+            f"database or broker does not answer: {error}", fix="check ESP_INGEST_DATABASE_URL and _AMQP_URL"
         ) from error
+
+
+def _show_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+    """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
+    typer.echo("\t".join(columns))
+    for row in rows:
+        typer.echo("\t".join("-" if row[column] is None else str(row[column]) for column in columns))
+
+
+def _show_whole(document: Mapping[str, Any]) -> None:
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def _readable(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return f"base64:{base64.b64encode(body).decode()}"
 
 
 def main() -> None:
