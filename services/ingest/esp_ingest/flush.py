@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from esp_common import topology
 from esp_common.contracts import arrow
-from esp_common.contracts.readings import Int64Array, Readings
+from esp_common.contracts.readings import Int64Array, ObjectArray, Readings
 
 from esp_ingest.domain.frozen import FrozenTracker
 from esp_ingest.domain.merge import Merged, Outcome, merge
@@ -64,30 +64,34 @@ class Flush:
         """Return what to publish of the batch but for rows `without`: as stored, by field and partition."""
         keep = np.ones(len(self.batch), dtype=np.bool_)
         keep[without] = False
-        return [self._announce(key, rows[keep[rows]]) for key, rows in self._groups() if keep[rows].any()]
+        rows = np.flatnonzero(keep)
+        if not len(rows):
+            return []
+        numbers, which = np.unique(self.batch.pump_no[rows], return_inverse=True)
+        pumps = [self.registry.by_no[number] for number in numbers.tolist()]
+        places = [(pump.field_id, topology.partition(pump.pump_id)) for pump in pumps]
+        codes = {place: code for code, place in enumerate(dict.fromkeys(places))}
+        of_row = np.array([codes[place] for place in places])[which]
+        order = np.argsort(of_row, kind="stable")
+        ends = np.cumsum(np.bincount(of_row)).tolist()
+        names = np.array([pump.pump_id for pump in pumps], dtype=object)[which[order]]
+        bodies = self._streams(rows[order], names, ends)
+        return [
+            Announcement(f"telemetry.{place[0]}", place[1], bodies[code]) for place, code in codes.items()
+        ]
 
-    def _groups(self) -> Iterator[tuple[tuple[str, int], Int64Array]]:
-        numbers, which = np.unique(self.batch.pump_no, return_inverse=True)
-        groups: dict[tuple[str, int], list[int]] = {}
-        for place, number in enumerate(numbers.tolist()):
-            pump = self.registry.by_no[number]
-            groups.setdefault((pump.field_id, topology.partition(pump.pump_id)), []).append(place)
-        for key, places in groups.items():
-            yield key, np.flatnonzero(np.isin(which, places))
-
-    def _announce(self, key: tuple[str, int], rows: Int64Array) -> Announcement:
-        field_id, partition = key
+    def _streams(self, rows: Int64Array, pump_ids: ObjectArray, ends: list[int]) -> list[bytes]:
         batch = self.batch
-        names = [self.registry.by_no[number].pump_id for number in batch.pump_no[rows].tolist()]
         readings = Readings(
-            np.array(names, dtype=object),
+            pump_ids,
             batch.time_us[rows],
             to_units(batch.scaled[rows]),
             batch.running[rows],
             batch.trip_code[rows],
         )
-        body = arrow.encode(readings, fault_mask=batch.fault_mask[rows], frozen_mask=batch.frozen_mask[rows])
-        return Announcement(f"telemetry.{field_id}", partition, body)
+        return arrow.encode_parts(
+            readings, ends, fault_mask=batch.fault_mask[rows], frozen_mask=batch.frozen_mask[rows]
+        )
 
 
 def assemble(
