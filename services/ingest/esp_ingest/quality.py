@@ -30,8 +30,13 @@ async def score_hours(pool: Pool, now: datetime, degraded_below: float) -> int:
     never twice for the same hour.
     """
     closed = (now - GRACE).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    total = await _score_all(pool, closed, now, degraded_below)
     async with pool.acquire() as connection:
         await store.mark_silent(connection, closed)
+    return total + await _score_all(pool, closed, now, degraded_below)
+
+
+async def _score_all(pool: Pool, closed: datetime, now: datetime, degraded_below: float) -> int:
     total = 0
     while scored := await _score_some(pool, closed, now, degraded_below):
         total += scored

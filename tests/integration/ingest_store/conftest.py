@@ -121,7 +121,7 @@ def new_day(request: pytest.FixtureRequest) -> datetime:
     return datetime.fromtimestamp(datetime(2015, 1, 1, tzinfo=UTC).timestamp() + number * 86400, UTC)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batch_of() -> Callable[..., Batch]:
     """`make_batch`, for tests."""
     return make_batch

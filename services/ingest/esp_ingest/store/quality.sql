@@ -24,8 +24,8 @@ INSERT INTO ingest.quality_hours (pump_no, hour)
 SELECT pump_no, silent
 FROM (
     SELECT pump_no, max(hour) AS hour FROM ingest.quality_hours
-    WHERE readings > 0 AND hour >= $1 - INTERVAL '7 days' GROUP BY pump_no
-) AS heard CROSS JOIN LATERAL generate_series(hour + INTERVAL '1 hour', $1, INTERVAL '1 hour') AS silent
+    WHERE readings > 0 AND hour >= $1::timestamptz - INTERVAL '7 days' GROUP BY pump_no
+) AS heard CROSS JOIN LATERAL generate_series(hour + INTERVAL '1 hour', $1::timestamptz, INTERVAL '1 hour') AS silent
 ON CONFLICT DO NOTHING
 
 -- name: due

@@ -48,5 +48,5 @@ BEGIN
     END LOOP;
 END $$;
 
-GRANT USAGE ON SCHEMA telemetry_v1 TO esp_diagnostics, esp_archiver, esp_ingest;
-GRANT SELECT ON ALL TABLES IN SCHEMA telemetry_v1 TO esp_diagnostics, esp_archiver, esp_ingest;
+GRANT USAGE ON SCHEMA telemetry_v1 TO esp_diagnostics, esp_archiver;
+GRANT SELECT ON ALL TABLES IN SCHEMA telemetry_v1 TO esp_diagnostics, esp_archiver;
