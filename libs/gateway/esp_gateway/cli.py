@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import stamina
 import structlog
 import typer
 import yaml
@@ -144,8 +145,8 @@ def simulate(
     pumps: Annotated[int, typer.Option(help="Pumps in the field, ten to a gateway.", min=1, max=1000)] = 50,
     seed: Annotated[int, typer.Option(help="The same seed gives the same field.")] = 1,
     rate: Annotated[
-        float, typer.Option(help="Times a second that the field is stepped.", min=0.01, max=50)
-    ] = 1.0,
+        float, typer.Option(help="Times a minute that each pump is scanned.", min=0.1, max=600)
+    ] = 6.0,
     faults: Annotated[
         list[str] | None,
         typer.Option("--fault", metavar="PUMP:NAME[:SEVERITY]", help="Inject a fault; repeatable."),
@@ -156,7 +157,7 @@ def simulate(
 ) -> None:
     """Run a field of simulated pumps that report to the platform as the clock goes, until SIGTERM."""
     _log_to_stderr()
-    field = build_field(seed, pumps)
+    field = build_field(seed, pumps, interval_s=60 / rate)
     if as_assets:
         print(yaml.safe_dump(field.assets(), sort_keys=False), end="")
         return
@@ -168,7 +169,6 @@ def simulate(
         field,
         accounts.from_gateways_file(url, gateways_file),
         folder or state_folder(),
-        steps_per_s=rate,
         encoding=encoding,
         spool_limit=spool_limit,
         when_full=when_full,
@@ -320,6 +320,7 @@ def _log_to_stderr() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    # aiormq reports every lost connection with a stack trace; the link's state says the same in a line.
+    # These report every attempt to connect, with stack traces; the link's state says the same in a line.
+    stamina.instrumentation.set_on_retry_hooks([])
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

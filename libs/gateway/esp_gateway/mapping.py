@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from esp_common import topology
 from esp_common.contracts.channels import RUNNING, TRIP_CODE
+from esp_common.errors import NotFound
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from esp_gateway.encoding import Reading
@@ -133,7 +134,9 @@ class Mapper:
 
 
 def load_map(path: Path) -> FileMap:
-    """Return the map in the YAML file at `path`; raises MapInvalid naming the place and what is wrong."""
+    """Return the map in the YAML file at `path`; raises NotFound, or MapInvalid naming what is wrong where."""
+    if not path.is_file():
+        raise NotFound(f"no file {path}", fix="check --map")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -50,7 +50,6 @@ class LiveField:
         accounts: Sequence[Account],
         folder: Path,
         *,
-        steps_per_s: float,
         encoding: Encoding,
         spool_limit: int,
         when_full: WhenFull,
@@ -58,7 +57,7 @@ class LiveField:
         self._field = field
         self._accounts = _accounts_of(field.assets(), accounts)
         self._folder = folder
-        self._pause_s = 1 / steps_per_s
+        self._pause_s = min(1.0, field.interval_s)
         self._encoding = encoding
         self._spool_limit = spool_limit
         self._when_full = when_full
@@ -72,9 +71,8 @@ class LiveField:
         """Report until stopped; a spool that fails ends it."""
         async with AsyncExitStack() as stack:
             clients = {account.gateway_id: await self._start(stack, account) for account in self._accounts}
-            # A process that ended a moment ago may have reported the last scan: do not measure it again.
-            last = datetime.now(UTC)
-            await asyncio.to_thread(self._field.step, last)
+            # A process that ended a moment ago may have reported the last scan: begin with the next one.
+            last = datetime.now(UTC) + timedelta(seconds=self._field.interval_s)
             while not await self._stopped():
                 now = datetime.now(UTC)
                 if now <= last:

@@ -1,0 +1,287 @@
+"""`esp-gateway` as its users run it: as a process, against a real broker."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from esp_common import topology
+from esp_gateway.encoding import decode
+from esp_gateway.spool import read_state
+from esp_stack.servers import Vhost
+
+COMMAND = (sys.executable, "-c", "from esp_gateway.cli import main; main()")
+MAP = """\
+gateway_id: gw-demo
+pump_id: P-1
+time: {column: when}
+columns: {pressure: Pressure, flow: Flow}
+"""
+DEADLINE_S = 120.0
+
+
+@pytest.fixture
+def desk(tmp_path: Path, vhost: Vhost) -> Path:
+    """A folder with a map, the gateway's key and the endpoints of the broker."""
+    (tmp_path / "map.yaml").write_text(MAP)
+    key = vhost.server.passwords["gw-demo"]
+    private(tmp_path / "key", key)
+    private(
+        tmp_path / "endpoints.json", json.dumps({"amqp": vhost.url, "gateway": {"id": "gw-demo", "key": key}})
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def collect(vhost: Vhost) -> Callable[[], list[dict[str, Any]]]:
+    """Return what takes every reading out of the queue."""
+
+    async def take() -> list[dict[str, Any]]:
+        readings = []
+        async with await aio_pika.connect(vhost.url) as connection:
+            queue = await (await connection.channel()).get_queue(topology.INGEST_TELEMETRY)
+            while message := await queue.get(no_ack=True, fail=False):
+                readings += decode(message.content_type or "", message.body)
+        return readings
+
+    asyncio.run(take())
+    return lambda: asyncio.run(take())
+
+
+def private(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def records(path: Path, count: int, start: int = 0) -> Path:
+    lines = [
+        f"2020-03-09 {n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d},{n / 8},{n}"
+        for n in range(start, start + count)
+    ]
+    path.write_text("\n".join(["when,pressure,flow", *lines, ""]))
+    return path
+
+
+def replay(desk: Path, *arguments: object) -> tuple[str, ...]:
+    options = (
+        "--map",
+        desk / "map.yaml",
+        "--endpoints",
+        desk / "endpoints.json",
+        "--spool",
+        desk / "gw.spool",
+    )
+    return tuple(map(str, (*COMMAND, "replay", *arguments, *options)))
+
+
+def run(command: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+
+def address(vhost: Vhost) -> str:
+    parts = urlsplit(vhost.url)
+    return f"amqp://{parts.hostname}:{parts.port}{parts.path}"
+
+
+def test_csv_and_parquet_arrive_alike(desk: Path, collect: Callable[[], Any]) -> None:
+    csv = records(desk / "a.csv", 1200)
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(csv), desk / "a.parquet")
+    outcome = run(replay(desk, csv))
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.startswith("1 file(s): 1200 rows read, 1200 readings confirmed, 0 unreadable")
+    from_csv = collect()
+    assert run(replay(desk, desk / "a.parquet", "--format", "arrow")).returncode == 0
+    from_parquet = collect()
+    by_time = {reading["time"]: reading for reading in from_csv}
+    assert by_time == {reading["time"]: reading for reading in from_parquet}
+    assert by_time["2020-03-09T00:00:09+00:00"] == {
+        "pump_id": "P-1", "time": "2020-03-09T00:00:09+00:00", "Pressure": 1.125, "Flow": 9,
+    }  # fmt: skip
+    assert len(by_time) == len(from_csv) == 1200
+
+
+def test_a_replay_killed_midway_goes_on_without_loss(desk: Path, collect: Callable[[], Any]) -> None:
+    files = [records(desk / f"{part}.csv", 15_000, 15_000 * part) for part in range(3)]
+    receipt = desk / "receipt"
+    command = replay(desk, *files, "--receipt", receipt)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + DEADLINE_S
+    while not (desk / "gw.spool").exists() or confirmed(desk) < 2000:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert confirmed(desk) < 45_000
+    outcome = run(command)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "more were taken earlier" in outcome.stdout
+    everything = {float(n) for n in range(45_000)}
+    assert {reading["Flow"] for reading in collect()} == everything
+    lines = [json.loads(line) for line in receipt.read_text().splitlines()]
+    assert {line["reading"]["Flow"] for line in lines} == everything
+    assert read_state(desk / "gw.spool").batches == 0
+
+
+def confirmed(desk: Path) -> int:
+    try:
+        return read_state(desk / "gw.spool").confirmed
+    except Exception:  # being created
+        return 0
+
+
+def test_an_interrupted_replay_says_how_to_go_on(desk: Path, collect: Callable[[], Any]) -> None:
+    csv = records(desk / "a.csv", 100)
+    process = subprocess.Popen(replay(desk, csv, "--speed", "10"), stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + DEADLINE_S
+    while not (desk / "gw.spool").exists() or confirmed(desk) < 5:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert run(replay(desk, csv)).returncode == 0
+    assert sorted(reading["Flow"] for reading in collect()) == list(range(100))  # each exactly once
+
+
+def test_records_that_cannot_be_read_are_named_and_sent(desk: Path, collect: Callable[[], Any]) -> None:
+    path = desk / "a.csv"
+    path.write_text(
+        "when,pressure,flow\n2020-01-01 00:00,1,2\nsoon,3,4\n2020-01-01 00:01,5\n2020-01-01 00:02,n/a,6\n"
+    )
+    outcome = run(replay(desk, path))
+    assert outcome.returncode == 0, outcome.stderr
+    assert "4 rows read, 4 readings confirmed, 2 unreadable" in outcome.stdout
+    assert f"{path}:3: no time in when 'soon'" in outcome.stderr
+    assert f"{path}:4: " in outcome.stderr
+    sent = collect()
+    assert {"pump_id": "P-1", "time": "soon", "Pressure": 3, "Flow": 4} in sent
+    assert {"pump_id": "P-1", "time": None, "unreadable_record": "2020-01-01 00:01,5"} in sent
+    assert {"pump_id": "P-1", "time": "2020-01-01T00:02:00+00:00", "Pressure": "n/a", "Flow": 6} in sent
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda desk: (desk / "map.yaml").write_text("pump_id: P"), 2, "map.yaml: time: Field required"),
+        (
+            lambda desk: (desk / "map.yaml").write_text(MAP.replace("flow:", "rate:")),
+            2,
+            "a.csv:1: no column 'rate'",
+        ),
+        (
+            lambda desk: (desk / "map.yaml").write_text(MAP.replace("gw-demo", "gw-07")),
+            2,
+            "is for gateway gw-07",
+        ),
+        (lambda desk: (desk / "map.yaml").unlink(), 4, "no file"),
+        (lambda desk: (desk / "a.csv").unlink(), 4, "no file"),
+        (lambda desk: (desk / "endpoints.json").unlink(), 4, "start the stack (make up)"),
+        (lambda desk: (desk / "endpoints.json").chmod(0o644), 2, "open to others — chmod 600"),
+        (lambda desk: wrong_key(desk), 1, "refused by the broker — ACCESS_REFUSED"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    desk: Path, change: Callable[[Path], Any], code: int, message: str
+) -> None:
+    records(desk / "a.csv", 3)
+    change(desk)
+    outcome = run(replay(desk, desk / "a.csv"))
+    assert outcome.returncode == code, outcome.stderr
+    (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in outcome.stderr
+
+
+def wrong_key(desk: Path) -> None:
+    document = json.loads((desk / "endpoints.json").read_text())
+    document["gateway"]["key"] = "wrong"
+    private(desk / "endpoints.json", json.dumps(document))
+
+
+def test_a_key_is_taken_from_a_file_and_never_from_the_command_line(
+    desk: Path, vhost: Vhost, collect: Callable[[], Any]
+) -> None:
+    csv = records(desk / "a.csv", 3)
+    refused = run((*replay(desk, csv), "--url", "amqp://gw-demo:secret@127.0.0.1/"))
+    assert refused.returncode == 2
+    assert "secret" not in refused.stderr
+    outcome = run((*replay(desk, csv), "--url", address(vhost), "--key-file", str(desk / "key")))
+    assert outcome.returncode == 0, outcome.stderr
+    assert len(collect()) == 3
+
+
+def test_status_shows_what_waits(desk: Path) -> None:
+    csv = records(desk / "a.csv", 700)
+    away = (
+        *replay(desk, csv, "--give-up-after", "1"),
+        "--url",
+        "amqp://127.0.0.1:1/",
+        "--key-file",
+        str(desk / "key"),
+    )
+    outcome = run(away)
+    assert outcome.returncode == 3
+    assert "stays in the spool" in outcome.stderr
+    text = run((*COMMAND, "status", str(desk))).stdout
+    assert "waiting       700 readings in 2 messages" in text
+    assert "no gateway is running" in text
+    (state,) = json.loads(run((*COMMAND, "status", str(desk), "--json")).stdout).values()
+    assert (state["gateway_id"], state["readings"], state["confirmed"]) == ("gw-demo", 700, 0)
+
+
+def test_a_simulated_field_reports_and_stops_when_told(
+    desk: Path, vhost: Vhost, collect: Callable[[], Any]
+) -> None:
+    keys = {name: vhost.server.passwords[name] for name in ("gw-01", "gw-02")}
+    keys_file = private(desk / "keys.json", json.dumps(keys))
+    command = (
+        *COMMAND,
+        "simulate",
+        "--url",
+        address(vhost),
+        "--gateways-file",
+        str(keys_file),
+        "--spool",
+        str(desk),
+    )
+    process = subprocess.Popen(
+        (*command, "--pumps", "20", "--rate", "60", "--fault", "SIM-003:gauge_failure:1"),
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    until = time.monotonic() + DEADLINE_S
+    while not all(
+        (desk / f"{name}.spool").exists() and read_state(desk / f"{name}.spool").confirmed > 20
+        for name in keys
+    ):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert not any(key in errors for key in keys.values())
+    readings = collect()
+    assert {reading["pump_id"] for reading in readings} == {f"SIM-{number:03d}" for number in range(1, 21)}
+    assert [read_state(desk / f"{name}.spool").batches for name in keys] == [0, 0]
+
+
+def test_a_simulated_field_says_what_it_lacks(desk: Path) -> None:
+    private(desk / "keys.json", "{}")
+    live = (*COMMAND, "simulate", "--url", "amqp://127.0.0.1/", "--gateways-file", str(desk / "keys.json"))
+    assert "no key for gw-01" in run((*live, "--pumps", "5")).stderr
+    assert "NAME one of" in run((*live, "--pumps", "5", "--fault", "SIM-001:rust")).stderr
+    assert "no pump SIM-900" in run((*live, "--pumps", "5", "--fault", "SIM-900:deadhead")).stderr
