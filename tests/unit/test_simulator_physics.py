@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from esp_gateway.simulator import gas, inflow, motor, viscosity
 from esp_gateway.simulator.faults import Causes
 from esp_gateway.simulator.field import build_field
 from esp_gateway.simulator.model import blend
 from esp_gateway.simulator.operation import Drive, operate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def test_motors_draw_half_their_amps_at_a_third_of_their_load():
@@ -24,7 +23,9 @@ def test_gas_takes_head_and_handlers_lose_less():
 
 
 def test_cooling_velocity_of_the_worked_formula():
-    assert motor.cooling_velocity_ft_s(np.array(1000.0), np.array(6.276), np.array(5.40)) == pytest.approx(1.165, abs=0.01)
+    assert motor.cooling_velocity_ft_s(np.array(1000.0), np.array(6.276), np.array(5.40)) == pytest.approx(
+        1.165, abs=0.01
+    )
 
 
 def test_viscosity_is_faded_in_and_takes_efficiency_first():
@@ -57,14 +58,18 @@ def test_inflow_is_continuous_and_falls_with_bottomhole_pressure(reservoir, bubb
     clearance=st.floats(0, 0.5),
     dead=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
 )
-def test_pressures_balance_at_every_operating_point(small_field, frequency, intake, leak, valve, clearance, dead):
+def test_pressures_balance_at_every_operating_point(
+    small_field, frequency, intake, leak, valve, clearance, dead
+):
     model, wells = small_field._model, small_field.wells
     n = len(wells.stages)
     slow = model._slow._replace(intake_psi=np.full(n, intake))
     on, off = np.full(n, True), np.full(n, False)
     drive = Drive(on, off, off, np.full(n, frequency))
 
-    seen = operate(wells, slow, drive, Causes(leak=leak, closed_valve=valve, clearance=clearance, dead_stages=dead))
+    seen = operate(
+        wells, slow, drive, Causes(leak=leak, closed_valve=valve, clearance=clearance, dead_stages=dead)
+    )
 
     back_pressure = seen.wellhead_psi + slow.gradient_psi_ft * wells.depth_ft
     flowing = seen.surface_rate_bpd > 1.0

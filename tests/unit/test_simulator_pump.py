@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+from esp_gateway.simulator.pump import (
+    AN550,
+    CATALOGUE,
+    brake_hp,
+    flow_bpd,
+    head_ft,
+    hydraulic_hp,
+    pressure_psi,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-
-from esp_gateway.simulator.pump import AN550, CATALOGUE, brake_hp, flow_bpd, head_ft, hydraulic_hp, pressure_psi
 
 
 def test_worked_example_of_the_an550():
@@ -37,7 +44,9 @@ def test_inverting_the_curve_gives_the_rate_back(curve, frequency, share, stages
 def test_affinity_laws(curve, ratio, share):
     rate = share * curve.max_bpd
 
-    assert head_ft(curve, 1, 60 * ratio, rate * ratio) == pytest.approx(head_ft(curve, 1, 60, rate) * ratio**2)
+    assert head_ft(curve, 1, 60 * ratio, rate * ratio) == pytest.approx(
+        head_ft(curve, 1, 60, rate) * ratio**2
+    )
     assert brake_hp(curve, 1, 60 * ratio, rate * ratio, 1.0) == pytest.approx(
         brake_hp(curve, 1, 60, rate, 1.0) * ratio**3
     )

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from esp_common.contracts.channels import CHANNEL_NAMES, CHANNELS, RUNNING, TRIP_CODE, Group
 
-from esp_gateway.simulator.gauge import NOISE, RATE_NOISE
+from esp_gateway.simulator.gauge import INSULATION, INSULATION_NOISE, NOISE, RATE, RATE_NOISE
 from esp_gateway.simulator.pump import Floats
 from esp_gateway.simulator.sampling import Sample
 from esp_gateway.simulator.wells import Bools
@@ -32,11 +32,10 @@ SILENT_S: Final = 1200.0
 DEAD_BANDS: Final = 5.0
 """Dead-band in standard deviations of a channel's noise."""
 
-PERCENT_BAND: Final = 0.02
-"""Dead-band of rates, as a share: their noise grows with them."""
 
 _GAUGE: Final = np.array([channel.group is Group.GAUGE for channel in CHANNELS])
-_RATE: Final = CHANNEL_NAMES.index("flow_rate_bpd")
+_SHARES: Final = ((RATE, RATE_NOISE), (INSULATION, INSULATION_NOISE))
+"""Channels whose noise, and so dead-band, is a share of the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,8 @@ class Gateway:
     def _due(self, values: Floats, measured: Bools, time_s: Floats, running: Bools) -> tuple[Bools, Bools]:
         """Return which channels, and which pumps' states, are due; remember them as sent."""
         band = np.broadcast_to(DEAD_BANDS * NOISE, values.shape).copy()
-        band[:, _RATE] = np.maximum(2.0 * PERCENT_BAND, 2.0 * RATE_NOISE) * np.nan_to_num(values[:, _RATE])
+        for column, share in _SHARES:
+            band[:, column] = DEAD_BANDS * share * np.nan_to_num(values[:, column])
         known = ~np.isnan(self._last)
         moved = np.abs(values - np.where(known, self._last, 0.0)) > band
         silent = time_s[:, None] - self._last_s >= SILENT_S
@@ -147,7 +147,7 @@ class Gateway:
         trips: np.ndarray[Any, Any],
         state: Bools,
     ) -> list[dict[str, Any]]:
-        """Return one dict per pump with anything to send: channels in `sent`, the drive's state in `state`."""
+        """Return one dict per pump with anything to send: channels in `sent`, drive's state in `state`."""
         readings = []
         for row, pump_id in enumerate(self.pump_ids):
             columns = np.flatnonzero(sent[row])

@@ -19,7 +19,7 @@ _NOISE_AND_DECIMALS: Final[dict[str, tuple[float, int]]] = {
     "vibration_x_g": (0.003, 3),
     "vibration_y_g": (0.003, 3),
     "leakage_current_ma": (0.002, 3),
-    "insulation_resistance_mohm": (0.3, 1),
+    "insulation_resistance_mohm": (0.0, 2),
     "frequency_hz": (0.005, 2),
     "motor_current_a": (0.06, 1),
     "current_a_a": (0.08, 1),
@@ -44,7 +44,8 @@ DECIMALS: Final[Floats] = np.array([float(_NOISE_AND_DECIMALS[channel.name][1]) 
 """Decimals each instrument reports."""
 
 RATE_NOISE: Final = 0.015
-"""Rates are as good as a share of themselves: a test separator or meter."""
+INSULATION_NOISE: Final = 0.01
+"""Some instruments are as good as a share of what they measure: separators, meters, insulation monitors."""
 
 GAUGE: Final = np.array([index for index, c in enumerate(CHANNELS) if c.group is Group.GAUGE])
 DRIVE: Final = np.array([index for index, c in enumerate(CHANNELS) if c.group is Group.DRIVE])
@@ -52,6 +53,7 @@ PRESSURES: Final = [CHANNEL_INDEX["intake_pressure_psi"], CHANNEL_INDEX["dischar
 TEMPERATURES: Final = [CHANNEL_INDEX["intake_temp_c"], CHANNEL_INDEX["motor_temp_c"]]
 VIBRATIONS: Final = [CHANNEL_INDEX["vibration_x_g"], CHANNEL_INDEX["vibration_y_g"]]
 RATE: Final = CHANNEL_INDEX["flow_rate_bpd"]
+INSULATION: Final = CHANNEL_INDEX["insulation_resistance_mohm"]
 WATER_CUT: Final = CHANNEL_INDEX["water_cut_pct"]
 
 OVER_RANGE_PSI: Final = 94906.9
@@ -82,6 +84,7 @@ class Instruments:
         # A stopped drive reports zeros, not noise.
         spread[..., DRIVE[:-1]] *= running[..., None]
         spread[..., RATE] = noise[..., RATE] * RATE_NOISE * truth[..., RATE]
+        spread[..., INSULATION] = noise[..., INSULATION] * INSULATION_NOISE * truth[..., INSULATION]
         spread += truth
         np.maximum(spread, _LOW, out=spread)
         spread *= _SCALE

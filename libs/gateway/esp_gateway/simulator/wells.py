@@ -90,10 +90,9 @@ class Wells:
         """Return what the tubing holds (bbl)."""
         return np.asarray(self.tubing_bore_in**2 * np.pi / 4.0 / 144.0 / 5.6146 * self.depth_ft)
 
-    def repeat(self, index: int, times: int) -> "Wells":
-        """Return `times` identical copies of one well: twins for comparing a fault with health."""
-        chosen = np.full(times, index)
-        return Wells(**{item.name: getattr(self, item.name)[..., chosen] for item in fields(self)})
+    def take(self, index: npt.NDArray[np.intp]) -> "Wells":
+        """Return the wells at `index`; repeating one gives twins."""
+        return Wells(**{item.name: getattr(self, item.name)[..., index] for item in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)
