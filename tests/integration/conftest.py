@@ -60,7 +60,7 @@ async def _serve_keys(vhost: Vhost, keys: dict[str, Principal]) -> None:
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 if (await client.get("/health/ready")).status_code == 200:

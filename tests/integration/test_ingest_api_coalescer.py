@@ -29,6 +29,7 @@ class Registries:
     current: Registry = KNOWN
     newer: Registry = KNOWN
     loads: int = 0
+    loaded: bool = True
 
     async def refresh(self) -> None:
         self.loads += 1

@@ -15,7 +15,7 @@ from esp_common.errors import EspError, Unavailable
 from esp_common.messaging import Publisher
 
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
-from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Rejected, Screened, screen
 from esp_ingest.settings import MIB, IngestSettings
@@ -25,9 +25,6 @@ OFF_LOOP_BYTES: Final = 64 * 1024
 
 COALESCED_BYTES: Final = 128 * 1024
 """A message of posts is sent at this size: larger ones would hold up the loop, and gain nothing."""
-
-UNKNOWN: Final = frozenset({Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY})
-"""Refusals that a newer registry might not give."""
 
 
 class MalformedBody(EspError):
@@ -44,6 +41,11 @@ class Assets(Protocol):
     @property
     def current(self) -> Registry:
         """The registry as last loaded."""
+        ...
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it was loaded at all."""
         ...
 
     async def refresh(self) -> None:
@@ -175,6 +177,8 @@ class Coalescer:
         return outcome
 
     async def _screen(self, bodies: Sequence[Body]) -> Screened:
+        if not self._assets.loaded:
+            raise Unavailable("the assets are not loaded yet")
         decoded = (
             await asyncio.to_thread(decode, bodies)
             if len(bodies[0].content) > OFF_LOOP_BYTES

@@ -27,7 +27,7 @@ from prometheus_client import Gauge, Histogram
 
 from esp_ingest.domain.decode import Body, decode
 from esp_ingest.domain.frozen import FrozenTracker
-from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Screened, screen
 from esp_ingest.flush import Announcement, Flush, assemble
@@ -58,8 +58,8 @@ DATABASE_UP = Gauge("esp_ingest_database_up", "0 while flushes wait for the data
 SUSPICIOUS: Final = 2
 """Deliveries after which a message is taken by itself: it may be what killed the worker."""
 
-UNKNOWN: Final = frozenset({Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY})
-"""Refusals that a newer registry might not give."""
+FIRST_PREFETCH: Final = 1
+"""Messages sent ahead to a worker that has yet to see what they are like."""
 
 POISON_PAUSE_S: Final = 1.0
 """Pause before a message that failed goes back, in case its trouble passes."""
@@ -100,6 +100,10 @@ class Queue(Protocol):
 
     async def resume(self) -> None:
         """Take messages again."""
+        ...
+
+    async def limit(self, prefetch: int) -> None:
+        """Have at most so many messages sent ahead."""
         ...
 
 
@@ -164,7 +168,7 @@ class Intake:
         self._timer: asyncio.TimerHandle | None = None
         self._slots = asyncio.Semaphore(settings.flushes_in_flight)
         self._flushing: set[asyncio.Task[None]] = set()
-        self._most_messages = max(1, settings.prefetch // (settings.flushes_in_flight + 1))
+        self._prefetch = FIRST_PREFETCH
         self._paused_for_memory = False
         self._outage_since: float | None = None
         self._recovering: asyncio.Task[None] | None = None
@@ -183,7 +187,7 @@ class Intake:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._settings.flush_ms / 1000, self._due.set)
-        if self._readings >= self._settings.flush_readings or len(self._waiting) >= self._most_messages:
+        if self._readings >= self._settings.flush_readings or len(self._waiting) * 3 >= self._prefetch:
             self._due.set()
 
     @property
@@ -197,6 +201,7 @@ class Intake:
             while True:
                 await self._due.wait()
                 await self._mind_memory()
+                await self._suit_prefetch()
                 await self._flush_waiting()
                 await self._flush_suspects()
         finally:
@@ -222,6 +227,23 @@ class Intake:
         elif self._paused_for_memory and self._bytes < limit / 2 and self._recovering is None:
             self._paused_for_memory = False
             await self.queue.resume()
+
+    async def _suit_prefetch(self) -> None:
+        """Have as much sent ahead as fits into half the memory limit, and one message while any is suspect.
+
+        The broker sends all it may at once, and cancelling does not call that back; so a limit on messages
+        alone would let large ones past any limit on bytes. Starting with one message also means that one
+        that kills workers takes no others to their delivery limit with it.
+        """
+        held = [*self._waiting, *self._suspects]
+        if not held:
+            return
+        largest = max(len(delivery.body) for delivery in held)
+        room = int(self._settings.max_buffered_mib * MIB / 2 / max(1, largest))
+        fitting = 1 if self._suspects else max(2, min(room, self._settings.prefetch))
+        if fitting < self._prefetch / 2 or fitting > self._prefetch * 1.5:
+            self._prefetch = fitting
+            await self.queue.limit(fitting)
 
     def _take(self) -> list[Delivery]:
         deliveries, self._waiting = self._waiting, []

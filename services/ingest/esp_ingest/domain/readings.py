@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 
@@ -24,6 +24,12 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out-of-range"
     NO_CHANNELS = "no-channels"
     CONFLICT = "conflict"
+
+
+UNKNOWN: Final = frozenset(
+    {Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY, Reason.UNKNOWN_CHANNEL}
+)
+"""Refusals that a newer registry might not give."""
 
 
 @dataclass(frozen=True, slots=True)
