@@ -51,8 +51,8 @@ def loss_kw(rated_kw: Floats, current: Floats, frequency_ratio: Floats, unbalanc
 
 def rated_current_a(rated_kw: Floats, rated_voltage_v: Floats) -> Floats:
     """Return nameplate amps from kW = √3·V·I·PF/1000 at nameplate efficiency and power factor."""
-    volts_amps = 1000.0 * rated_kw / RATED_EFFICIENCY / RATED_POWER_FACTOR
-    return volts_amps / (np.sqrt(3.0) * rated_voltage_v)
+    volt_amperes = 1000.0 * rated_kw / RATED_EFFICIENCY / RATED_POWER_FACTOR
+    return np.asarray(volt_amperes / (np.sqrt(3.0) * rated_voltage_v))
 
 
 def cooling_velocity_ft_s(rate_bpd: Floats, casing_bore_in: Floats, motor_od_in: Floats) -> Floats:
