@@ -52,7 +52,10 @@ async def _serve_keys(vhost: Vhost, keys: dict[str, Principal]) -> None:
 
         def take(question: Delivery) -> None:
             digest = orjson.loads(question.body)["key_sha256"]
-            answering.add(asyncio.create_task(publisher.reply(question, encode_answer(keys.get(digest)))))
+            task = asyncio.create_task(publisher.reply(question, encode_answer(keys.get(digest))))
+            answering.add(task)
+            # Whoever asked may have gone; an error nobody looks at would be told of at some odd moment.
+            task.add_done_callback(asyncio.Task.exception)
             consumer.done([question])
 
         consumer = LeanConsumer(vhost.url_for("auth"), topology.AUTH_VERIFY_KEY, prefetch=10, on_message=take)
