@@ -25,8 +25,6 @@ from esp_gateway.client import GatewayClient
 from esp_gateway.encoding import Encoding
 from esp_gateway.mapping import FileMap, load_map
 from esp_gateway.replay import Replay, open_sources
-from esp_gateway.simulate import LiveField, inject
-from esp_gateway.simulator.field import build_field
 from esp_gateway.spool import DEFAULT_MAX_BYTES, Spool, SpoolState, WhenFull, read_state
 
 EXIT_INTERRUPTED: Final = 130
@@ -84,7 +82,7 @@ def replay(
     ] = 60.0,
 ) -> None:
     """Send files of pump data; the same command again goes on where an interrupted one stopped."""
-    _log_to_stderr()
+    _log_to_stderr(logging.WARNING)
     file_map = load_map(map_path)
     account = _account(file_map, map_path, endpoints, url, key_file)
     factor = _speed(speed)
@@ -156,7 +154,11 @@ def simulate(
     when_full: WhenFullOption = WhenFull.DROP_OLDEST,
 ) -> None:
     """Run a field of simulated pumps that report to the platform as the clock goes, until SIGTERM."""
-    _log_to_stderr()
+    # The physics loads scipy, which takes longer than all that the other commands do.
+    from esp_gateway.simulate import LiveField, inject, run_until_told
+    from esp_gateway.simulator.field import build_field
+
+    _log_to_stderr(logging.INFO)
     field = build_field(seed, pumps, interval_s=60 / rate)
     if as_assets:
         print(yaml.safe_dump(field.assets(), sort_keys=False), end="")
@@ -173,13 +175,7 @@ def simulate(
         spool_limit=spool_limit,
         when_full=when_full,
     )
-    asyncio.run(_until_told(live))
-
-
-async def _until_told(live: LiveField) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, live.stop)
-    await live.run()
+    asyncio.run(run_until_told(live))
 
 
 @app.command()
@@ -310,14 +306,14 @@ def _interruptible(work: Coroutine[Any, Any, None], spool: Spool) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(level: int) -> None:
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.add_log_level,
             structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     # These report every attempt to connect, with stack traces; the link's state says the same in a line.

@@ -1,6 +1,7 @@
 """The gateway client: takes readings at once, and gets them to the platform however long that takes."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ PAGE_BYTES: Final = 8 << 20
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 15.0
 GRACE_S: Final = 5.0
+
+_UP: Final = "up"
+_STOPPED: Final = "down: stopped"
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -147,7 +151,7 @@ class GatewayClient:
             await self._work
         self._work = None
         await self._settle()
-        await self._note_link("down: stopped")
+        await self._note_link(_STOPPED)
         with suppress(Exception):  # the link may be broken in any way by now
             await asyncio.wait_for(self._link.close(), GRACE_S)
         self._thread.shutdown()
@@ -246,7 +250,7 @@ class GatewayClient:
             await self._note_link(f"down: {error.detail}")
             return error
         self.refusal = None
-        await self._note_link("up")
+        await self._note_link(_UP)
         return None
 
     async def _note_refusal(self, error: LinkRefused) -> None:
@@ -263,7 +267,8 @@ class GatewayClient:
         if link == self.link:
             return
         self.link = link
-        _log.log(20 if link == "up" else 30, "gateway.link", gateway_id=self.gateway_id, link=link)
+        level = logging.INFO if link in (_UP, _STOPPED) else logging.WARNING
+        _log.log(level, "gateway.link", gateway_id=self.gateway_id, link=link)
         await self._on_disk(self._spool.note_link, link)
 
     # --- on the spool's thread --------------------------------------------------------------------------

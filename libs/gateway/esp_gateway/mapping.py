@@ -134,7 +134,7 @@ class Mapper:
 
 
 def load_map(path: Path) -> FileMap:
-    """Return the map in the YAML file at `path`; raises NotFound, or MapInvalid naming what is wrong where."""
+    """Return the map in the YAML file at `path`; raises NotFound, or MapInvalid with the place."""
     if not path.is_file():
         raise NotFound(f"no file {path}", fix="check --map")
     try:

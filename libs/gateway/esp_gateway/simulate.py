@@ -1,6 +1,7 @@
 """The simulated field, live: its gateways report as real ones do, each through a spool of its own."""
 
 import asyncio
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -98,6 +99,13 @@ class LiveField:
         except TimeoutError:
             return False
         return True
+
+
+async def run_until_told(live: LiveField) -> None:
+    """Run `live` until SIGTERM or Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, live.stop)
+    await live.run()
 
 
 async def _offer(client: GatewayClient, batch: GatewayBatch) -> None:
