@@ -63,13 +63,17 @@ fi
 exec 9<deploy/native/install.sh
 flock 9
 
-install_azurite() {
-  stamp=deploy/native/node_modules/.installed
-  want=$(sha256sum deploy/native/package-lock.json)
-  [ "$(cat $stamp 2>/dev/null)" = "$want" ] && return
-  echo "Installing Azurite from npm"
-  (cd deploy/native && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
-  echo "$want" >$stamp
+install_npm() {
+  want=$(sha256sum "$1/package-lock.json")
+  [ "$(cat "$1/node_modules/.installed" 2>/dev/null)" = "$want" ] && return
+  echo "Installing npm packages into $1"
+  (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+  echo "$want" >"$1/node_modules/.installed"
+}
+
+install_all_npm() {
+  install_npm deploy/native
+  [ "$profile" = run ] || install_npm tests/wasm
 }
 
 install_python() {
@@ -90,8 +94,8 @@ install_python() {
   echo "$want" >"$stamp"
 }
 
-install_azurite &
-azurite=$!
+install_all_npm &
+npm=$!
 trap 'wait' EXIT
 install_python
-wait $azurite
+wait $npm

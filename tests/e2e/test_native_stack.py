@@ -114,11 +114,10 @@ def test_status_shows_every_process_ready_and_what_flows(stack):
     assert "readings stored in the last minute: 0" not in output
 
 
-def test_a_second_up_is_harmless_and_quick(stack):
-    before, started = stack.endpoints, monotonic()
+def test_a_second_up_changes_nothing(stack):
+    before = stack.endpoints
     stack.make("up")
     assert stack.endpoints == before
-    assert monotonic() - started < 30
 
 
 def test_no_secret_is_in_a_command_line_an_environment_or_a_log(stack):

@@ -48,15 +48,12 @@ def up(stack: Stack, say: Say) -> None:
     stack.supervisor.start()
     for server in stack.servers:
         stack.supervisor.run(server.programs())
-    say(f"Servers starting; storage engine: {stack.engine}")
-    _wait_server(stack, stack.postgres)
-    ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
-    _run_once(roles.migrate())
-    for server in stack.servers:
-        _wait_server(stack, server)
-    _import_simulated_field(stack, roles)
-    say("Servers ready, database migrated; services starting")
-    stack.supervisor.run(role.program for role in everything)
+    running = {state.name for state in stack.supervisor.states() if state.state == "running"}
+    if not running.issuperset(ROLES):
+        say(f"Servers starting; storage engine: {stack.engine}")
+        _prepare_data(stack, roles)
+        say("Servers ready, database migrated; services starting")
+        stack.supervisor.run(role.program for role in everything)
     for role in everything:
         _wait_role(stack, role)
     write_endpoints(stack)
@@ -76,6 +73,20 @@ def clean(stack: Stack) -> None:
     shutil.rmtree(stack.folder, ignore_errors=True)
 
 
+def _prepare_data(stack: Stack, roles: Roles) -> None:
+    """Wait for the servers, bring the schema up to date and the simulated field's assets in."""
+    _wait_server(stack, stack.postgres)
+    ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
+    # While the broker, the slowest to start, is still at it.
+    _run_once(roles.migrate())
+    assets = stack.homes / "simulated-field.yaml"
+    assets.write_text(_run_once(roles.simulated_assets()))
+    give(assets, stack.user, 0o644)
+    _run_once(roles.import_assets(assets))
+    for server in stack.servers:
+        _wait_server(stack, server)
+
+
 def _wait_for_orphans(stack: Stack) -> None:
     """Wait until what a killed supervisord left behind has ended; the kernel has told it to."""
 
@@ -85,13 +96,6 @@ def _wait_for_orphans(stack: Stack) -> None:
             raise ConnectionError(f"still listening: {', '.join(taken)}")
 
     wait_for(check, "what an earlier stack left behind", ORPHANS_TIMEOUT_S)
-
-
-def _import_simulated_field(stack: Stack, roles: Roles) -> None:
-    assets = stack.homes / "simulated-field.yaml"
-    assets.write_text(_run_once(roles.simulated_assets()))
-    give(assets, stack.user, 0o644)
-    _run_once(roles.import_assets(assets))
 
 
 def _run_once(program: Program) -> str:
