@@ -244,6 +244,8 @@ def read_state(path: Path) -> SpoolState:
             ).fetchone()
         finally:
             db.close()
+    if ledger is None:
+        raise SpoolUnusable(f"{path} is being created", fix="try again in a moment")
     return SpoolState(**dict(waiting), **dict(ledger), in_use=_is_locked(path))
 
 
