@@ -387,6 +387,17 @@ async def test_sigterm_style_stop_leaves_nothing_unacknowledged(site: Field) -> 
     await site.drained()
 
 
+async def test_bodies_beyond_the_memory_limit_all_get_through(site: Field) -> None:
+    padded = [orjson.dumps(site.reading()) + b" " * 1_000_000 for _ in range(24)]
+    for body in padded:
+        await site.send(body)
+    for _ in range(200):
+        await site.send(site.reading())
+    async with site.worker(max_buffered_mib=4):
+        await site.drained()
+    assert await site.count() == 224
+
+
 async def test_killed_between_commit_and_announcement_it_is_announced_after_redelivery(site: Field) -> None:
     """Block the worker's publishing with a queue that refuses: committed, not announced, then killed."""
     full = await site.channel.declare_queue(

@@ -17,7 +17,7 @@ from esp_common.messaging import EventListener, LeanConsumer, Publisher
 
 from esp_ingest import seen
 from esp_ingest.domain.registry import Registry
-from esp_ingest.intake import Intake, is_outage
+from esp_ingest.intake import FIRST_PREFETCH, Intake, is_outage
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.telemetry import TelemetryStore, installed_engine
@@ -165,7 +165,7 @@ async def open_worker(settings: IngestSettings, pool: "asyncpg.Pool[Any]") -> As
         consumer = LeanConsumer(
             settings.amqp_url,
             topology.INGEST_TELEMETRY,
-            prefetch=settings.prefetch,
+            prefetch=FIRST_PREFETCH,
             on_message=intake.offer,
             service="ingest",
         )

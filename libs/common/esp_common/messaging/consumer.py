@@ -156,11 +156,18 @@ class LeanConsumer(Link):
             except LOST:
                 self._lost.set()
 
+    async def limit(self, prefetch: int) -> None:
+        """Have the broker send at most `prefetch` messages ahead from now on; what is held stays."""
+        self._prefetch = prefetch
+        if self.alive:
+            # A limit holds for consumers that start after it.
+            await self.pause()
+            await self.resume()
+
     async def _opened(self, channel: AbstractChannel) -> None:
         self._generation += 1
         self._tracker = AckTracker()
         self._nacks.clear()
-        await channel.basic_qos(prefetch_count=self._prefetch)
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         if self._service is not None:
             await redeclare(self._url, self._service)
@@ -168,9 +175,13 @@ class LeanConsumer(Link):
             await self._consume(channel)
 
     async def _consume(self, channel: AbstractChannel) -> None:
+        prefetch = self._prefetch
+        await channel.basic_qos(prefetch_count=prefetch)
         # Deliveries go to `_on_frame`; the callback is only what aiormq's signature asks for.
         answer = await channel.basic_consume(self._queue, lambda _: None)  # type: ignore[arg-type,return-value]
         self._consumer_tag = answer.consumer_tag
+        if self._prefetch != prefetch:  # changed by what the first delivery was like
+            await self.limit(self._prefetch)
 
     def _on_cancel(self, _: Any) -> None:
         """The broker ended the consumer (queue deleted or moved): start over."""
@@ -194,13 +205,15 @@ class LeanConsumer(Link):
                 await self._settle(linger=linger)
 
     async def _settle(self, *, linger: bool) -> None:
-        frames: list[commands.Basic.Ack | commands.Basic.Nack] = []
+        # Nacks go first: an ack of all up to a later tag would take theirs for done, and lose the message.
+        nacks, self._nacks = self._nacks, []
+        frames: list[commands.Basic.Ack | commands.Basic.Nack] = [
+            commands.Basic.Nack(delivery_tag=tag, requeue=requeue) for tag, requeue in nacks
+        ]
         if last := self._tracker.take_run():
             frames.append(commands.Basic.Ack(delivery_tag=last, multiple=True))
         if not linger:
             frames += [commands.Basic.Ack(delivery_tag=tag) for tag in self._tracker.take_singles()]
-        nacks, self._nacks = self._nacks, []
-        frames += [commands.Basic.Nack(delivery_tag=tag, requeue=requeue) for tag, requeue in nacks]
         if frames:
             await self._send(*frames)
 
