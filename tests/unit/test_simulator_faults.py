@@ -40,7 +40,7 @@ def row(severity, hours, *cells, **more):
 
 # Cells in the order Pi, Pd, dP, I, Tm, vib, WHP, Q; "any" is not looked at, "a|b" allows either.
 TABLE = {
-    # Q is not held to the table's "unsteady": a meter good to 1.5 % hides the swing where stages handle gas.
+    # Q is not held to "unsteady": a meter good to 1.5 % hides the swing where stages handle gas.
     Fault.GAS_INTERFERENCE: row(
         1.0, 1, "unsteady", "down unsteady", "down unsteady", "down unsteady", "up", "up", "unsteady", "down"
     ),
@@ -60,13 +60,13 @@ TABLE = {
     Fault.INFLOW_LOSS: row(0.7, 10, "down", "down", "flat|up", "down", "flat|up", "flat", "down", "down"),
     Fault.INFLOW_GAIN: row(1.0, 12, "up", "up", "down", "flat", "down", "flat", "up", "up"),
     Fault.OVERLOAD: row(1.0, 4, "any", "any", "any", "UP", "up", "up", "flat", "flat"),
-    # A motor that carries less loses less: it cools by some degrees where the table sees nothing. WHP and Q are
+    # A motor that carries less loses less: it cools by degrees where the table sees nothing. WHP and Q are
     # left open: a lighter fluid reaches the stages first and the tubing hours later, so both dip and return.
     Fault.UNDERLOAD: row(0.7, 2, "any", "any", "any", "any", "flat|down", "flat", "any", "any", kW="DOWN"),
     Fault.LOST_COOLING: row(1.0, 4, "flat", "flat", "flat", "flat", "UP", "flat", "flat", "flat|down"),
     Fault.PHASE_UNBALANCE: row(1.0, 4, "flat", "flat", "flat", "flat", "up", "up", "flat", "flat"),
     Fault.INSULATION_FAULT: row(0.8, 4, "flat", "flat", "flat", "flat", "flat", "flat", "flat", "flat"),
-    # Pi rises where the table sees nothing: a motor on two phases turns slower and draws the well down less.
+    # Pi rises where the table sees nothing: on two phases a motor turns slower and draws the well down less.
     # Currents are one by one in a test of their own.
     Fault.OPEN_PHASE: row(1.0, 1, "up", "down", "down", "any", "up", "up", "down", "down"),
     Fault.WRONG_ROTATION: row(1.0, 4, "up", "down", "DOWN", "flat|up", "up", "up", "down", "DOWN"),
