@@ -1,6 +1,7 @@
 """The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -80,6 +81,8 @@ async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
             await stop.wait()
             server.should_exit = True
 
+        # What is loaded stays: looking through it for garbage again and again is time taken from requests.
+        gc.freeze()
         await _until_first_ends(server.serve(), *background, others=[stop_serving()])
 
 

@@ -6,6 +6,7 @@ refuses are published too: the worker, the only writer of quarantine, keeps them
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
@@ -68,11 +69,14 @@ class _Batch:
     timer: asyncio.TimerHandle
     posts: list[tuple[Body, asyncio.Future[Receipt]]] = field(default_factory=list)
     size: int = 0
+    due: bool = False
 
 
 class Coalescer:
     """Takes posts, answers each when its readings are safe with the broker.
 
+    A gateway's posts wait `coalesce_ms` for each other, and longer while a message of that gateway awaits its
+    confirm: the busier the broker, the more posts share a message. `coalesce_requests` send it at once.
     At most `max_pending_requests` posts and `max_pending_mib` of bodies wait at a time; a post beyond
     raises `Unavailable`.
     """
@@ -89,6 +93,7 @@ class Coalescer:
         self._settings = settings
         self._now = now
         self._waiting: dict[str, _Batch] = {}
+        self._unconfirmed: Counter[str] = Counter()
         self._sending: set[asyncio.Task[None]] = set()
         self._requests = 0
         self._bytes = 0
@@ -134,7 +139,7 @@ class Coalescer:
         receipt: asyncio.Future[Receipt] = loop.create_future()
         batch = self._waiting.get(body.gateway_id)
         if batch is None:
-            timer = loop.call_later(self._settings.coalesce_ms / 1000, self._flush, body.gateway_id)
+            timer = loop.call_later(self._settings.coalesce_ms / 1000, self._on_due, body.gateway_id)
             batch = self._waiting[body.gateway_id] = _Batch(timer)
         batch.posts.append((body, receipt))
         batch.size += len(body.content)
@@ -142,12 +147,28 @@ class Coalescer:
             self._flush(body.gateway_id)
         return receipt
 
+    def _on_due(self, gateway_id: str) -> None:
+        if gateway_id in self._unconfirmed:
+            self._waiting[gateway_id].due = True
+        else:
+            self._flush(gateway_id)
+
     def _flush(self, gateway_id: str) -> None:
         batch = self._waiting.pop(gateway_id)
         batch.timer.cancel()
+        self._unconfirmed[gateway_id] += 1
         task = asyncio.create_task(self._send_together(batch.posts))
         self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        task.add_done_callback(lambda _: self._on_sent(gateway_id, task))
+
+    def _on_sent(self, gateway_id: str, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self._unconfirmed[gateway_id] -= 1
+        if not self._unconfirmed[gateway_id]:
+            del self._unconfirmed[gateway_id]
+            waiting = self._waiting.get(gateway_id)
+            if waiting and waiting.due:
+                self._flush(gateway_id)
 
     async def _send_together(self, posts: list[tuple[Body, asyncio.Future[Receipt]]]) -> None:
         """Publish the posts as one JSON array and give each its receipt, or the error that befell them."""
