@@ -149,7 +149,7 @@ def test_down_leaves_the_data_and_no_process(stack):
     stored = stack.query("SELECT count(*) FROM ingest.telemetry")
     stack.make("down")
     assert stack.processes() == []
-    assert stack.make("status", check=False).returncode == 1
+    assert stack.make("status", check=False).returncode != 0
     stack.make("up")
     assert stack.query("SELECT count(*) FROM ingest.telemetry") >= stored > 0
 
