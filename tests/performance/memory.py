@@ -119,7 +119,7 @@ async def _publish(
 
 def _batches() -> Iterator[tuple[str, bytes]]:
     """Yield Arrow batches without end, none of their readings twice, all of the last minutes."""
-    parts = list(by_gateway(live_readings(5 * BATCH, interval_s=STEP_US / 1e6), BATCH))
+    parts = list(by_gateway(live_readings(5 * BATCH), BATCH))
     span_us = BATCH // 10 * STEP_US
     now_us = int(datetime.now(UTC).timestamp() * 1e6)
     lap = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 from typing import Literal
 
@@ -28,7 +29,10 @@ class Figure:
     @property
     def ratio(self) -> float | None:
         """Median measured over median ceiling."""
-        return median(self.measured) / median(self.ceiling) if self.ceiling else None
+        if not self.ceiling:
+            return None
+        ceiling = median(self.ceiling)
+        return median(self.measured) / ceiling if ceiling else inf
 
     @property
     def reached(self) -> bool | None:

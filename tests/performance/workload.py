@@ -32,12 +32,12 @@ class Message:
     content_type: str
 
 
-def live_readings(count: int, pumps: int = 50, interval_s: float = 1.0) -> Readings:
-    """Return `count` readings with all 24 channels, in the order of time, up to a few seconds ago."""
+def live_readings(count: int, pumps: int = 50) -> Readings:
+    """Return `count` readings with all 24 channels, one a second and pump, up to a moment ago."""
     instants = -(-count // pumps)
     end = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
     field = build_field(SEED, pumps)
-    readings = field.columns(end - timedelta(seconds=instants * interval_s), end, interval_s)
+    readings = field.columns(end - timedelta(seconds=instants), end, 1)
     return _with_all_channels(readings.take(np.arange(count)))
 
 
