@@ -79,7 +79,7 @@ class Screened:
     """The outcome of screening m bodies: what passed, and what was refused and why.
 
     `counts`: (m,) readings in each body, refused ones too (an undecodable body counts as one).
-    `rejected`, by body and index: `.row` has the reason, the detail, the id (= the HTTP error_id) and the payload.
+    `rejected`, by body and index: `.row` has reason, detail, id (= the HTTP error_id) and payload.
     """
 
     decoded: Decoded
