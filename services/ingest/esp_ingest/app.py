@@ -4,12 +4,11 @@ import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import stamina
 import structlog
-import uvicorn
 from esp_common.auth import KEY_REVOKED, KeyVerifier
 from esp_common.contracts.events import Event
 from esp_common.database import create_pool
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp
 from esp_ingest.api.assets import assets_router
 from esp_ingest.api.quality import quality_router
 from esp_ingest.api.refusals import dead_letters_router, quarantine_router
+from esp_ingest.api.server import make_server
 from esp_ingest.api.telemetry import FastLane, TelemetryEndpoint
 from esp_ingest.api.telemetry_docs import telemetry_router
 from esp_ingest.assets import Assets
@@ -37,9 +37,6 @@ from esp_ingest.store.lists import Lists
 from esp_ingest.store.telemetry import OUTAGES, installed_engine, prepare
 
 log = structlog.get_logger()
-
-SHUTDOWN_S: Final = 20
-"""How long requests under way have to end after SIGTERM."""
 
 ENGINE_LACKS: Final = {
     "timescale": [],
@@ -62,20 +59,7 @@ async def run_role(role: Role, settings: IngestSettings) -> None:
 async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
     async with open_api(settings) as (application, background):
-        server = _Server(
-            uvicorn.Config(
-                application,
-                settings.http_host,
-                settings.http_port,
-                http="httptools",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=SHUTDOWN_S,
-            )
-        )
+        server = make_server(application, settings)
 
         async def stop_serving() -> None:
             await stop.wait()
@@ -205,13 +189,6 @@ def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: KeyVerif
 
     patterns = ["asset.*", KEY_REVOKED]
     return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)
-
-
-class _Server(uvicorn.Server):
-    """A server inside a role that handles signals itself."""
-
-    def capture_signals(self) -> Any:
-        return nullcontext()
 
 
 async def _until_first_ends(
