@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from esp_common.contracts import arrow
 from esp_common.contracts.readings import empty_readings
+from esp_stack.databases import OWNER
 from rig import batches, readings, until
 
 GOOD = 100
@@ -103,7 +104,7 @@ async def test_readings_10_days_late_are_stored_and_rolled_up(rig):
     await rig.publish(batches(readings(600, start=hour), 100))
     found = await rig.reconciled()
     assert found.receipt.stored == 600
-    rig.role("maintenance", rollup_period_s=1)
+    rig.role("maintenance", database_url=rig.deployment.url(OWNER), rollup_s=1)
 
     def rolled_up():
         rows = rig.deployment.admin(
@@ -125,11 +126,14 @@ async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_stored(ri
         await until(lambda: rig.taken() == 2_000, 30)
         found = await rig.reconciled(90)
         assert (found.receipt.stored, found.receipt.dead_lettered, found.dead_letters) == (2_000, 1, 1)
-        listed = rig.deployment.run("esp_ingest", "dead-letters", "list")
-        assert "CheckViolation" in listed
+        letter = next(
+            line
+            for line in rig.deployment.run("esp_ingest", "dead-letters", "list").splitlines()
+            if "CheckViolation" in line
+        )
     finally:
         rig.deployment.admin("ALTER TABLE ingest.telemetry DROP CONSTRAINT refuses")
-    rig.deployment.run("esp_ingest", "dead-letters", "replay", "--all")
+    rig.deployment.run("esp_ingest", "dead-letters", "replay", letter.split()[0])
     await until(lambda: rig.taken() == 2_001)
     found = await rig.reconciled()
     assert (found.receipt.stored, found.dead_letters) == (2_001, 0)
