@@ -240,3 +240,17 @@ async def test_a_dead_letter_is_shown_replayed_and_discarded(api) -> None:
     assert (await api.client.post(f"{path}/{two['id']}/discard")).status_code == 404
     assert (await api.client.get(path)).json()["items"] == []
     assert [message.body for message in await taken(api)] == [b"one"]
+
+
+async def test_the_documentation_tells_the_real_answers(api) -> None:
+    document = (await api.client.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            answers = operation["responses"]
+            assert {"401", "403", "422", "503"} <= set(answers), (method, path)
+            for status, answer in answers.items():
+                if status.startswith(("4", "5")):
+                    assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+    post = document["paths"][PATH]["post"]
+    assert set(post["requestBody"]["content"]) == {"application/json", arrow.MEDIA_TYPE}
+    assert {"202", "400", "413", "415", "429"} <= set(post["responses"])
