@@ -1,0 +1,1 @@
+"""Takes readings in, screens and stores them, and publishes what was accepted."""
