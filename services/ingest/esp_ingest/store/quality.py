@@ -33,33 +33,6 @@ class DueHour:
         return self.pump_no, self.hour
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredHour:
-    """One scored hour, as it is listed."""
-
-    pump_id: str
-    field_id: str
-    hour: datetime
-    readings: int
-    completeness: float
-    validity: float | None
-    uniqueness: float | None
-    timeliness: float | None
-    consistency: float | None
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which hours to list; None: whatever. `below`: only scores under it."""
-
-    pump_id: str | None = None
-    field_id: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    below: float | None = None
-
-
 async def tally(connection: Connection, tallies: Sequence[Tally]) -> None:
     """Add to what is known of those pumps and hours."""
     if tallies:
@@ -104,11 +77,3 @@ async def score(
     ]
     if rows:
         await connection.execute(_QUERIES.score, *map(list, zip(*rows, strict=True)))
-
-
-async def page(
-    connection: Connection, selection: Selection, *, after: tuple[datetime, str] | None = None, limit: int
-) -> list[ScoredHour]:
-    """Return up to `limit` scored hours, newest first, that follow the hour and pump of `after`."""
-    rows = await connection.fetch(_QUERIES.page, *astuple(selection), *(after or (None, None)), limit)
-    return [ScoredHour(**row) for row in rows]

@@ -80,13 +80,3 @@ FROM unnest(
     pump_no, hour, readings, completeness, validity, uniqueness, timeliness, consistency, score, degraded_at
 )
 WHERE q.pump_no = s.pump_no AND q.hour = s.hour
-
--- name: page
--- Scored hours in [$3, $4), newest first; a page begins after hour $6 of pump $7.
-SELECT pump_id, field_id, hour, readings, completeness, validity, uniqueness, timeliness, consistency, score
-FROM ingest.quality_hours JOIN ingest.pumps USING (pump_no) JOIN ingest.wells USING (well_id)
-WHERE computed_at IS NOT NULL AND ($1::text IS NULL OR pump_id = $1) AND ($2::text IS NULL OR field_id = $2)
-  AND ($3::timestamptz IS NULL OR hour >= $3) AND ($4::timestamptz IS NULL OR hour < $4)
-  AND ($5::float8 IS NULL OR score < $5)
-  AND ($6::timestamptz IS NULL OR (hour, pump_id) < ($6, $7::text))
-ORDER BY hour DESC, pump_id DESC LIMIT $8
