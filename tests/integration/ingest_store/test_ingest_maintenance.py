@@ -46,7 +46,7 @@ async def test_readings_are_rolled_up_scored_and_events_leave(
     async with stored.owner.acquire() as connection:
         await outbox.enqueue(connection, Event("asset.well-changed", "ingest", "W-1", {}), topology.EVENTS)
     async with running(stored, vhost):
-        sums = "SELECT choke_pct_sum FROM ingest.telemetry_1hour WHERE pump_no = 1 AND bucket = $1"
+        sums = "SELECT choke_pct_sum FROM ingest.telemetry_1hour WHERE pump_id = 'P-1' AND bucket = $1"
         await until(stored, sums, 240, hour)
         scored = "SELECT score IS NOT NULL FROM ingest.quality_hours WHERE pump_no = 1 AND hour = $1"
         await until(stored, scored, True, hour)

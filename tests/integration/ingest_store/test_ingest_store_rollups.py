@@ -31,7 +31,7 @@ async def test_late_readings_are_rolled_up_at_every_grain(
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
     for grain, seconds in (("1min", 60), ("1hour", 3600), ("1day", 86400)):
         rows = await stored.rows(
-            f"SELECT * FROM ingest.telemetry_{grain} WHERE pump_no = 5 AND bucket >= $1 AND bucket < $2"
+            f"SELECT * FROM ingest.telemetry_{grain} WHERE pump_id = 'P-5' AND bucket >= $1 AND bucket < $2"
             " ORDER BY bucket",
             start,
             start + timedelta(days=1),
@@ -57,7 +57,7 @@ async def test_what_comes_after_the_first_rollup_is_added(stored: Any, batch_of:
         )
         await stored.write(batch_of([(6, start + timedelta(hours=part, seconds=part))], water_cut_pct=7))
         await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
-    row = (await stored.rows("SELECT * FROM ingest.telemetry_1day WHERE pump_no = 6"))[0]
+    row = (await stored.rows("SELECT * FROM ingest.telemetry_1day WHERE pump_id = 'P-6'"))[0]
     assert (row["readings"], row["choke_pct_sum"], row["water_cut_pct_count"]) == (3, 3000, 3)
     assert await stored.value("SELECT count(*) FROM ingest.dirty_buckets") == 0
 
@@ -67,7 +67,7 @@ async def test_todays_readings_are_in_the_aggregates(stored: Any, batch_of: Batc
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
     for grain in ("1min", "1hour", "1day"):
         count = (
-            f"SELECT sum(choke_pct_count) FROM ingest.telemetry_{grain} WHERE pump_no = 7 AND bucket >= $1"
+            f"SELECT sum(choke_pct_count) FROM ingest.telemetry_{grain} WHERE pump_id = 'P-7' AND bucket >= $1"
         )
         assert await stored.value(count, MIDNIGHT) == 50
 
@@ -139,7 +139,7 @@ async def test_dropped_days_keep_their_aggregates_and_are_accounted_for(
     # Late for the dropped day: stored, and the aggregates still know of the hundred.
     await stored.write(batch_of([(10, day + timedelta(hours=5))], choke_pct=9))
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
-    daily = "SELECT readings FROM ingest.telemetry_1day WHERE pump_no = 10 AND bucket = $1"
+    daily = "SELECT readings FROM ingest.telemetry_1day WHERE pump_id = 'P-10' AND bucket = $1"
     assert await stored.value(daily, day) == 100
     assert await _drop(stored, (day + timedelta(days=1)).date()) == [Dropped(day.date(), 1)]
     assert await stored.value(daily, day) == 100

@@ -70,7 +70,7 @@ async def test_tables_and_views_have_the_catalogues_columns(stored: Any) -> None
     assert await columns(stored, "telemetry_v1", "readings") == view
     for grain in GRAINS:
         sums = [f"{name}_{part}" for name in CHANNEL_NAMES for part in ("sum", "count", "min", "max")]
-        head = ["pump_no", "bucket", "readings", "running_known", "running_count", *masks]
+        head = ["pump_id", "bucket", "readings", "running_known", "running_count", *masks]
         assert await columns(stored, "ingest", f"telemetry_{grain}") == [*head, *sums]
         parts = [f"{name}_{part}" for name in CHANNEL_NAMES for part in ("avg", "min", "max", "count")]
         head = ["pump_id", "field_id", "bucket", "readings", "running_share"]

@@ -4,11 +4,12 @@ DO $$
 BEGIN
     EXECUTE format('CREATE TABLE ingest.telemetry (%s) PARTITION BY RANGE (time)', ingest.telemetry_columns());
     EXECUTE format(
-        'CREATE TABLE ingest.telemetry_1min AS SELECT pump_no, time AS bucket, %s FROM ingest.telemetry GROUP BY 1, 2',
+        'CREATE TABLE ingest.telemetry_1min AS SELECT pump_id, time AS bucket, %s '
+        'FROM ingest.telemetry JOIN ingest.pumps USING (pump_no) GROUP BY 1, 2',
         ingest.aggregates_of_readings()
     );
 END $$;
-ALTER TABLE ingest.telemetry_1min ADD PRIMARY KEY (pump_no, bucket);
+ALTER TABLE ingest.telemetry_1min ADD PRIMARY KEY (pump_id, bucket);
 CREATE TABLE ingest.telemetry_1hour (LIKE ingest.telemetry_1min INCLUDING ALL);
 CREATE TABLE ingest.telemetry_1day (LIKE ingest.telemetry_1min INCLUDING ALL);
 
@@ -34,30 +35,30 @@ END $$;
 REVOKE ALL ON FUNCTION ingest.ensure_partitions(date[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ingest.ensure_partitions(date[]) TO esp_ingest;
 
--- Each makes the buckets of `pumps` that begin in [first, until) afresh from the next finer grain.
+-- Each makes the buckets of `pump_nos` that begin in [first, until) afresh from the next finer grain.
 DO $$
 DECLARE
     grain record;
 BEGIN
     FOR grain IN VALUES
-        ('1min', 'minute', 'telemetry', 'time', ingest.aggregates_of_readings()),
-        ('1hour', 'hour', 'telemetry_1min', 'bucket', ingest.aggregates_of_aggregates()),
-        ('1day', 'day', 'telemetry_1hour', 'bucket', ingest.aggregates_of_aggregates())
+        ('1min', 'minute', 'telemetry', 'time', ingest.aggregates_of_readings(), 'pump_no'),
+        ('1hour', 'hour', 'telemetry_1min', 'bucket', ingest.aggregates_of_aggregates(), 'pump_id'),
+        ('1day', 'day', 'telemetry_1hour', 'bucket', ingest.aggregates_of_aggregates(), 'pump_id')
     LOOP
         EXECUTE format(
             $f$
-            CREATE FUNCTION ingest.refresh_%1$s(pumps int4[], first timestamptz, until timestamptz) RETURNS void
+            CREATE FUNCTION ingest.refresh_%1$s(pump_nos int4[], first timestamptz, until timestamptz) RETURNS void
             LANGUAGE sql SET timezone = 'UTC' AS $body$
-                DELETE FROM ingest.telemetry_%1$s
-                WHERE pump_no = ANY (pumps) AND bucket >= first AND bucket < until;
+                DELETE FROM ingest.telemetry_%1$s AS t USING ingest.pumps AS p
+                WHERE p.pump_id = t.pump_id AND pump_no = ANY (pump_nos) AND bucket >= first AND bucket < until;
                 INSERT INTO ingest.telemetry_%1$s
-                SELECT pump_no, date_trunc('%2$s', %4$s), %5$s
-                FROM ingest.%3$s
-                WHERE pump_no = ANY (pumps) AND %4$s >= first AND %4$s < until
+                SELECT pump_id, date_trunc('%2$s', %4$s), %5$s
+                FROM ingest.%3$s JOIN ingest.pumps USING (%6$s)
+                WHERE pump_no = ANY (pump_nos) AND %4$s >= first AND %4$s < until
                 GROUP BY 1, 2;
             $body$
             $f$,
-            grain.column1, grain.column2, grain.column3, grain.column4, grain.column5
+            grain.column1, grain.column2, grain.column3, grain.column4, grain.column5, grain.column6
         );
         EXECUTE format(
             'REVOKE ALL ON FUNCTION ingest.refresh_%s(int4[], timestamptz, timestamptz) FROM PUBLIC', grain.column1

@@ -21,7 +21,7 @@ DECLARE
         'SELECT c.name FROM ingest.channels c WHERE %1$s & (1 << c.position) <> 0 ORDER BY c.position) END';
     flags text := format(flagged, 'fault_mask') || ' AS fault_channels, '
         || format(flagged, 'frozen_mask') || ' AS frozen_channels';
-    assets text := 'JOIN ingest.pumps p USING (pump_no) JOIN ingest.wells w USING (well_id)';
+    assets text := 'JOIN ingest.pumps p USING (%s) JOIN ingest.wells w USING (well_id)';
     grain text;
 BEGIN
     EXECUTE format(
@@ -29,7 +29,7 @@ BEGIN
         'SELECT p.pump_id, w.field_id, time, %s, running, trip_code, %s FROM ingest.telemetry %s',
         (SELECT string_agg(format('%1$I::float8 / %2$s AS %1$I', name, steps_per_unit), ', ' ORDER BY position)
          FROM ingest.channels),
-        flags, assets
+        flags, format(assets, 'pump_no')
     );
     FOREACH grain IN ARRAY ARRAY['1min', '1hour', '1day'] LOOP
         EXECUTE format(
@@ -43,7 +43,7 @@ BEGIN
                 '%1$s_max::float8 / %2$s AS %1$s_max, %1$s_count',
                 name, steps_per_unit), ', ' ORDER BY position)
              FROM ingest.channels),
-            flags, grain, assets
+            flags, grain, format(assets, 'pump_id')
         );
     END LOOP;
 END $$;
