@@ -22,7 +22,6 @@ command -v nginx >/dev/null || missing="$missing nginx"
 command -v node >/dev/null || missing="$missing nodejs"
 command -v npm >/dev/null || missing="$missing npm"
 [ "$profile" = run ] || command -v wrk >/dev/null || missing="$missing wrk"
-[ "$profile" = run ] || command -v wrk >/dev/null || missing="$missing wrk"
 
 install_packages() {
   echo "Installing from Debian:$missing"
