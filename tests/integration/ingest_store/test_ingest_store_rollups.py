@@ -66,10 +66,8 @@ async def test_todays_readings_are_in_the_aggregates(stored: Any, batch_of: Batc
     await stored.write(batch_of([(7, MIDNIGHT + timedelta(seconds=i)) for i in range(50)], choke_pct=2))
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
     for grain in ("1min", "1hour", "1day"):
-        count = (
-            f"SELECT sum(choke_pct_count) FROM ingest.telemetry_{grain} WHERE pump_id = 'P-7' AND bucket >= $1"
-        )
-        assert await stored.value(count, MIDNIGHT) == 50
+        count = f"SELECT sum(choke_pct_count) FROM ingest.telemetry_{grain} WHERE pump_id = 'P-7'"
+        assert await stored.value(f"{count} AND bucket >= $1", MIDNIGHT) == 50
 
 
 async def test_a_gauges_error_code_is_counted_nowhere_but_in_the_mask(stored: Any, batch_of: BatchOf) -> None:
