@@ -14,6 +14,13 @@ from rig import batches, readings, until
 GOOD = 100
 
 
+@pytest.fixture(scope="module", autouse=True)
+def worker(deployment):
+    """One worker for all: nothing that gateways send may harm what comes after."""
+    with deployment.ingest("worker").running() as worker:
+        yield worker
+
+
 def spoiled(**changes):
     """A reading of its own instant, with `changes`; a value of ... takes the name out."""
     reading = readings(1, start=datetime.now(UTC) - timedelta(minutes=2))[0] | changes
@@ -47,7 +54,6 @@ def states(rig, reason):
     ],
 )
 async def test_bad_reading_in_a_good_batch_is_quarantined_alone(rig, reason, reading):
-    rig.worker()
     good = readings(GOOD)
     batch = [*good[:50], spoiled(**reading), *good[50:]]
     await rig.publish([batch])
@@ -80,7 +86,6 @@ def arrow_body(count=10):
 async def test_message_that_cannot_be_read_is_quarantined_whole_and_its_neighbours_stored(
     rig, reason, body, content_type
 ):
-    rig.worker()
     await rig.publish(batches(readings(GOOD), 10))
     await rig.publish_body(body, content_type)
     await rig.publish_body(body, content_type)
@@ -90,7 +95,6 @@ async def test_message_that_cannot_be_read_is_quarantined_whole_and_its_neighbou
 
 
 async def test_body_of_20_mb_is_refused_to_its_sender_and_harms_nobody(rig):
-    rig.worker()
     with pytest.raises((aio_pika.exceptions.AMQPError, ConnectionError, asyncio.CancelledError)):
         await rig.publish_body(b" " * 20_000_000, "application/json")
     await rig.publish(batches(readings(GOOD), 10))
@@ -99,7 +103,6 @@ async def test_body_of_20_mb_is_refused_to_its_sender_and_harms_nobody(rig):
 
 
 async def test_readings_10_days_late_are_stored_and_rolled_up(rig):
-    rig.worker()
     hour = (datetime.now(UTC) - timedelta(days=10)).replace(minute=0, second=0, microsecond=0)
     await rig.publish(batches(readings(600, start=hour), 100))
     found = await rig.reconciled()
@@ -119,7 +122,6 @@ async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_stored(ri
     # A reading that the database itself will not have: nothing in the worker knows why.
     rig.deployment.admin("ALTER TABLE ingest.telemetry ADD CONSTRAINT refuses CHECK (trip_code <> 666)")
     try:
-        rig.worker()
         good = readings(2_000)
         poison = spoiled(trip_code=666)
         await rig.publish([*batches(good[:1_000], 50), [poison], *batches(good[1_000:], 50)])
@@ -140,7 +142,6 @@ async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_stored(ri
 
 
 async def test_reconcile_says_so_and_fails_when_a_confirmed_reading_is_missing(rig):
-    rig.worker()
     await rig.publish(batches(readings(GOOD), 10))
     await rig.reconciled()
     assert "all accounts agree" in rig.deployment.run(

@@ -66,12 +66,3 @@ async def test_two_workers_given_the_same_readings_interleaved_store_them_once(r
     found = await rig.reconciled()
     assert (found.receipt.confirmed, found.receipt.stored) == (18_000, 18_000)
     assert (found.sums["stored"], found.sums["duplicates"], found.sums["rows"]) == (6_000, 12_000, 6_000)
-
-
-async def test_worker_whose_queue_vanishes_is_not_ready_until_it_consumes_again(rig):
-    worker = rig.worker()
-    rig.bed.rabbitmq.api("DELETE", "queues/%2F/ingest.telemetry")
-    await until(worker.is_ready)
-    await rig.publish(batches(readings(500), 50))
-    found = await rig.reconciled()
-    assert found.receipt.stored == 500
