@@ -26,7 +26,7 @@ logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
 
 test:  ## Install what is missing and run every test against real servers
 	@$(INSTALL) dev
-	@$(BIN)/pytest $(PYTEST)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 check:  ## Lint, format check, types and import directions
 	@$(INSTALL) dev
