@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -173,6 +173,30 @@ async def test_what_was_in_flight_when_the_connection_dropped_raises_and_the_res
     stopping.set()
     assert sum(await asyncio.gather(*streams)) > 0
     await eventually(lambda: at_least(fresh, confirmed), "every confirmed message is in the queue")
+
+
+async def test_confirms_are_told_apart_by_who_published_while_the_link_was_being_opened(
+    rabbitmq: RabbitMQ, fresh: Vhost
+) -> None:
+    async with Requester(fresh.url_for("ingest"), timeout_s=3) as requester:
+
+        async def impatient() -> None:
+            while not stopping.is_set():
+                with suppress(BrokerUnavailable):
+                    await requester.publish(topology.INGEST, KEY, b"x")
+                await asyncio.sleep(0)
+
+        stopping = asyncio.Event()
+        streams = [asyncio.create_task(impatient()) for _ in range(5)]
+        await eventually(
+            lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed by the broker"
+        )
+        await eventually(lambda: not requester.connected, "noticed")
+        await eventually(lambda: requester.connected, "connected again")
+        stopping.set()
+        await asyncio.gather(*streams)
+        # Were a confirm taken for another message's, this one would wait for the next one's for ever.
+        await requester.publish(topology.INGEST, KEY, b"the last")
 
 
 async def at_least(vhost: Vhost, count: int) -> bool:

@@ -98,6 +98,7 @@ class LeanConsumer(Link):
         self._settling = asyncio.Event()
         self._nacks: list[tuple[int, bool]] = []
         self._paused = False
+        self._consuming: AbstractChannel | None = None
 
     @property
     def alive(self) -> bool:
@@ -143,26 +144,31 @@ class LeanConsumer(Link):
         if give_back:
             self._lost.set()
         elif self._channel is not None and self.alive:
-            tag, self._consumer_tag = self._consumer_tag, None
             with suppress(*LOST):
-                await self._channel.basic_cancel(tag or "")
+                await self._cancel(self._channel)
 
     async def resume(self) -> None:
         """Take messages again."""
         self._paused = False
-        if self._channel is not None and self.connected and not self.alive:
-            try:
-                await self._consume(self._channel)
-            except LOST:
-                self._lost.set()
+        if self.connected and not self.alive:
+            await self._restart()
 
     async def limit(self, prefetch: int) -> None:
         """Have the broker send at most `prefetch` messages ahead from now on; what is held stays."""
         self._prefetch = prefetch
         if self.alive:
             # A limit holds for consumers that start after it.
-            await self.pause()
-            await self.resume()
+            await self._restart()
+
+    async def _restart(self) -> None:
+        channel = self._channel
+        assert channel is not None  # noqa: S101 - connected
+        try:
+            await self._cancel(channel)
+            await self._consume(channel)
+        except LOST:
+            if self._channel is channel:
+                self._lost.set()
 
     async def _opened(self, channel: AbstractChannel) -> None:
         self._generation += 1
@@ -171,17 +177,35 @@ class LeanConsumer(Link):
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         if self._service is not None:
             await redeclare(self._url, self._service)
-        if not self._paused:
-            await self._consume(channel)
+        self._consumer_tag = None
+        await self._consume(channel)
+
+    async def _cancel(self, channel: AbstractChannel) -> None:
+        tag, self._consumer_tag = self._consumer_tag, None
+        if tag is not None:
+            await channel.basic_cancel(tag)
 
     async def _consume(self, channel: AbstractChannel) -> None:
-        prefetch = self._prefetch
+        """Consume as is wanted by now: a pause or another limit may come while the broker is asked."""
+        if self._consuming is channel:
+            return
+        self._consuming = channel
+        try:
+            while not self._paused:
+                prefetch = self._prefetch
+                await self._start(channel, prefetch)
+                if not self._paused and self._prefetch == prefetch:
+                    return
+                await self._cancel(channel)
+        finally:
+            if self._consuming is channel:
+                self._consuming = None
+
+    async def _start(self, channel: AbstractChannel, prefetch: int) -> None:
         await channel.basic_qos(prefetch_count=prefetch)
         # Deliveries go to `_on_frame`; the callback is only what aiormq's signature asks for.
         answer = await channel.basic_consume(self._queue, lambda _: None)  # type: ignore[arg-type,return-value]
         self._consumer_tag = answer.consumer_tag
-        if self._prefetch != prefetch:  # changed by what the first delivery was like
-            await self.limit(self._prefetch)
 
     def _on_cancel(self, _: Any) -> None:
         """The broker ended the consumer (queue deleted or moved): start over."""

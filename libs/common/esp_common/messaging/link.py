@@ -86,14 +86,16 @@ class Link:
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._lost = asyncio.Event()
+        self._usable = False
         self._stopping = False
         self.failure: BaseException | None = None
         """Why the channel is not open, or was closed last; None once it is open."""
 
     @property
     def connected(self) -> bool:
-        """Whether the channel is open."""
-        return self._channel is not None and not self._channel.is_closed and not self._lost.is_set()
+        """Whether the channel is open, and `_opened` is through with it."""
+        usable = self._usable and self._channel is not None and not self._channel.is_closed
+        return usable and not self._lost.is_set()
 
     async def run(self) -> None:
         """Keep the channel open until cancelled or stopped."""
@@ -136,6 +138,7 @@ class Link:
         self._channel.frames = _Tap(self._channel.frames, self._on_frame)  # type: ignore[assignment]
         self._channel.closing.add_done_callback(self._on_channel_closed)
         await self._opened(self._channel)
+        self._usable = True
         self.failure = None
 
     def _on_channel_closed(self, closing: "asyncio.Future[Any]") -> None:
@@ -145,6 +148,7 @@ class Link:
 
     async def _close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
+        self._usable = False
         self._closed()
         if connection is not None:
             _release_writers(connection)
@@ -159,7 +163,7 @@ class Link:
         await self._connection.write_queue.put(frame)
 
     async def _opened(self, channel: AbstractChannel) -> None:
-        """Use a fresh channel."""
+        """Make a fresh channel ready; nobody else uses it before that is done."""
 
     def _on_frame(self, frame: Any, header: ContentHeader | None, body: bytes) -> None:
         """Take a delivery, a returned message or a confirm."""
