@@ -21,7 +21,7 @@ from esp_common.contracts import arrow
 from esp_common.contracts.events import Event
 from esp_common.contracts.readings import empty_readings
 from esp_common.database import create_pool
-from esp_common.errors import Conflict, NotFound
+from esp_common.errors import Conflict, Nacked, NotFound
 from esp_common.messaging import Publisher
 from esp_ingest import intake
 from esp_ingest.consumers import Worker, open_worker
@@ -376,6 +376,57 @@ async def test_a_poison_message_is_buried_with_its_reason_and_its_neighbours_pas
     assert (message.message_id, message.headers["esp-routing-key"]) == ("bad", "telemetry.gw-01")
     assert "cannot swallow this" in str(message.headers["esp-reason"])
     assert message.headers["esp-error-id"]
+
+
+async def test_a_database_that_answers_but_takes_no_rows_gets_nothing_dead_lettered(site: Field) -> None:
+    sent = site.reading()
+    async with site.worker(outage_pause_s=0.2) as worker:
+        await site.admin.execute("REVOKE INSERT ON ingest.ledger FROM esp_ingest")
+        try:
+            await site.send(sent)
+            await until(lambda: _true(worker.consumer.paused), "given back")
+            assert worker.intake.stalled
+            # Each giving back counts as a delivery, and the sixth is one too many.
+            for _ in range(60):
+                assert await site.ready(topology.INGEST_TELEMETRY_DEAD) == 0
+                await asyncio.sleep(0.1)
+        finally:
+            await site.admin.execute("GRANT INSERT ON ingest.ledger TO esp_ingest")
+        await until(lambda: site.stored(sent), "stored")
+        await site.drained()
+        assert not worker.intake.stalled
+    assert await site.count() == 1
+    assert sum(len(arrow.decode(message.body)) for message in site.announced) == 1
+    assert (await site.reconciled()).agrees
+
+
+async def test_a_poison_message_that_cannot_be_buried_is_left_to_the_broker(
+    site: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choke(_: Any) -> Any:
+        raise AssertionError("cannot swallow this")
+
+    async with site.worker() as worker:
+        publish = worker.publisher.publish
+
+        async def refuse(exchange: str, *rest: Any, **options: Any) -> None:
+            if exchange == topology.DLX:
+                raise Nacked("the queue is full")
+            await publish(exchange, *rest, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(worker.publisher, "publish", refuse)
+            patch.setattr(intake, "decode", choke)
+            patch.setattr(intake, "POISON_PAUSE_S", 0.01)
+            await site.send(b"[]", headers={"x-delivery-count": "a lie"})
+
+            async def buried() -> bool:
+                return await site.ready(topology.INGEST_TELEMETRY_DEAD) == 1
+
+            await until(buried, "the broker has buried it")
+        await site.send(site.reading())
+        await site.drained()
+    assert await site.count() == 1
 
 
 async def test_sigterm_style_stop_leaves_nothing_unacknowledged(site: Field) -> None:

@@ -124,6 +124,8 @@ async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
         health.add_flag("consumer", lambda: worker.alive, "the broker does not have this consumer")
         health.add_flag("registry", lambda: worker.registry.loaded, "assets are not loaded yet")
         health.add_flag("publisher", lambda: worker.publisher.connected, "not connected")
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("store", lambda: not worker.intake.stalled, "flushes wait for the database")
         await worker.run(stop)
 
 

@@ -117,12 +117,11 @@ class Worker:
 
         What cannot be finished in time goes back to the queue. Raises what a part of it died of.
         """
-        await self.registry.load()
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
                 ("intake", self.intake.run()),
-                ("consumer", self.consumer.run()),
+                ("consumer", self._consume()),
                 ("registry", self.registry.run()),
                 ("asset-events", self.listener.run()),
                 ("stop", stop.wait()),
@@ -138,6 +137,11 @@ class Worker:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _consume(self) -> None:
+        """Take messages once there is a registry to screen them against."""
+        await self.registry.load()
+        await self.consumer.run()
 
 
 @asynccontextmanager
@@ -159,7 +163,6 @@ async def open_worker(settings: IngestSettings, pool: "asyncpg.Pool[Any]") -> As
             registry,
             remembered,
             settings,
-            ping=lambda: pool.fetchval("SELECT 1"),
             worker=f"{socket.gethostname()}-{os.getpid()}",
         )
         consumer = LeanConsumer(

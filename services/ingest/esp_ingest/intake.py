@@ -9,7 +9,7 @@ The unacknowledged message thus does the work of an outbox, without a second cop
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
@@ -20,7 +20,7 @@ import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.events import event_headers
-from esp_common.errors import BrokerUnavailable, Nacked
+from esp_common.errors import BrokerUnavailable, EspError, Nacked
 from esp_common.messaging import Delivery, Publisher
 from prometheus_client import Counter as Metric
 from prometheus_client import Gauge, Histogram
@@ -146,7 +146,6 @@ class Intake:
         seen: SeenMessages,
         settings: IngestSettings,
         *,
-        ping: Callable[[], Awaitable[Any]],
         worker: str,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -155,7 +154,6 @@ class Intake:
         self._assets = assets
         self._seen = seen
         self._settings = settings
-        self._ping = ping
         self._worker = worker
         self._now = now
         self._frozen = FrozenTracker()
@@ -170,6 +168,7 @@ class Intake:
         self._flushing: set[asyncio.Task[None]] = set()
         self._prefetch = FIRST_PREFETCH
         self._paused_for_memory = False
+        self._draining = False
         self._outage_since: float | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._refusals = _Refusals()
@@ -195,6 +194,11 @@ class Intake:
         """Whether nothing is held."""
         return not (self._waiting or self._suspects or self._flushing)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether what is held, or was given back, waits for the database."""
+        return self._outage_since is not None or self._recovering is not None
+
     async def run(self) -> None:
         """Flush whenever due, until cancelled."""
         try:
@@ -210,9 +214,11 @@ class Intake:
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more, and give what is held until `timeout_s` to be stored and acknowledged."""
+        self._draining = True
         await self.queue.pause()
-        deadline = self._now() + timeout_s
-        while not self.idle and self._now() < deadline:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        while not self.idle and clock() < deadline:
             self._due.set()
             await asyncio.sleep(0.01)
 
@@ -226,6 +232,10 @@ class Intake:
             await self.queue.pause()
         elif self._paused_for_memory and self._bytes < limit / 2 and self._recovering is None:
             self._paused_for_memory = False
+            await self._resume()
+
+    async def _resume(self) -> None:
+        if not self._draining:
             await self.queue.resume()
 
     async def _suit_prefetch(self) -> None:
@@ -278,14 +288,17 @@ class Intake:
         if self._paused_for_memory:
             self._due.set()
 
-    async def _flush(self, deliveries: Sequence[Delivery]) -> None:
-        """Carry a flush through; one that cannot be is tried message by message."""
+    async def _flush(self, deliveries: Sequence[Delivery], *, again: bool = False) -> None:
+        """Carry a flush through; one that cannot be is tried message by message.
+
+        `again`: it was tried with others before, and may have been stored and not announced then.
+        """
         try:
             with FLUSH_S.time():
                 # In order, so that what the frozen-value tracker sees is; locks are fair.
                 async with self._preparing:
                     prepared = await self._prepare(deliveries)
-                await self._finish(prepared)
+                await self._finish(prepared, again or any(delivery.redelivered for delivery in deliveries))
         except GivenBack:
             self._release(deliveries)
         except Exception as error:
@@ -294,7 +307,7 @@ class Intake:
                 return
             log.warning("flush.split", messages=len(deliveries), error=repr(error)[:300])
             for delivery in deliveries:
-                await self._flush([delivery])
+                await self._flush([delivery], again=True)
         else:
             self._release(deliveries)
 
@@ -322,18 +335,17 @@ class Intake:
                 registry = self._assets.current
                 screened = await asyncio.to_thread(screen, screened.decoded, registry, self._now_us())
         flush = await asyncio.to_thread(assemble, screened, registry, self._frozen, before, self._now_us())
-        again = any(delivery.redelivered for delivery in deliveries)
         remembered = dict(zip(fresh_keys, screened.counts.tolist(), strict=True))
-        return _Prepared(deliveries, flush, again, remembered)
+        return _Prepared(deliveries, flush, remembered)
 
     def _now_us(self) -> int:
         return int(self._now() * 1e6)
 
-    async def _finish(self, prepared: "_Prepared") -> None:
+    async def _finish(self, prepared: "_Prepared", again: bool) -> None:
         flush = prepared.flush
         result = await self._write(flush)
         new = result.stored + result.merged > 0
-        if len(flush.batch) and (new or prepared.again):
+        if len(flush.batch) and (new or again):
             await self._announce(flush, result)
         await self._seen.remember(prepared.remembered)
         self.queue.done(prepared.deliveries)
@@ -344,51 +356,61 @@ class Intake:
         async for attempt in stamina.retry_context(
             on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
         ):
-            with attempt, self._noting_outage():
-                result = await self._store.write(
-                    flush.batch, flush.quarantined, flush.tallies, flush.counts, flush.contrary
-                )
+            with attempt, self._noting_outage(flush):
+                result = await self._store_once(flush)
         if self._outage_since is not None:
             log.info("database.back", away_s=round(self._now() - self._outage_since, 1))
             self._outage_since = None
             DATABASE_UP.set(1)
         return result
 
+    async def _store_once(self, flush: Flush) -> StoreResult:
+        return await self._store.write(
+            flush.batch, flush.quarantined, flush.tallies, flush.counts, flush.contrary
+        )
+
     @contextmanager
-    def _noting_outage(self) -> Iterator[None]:
+    def _noting_outage(self, flush: Flush) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if is_outage(error):
-                self._note_outage(error)
+                self._note_outage(error, flush)
             raise
 
-    def _note_outage(self, error: Exception) -> None:
+    def _note_outage(self, error: Exception, flush: Flush) -> None:
         if self._outage_since is None:
             self._outage_since = self._now()
             DATABASE_UP.set(0)
             log.warning("database.lost", error=repr(error)[:300], effect="flushes wait, the queue grows")
         elif self._now() - self._outage_since > self._settings.outage_pause_s:
             if self._recovering is None:
-                self._recovering = asyncio.create_task(self._sit_out())
+                self._recovering = asyncio.create_task(self._sit_out(flush))
             raise GivenBack from error
 
-    async def _sit_out(self) -> None:
-        """Give the messages back, and take them again once the database answers."""
+    async def _sit_out(self, flush: Flush) -> None:
+        """Give the messages back, and take them again once the database takes the flush that it did not.
+
+        That it answers is not enough, since it may be read-only or out of room, and each giving back
+        counts towards a message's delivery limit. The flush's messages come again and are announced then.
+        """
         log.warning("intake.paused", reason="database", effect="messages went back to the queue")
         await self.queue.pause(give_back=True)
         self._release([*self._take(), *self._suspects])
         self._suspects.clear()
-        async for attempt in stamina.retry_context(
-            on=Exception, attempts=None, timeout=None, wait_initial=1.0, wait_max=5.0
-        ):
-            with attempt:
-                await self._ping()
+        try:
+            async for attempt in stamina.retry_context(
+                on=is_outage, attempts=None, timeout=None, wait_initial=1.0, wait_max=5.0
+            ):
+                with attempt:
+                    await self._store_once(flush)
+        except Exception as error:  # the flush's own trouble: its messages meet it again, one by one
+            log.warning("flush.failed", error=repr(error)[:300])
         self._outage_since = None
         DATABASE_UP.set(1)
         self._recovering = None
         log.info("intake.resumed")
-        await self.queue.resume()
+        await self._resume()
 
     async def _announce(self, flush: Flush, result: StoreResult) -> None:
         """Publish what was stored, and come back when the broker has confirmed all of it.
@@ -427,20 +449,29 @@ class Intake:
             self.queue.nack(delivery, requeue=True)
             return
         log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
+        try:
+            await self._bury(delivery, error_id, repr(error)[:500])
+        except EspError as trouble:
+            # The broker buries it as well, with less of a reason.
+            log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
+            self.queue.nack(delivery, requeue=False)
+        else:
+            self.queue.done([delivery])
+
+    async def _bury(self, delivery: Delivery, error_id: str, reason: str) -> None:
+        # None of the sender's own headers: by these a replay knows whose the message is.
         await self._publisher.publish(
             topology.DLX,
             topology.INGEST_TELEMETRY,
             delivery.body,
             headers={
-                **delivery.headers,
-                "esp-reason": repr(error)[:500],
+                "esp-reason": reason,
                 "esp-error-id": error_id,
                 "esp-routing-key": delivery.routing_key,
             },
             content_type=delivery.content_type or "",
             message_id=delivery.message_id,
         )
-        self.queue.done([delivery])
 
     def _account(self, prepared: "_Prepared", result: StoreResult) -> None:
         flush = prepared.flush
@@ -456,11 +487,10 @@ class Intake:
 
 
 class _Prepared(NamedTuple):
-    """A flush with the messages it settles; `again`: some of them were delivered before."""
+    """A flush with the messages it settles."""
 
     deliveries: Sequence[Delivery]
     flush: Flush
-    again: bool
     remembered: dict[str, int]
 
 

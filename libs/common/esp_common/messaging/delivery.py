@@ -62,4 +62,5 @@ class Delivery:
     @property
     def delivery_count(self) -> int:
         """How often it was delivered and came back before (quorum queues count)."""
-        return int(self.headers.get("x-delivery-count", 0))
+        # On a first delivery the header, if any, is the publisher's own.
+        return int(self.headers.get("x-delivery-count", 0)) if self.redelivered else 0
