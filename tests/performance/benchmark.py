@@ -22,8 +22,8 @@ class Size:
     flood_s: int
 
 
-QUICK = Size(rounds=1, readings=20_000, singles=4_000, load_s=2, days=0.25, flood_s=8)
-DEFAULT = Size(rounds=3, readings=150_000, singles=30_000, load_s=8, days=7, flood_s=60)
+QUICK = Size(rounds=1, readings=20_000, singles=2_000, load_s=2, days=0.25, flood_s=6)
+DEFAULT = Size(rounds=3, readings=150_000, singles=20_000, load_s=8, days=7, flood_s=60)
 FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, flood_s=600)
 
 Benchmark = Callable[[Bed, Size], Iterable[Figure]]
