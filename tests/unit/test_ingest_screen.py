@@ -5,7 +5,7 @@ import numpy as np
 import orjson
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX, CHANNELS
-from esp_common.topology import API_GATEWAY
+from esp_common.contracts.readings import API_GATEWAY
 from esp_ingest.domain.decode import Body, decode
 from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Pump, Registry, Tag

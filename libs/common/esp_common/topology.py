@@ -33,9 +33,6 @@ AUTH_AUDIT_DEAD: Final = "auth.audit.dead"
 AUTH_VERIFY_KEY: Final = "auth.verify-key"
 UNROUTED_QUEUE: Final = "unrouted"
 
-API_GATEWAY: Final = "_api"
-"""The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
-
 DELIVERY_LIMIT: Final = 5
 VERIFY_KEY_TTL_MS: Final = 10_000
 PARTITIONS: Final = 8

@@ -14,6 +14,9 @@ RUNNING_ABSENT: Final = -1
 TRIP_CODE_ABSENT: Final = np.iinfo(np.int32).min
 """Value of `Readings.trip_code` where the reading did not carry a code."""
 
+API_GATEWAY: Final = "_api"
+"""The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
+
 FloatMatrix = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]

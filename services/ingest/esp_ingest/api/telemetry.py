@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from esp_common import topology
 from esp_common.auth import KeyVerifier, Principal, credential
+from esp_common.contracts.readings import API_GATEWAY
 from esp_common.errors import EspError, Forbidden, InvalidInput, TooLarge, UnsupportedMediaType
 from esp_common.http import problem_response
 from prometheus_client import Counter
@@ -83,7 +83,7 @@ class TelemetryEndpoint:
         media_type = _media_type(headers)
         message_id = _message_id(headers)
         content = await self._read(headers, receive)
-        body = Body(content, media_type, caller.gateway_id or topology.API_GATEWAY, message_id)
+        body = Body(content, media_type, caller.gateway_id or API_GATEWAY, message_id)
         return _answer(await self._coalescer.post(body))
 
     async def _caller(self, headers: dict[bytes, bytes]) -> Principal:

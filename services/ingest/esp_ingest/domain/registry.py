@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from esp_common.topology import API_GATEWAY
+from esp_common.contracts.readings import API_GATEWAY
 
 
 @dataclass(frozen=True, slots=True)
