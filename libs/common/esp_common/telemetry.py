@@ -6,6 +6,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
 
+import stamina
 import structlog
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -29,9 +30,11 @@ _NOISY: Final = {
     "aiormq": logging.ERROR,
     "aio_pika": logging.ERROR,
     "httpx": logging.WARNING,
+    "apscheduler": logging.WARNING,
+    "uvicorn": logging.WARNING,
     "uvicorn.access": logging.WARNING,
 }
-"""Libraries that tell of each lost connection in their own words; ours are enough."""
+"""Libraries that tell of each connection, request or run in their own words; ours are enough."""
 
 
 def mask(text: str) -> str:
@@ -93,6 +96,7 @@ def configure(service: str, role: str, settings: ServiceSettings) -> None:
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for library, level in _NOISY.items():
         logging.getLogger(library).setLevel(level)
+    stamina.instrumentation.set_on_retry_hooks([])  # a line for each attempt, where one for all is enough
     logging.captureWarnings(True)
     structlog.contextvars.bind_contextvars(service=service, role=role)
     if settings.otel_endpoint:

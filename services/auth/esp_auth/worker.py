@@ -19,6 +19,8 @@ from esp_auth.settings import AuthSettings
 log = structlog.get_logger()
 
 PREFETCH = 200
+DIRECT_REPLY = "amq.rabbitmq.reply-to."
+"""What the broker makes of a direct reply-to; anywhere else an answer would be a message to a queue."""
 _QUESTIONS = Counter("esp_auth_key_questions_total", "Questions for a key, by answer.", ["answer"])
 
 
@@ -39,7 +41,7 @@ class KeyAnswers:
 
     async def _answer(self, question: Delivery) -> None:
         digest = digest_of(question.body)
-        if digest is None or question.reply_to is None:
+        if digest is None or not (question.reply_to or "").startswith(DIRECT_REPLY):
             _QUESTIONS.labels("malformed").inc()
             log.warning("auth.malformed-question", content_type=question.content_type)
             return
@@ -49,7 +51,8 @@ class KeyAnswers:
             await self._publisher.reply(question, encode_answer(principal))
         except EspError as error:
             # Whoever asked has gone, or will ask again.
-            log.warning("auth.answer-lost", reason=error.detail)
+            _QUESTIONS.labels("unanswered").inc()
+            log.debug("auth.answer-lost", reason=error.detail)
 
 
 def digest_of(body: bytes) -> str | None:
@@ -79,10 +82,11 @@ async def run(settings: AuthSettings) -> None:
         health.add_flag("consumer", lambda: consumer.alive, "the broker does not have this consumer")
         health.add_flag("publisher", lambda: publisher.connected, "not connected to the broker")
         async with serve_health(health, settings):
-            consuming = asyncio.create_task(consumer.run())
-            await _until_told_to_stop()
+            parts = [asyncio.ensure_future(part) for part in (consumer.run(), _until_told_to_stop())]
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             await consumer.stop()
-            await consuming
+            await parts[0]
+            parts[1].cancel()
 
 
 async def _until_told_to_stop() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import stamina
@@ -48,12 +48,17 @@ ENGINE_LACKS: Final = {
 Role = Callable[[IngestSettings, asyncio.Event], Coroutine[Any, Any, None]]
 
 
+class Stopped(Exception):
+    """The role was told to stop while it still waited for the database."""
+
+
 async def run_role(role: Role, settings: IngestSettings) -> None:
     """Run a role until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await role(settings, stop)
+    with suppress(Stopped):
+        await role(settings, stop)
 
 
 async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
@@ -116,7 +121,7 @@ async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
     health = Health()
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
-        pool = await _open_pool(settings, "worker", init=prepare)
+        pool = await _open_pool(settings, "worker", stop, init=prepare)
         stack.push_async_callback(pool.close)
         worker = await stack.enter_async_context(open_worker(settings, pool))
         _tell_engine(health, worker.engine)
@@ -136,7 +141,7 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
     # Rolling up years of late data takes longer than any statement of the other roles may.
     unhurried = settings.model_copy(update={"statement_timeout_s": 0})
     async with serve_health(health, settings), AsyncExitStack() as stack:
-        pool = await _open_pool(unhurried, "maintenance")
+        pool = await _open_pool(unhurried, "maintenance", stop)
         stack.push_async_callback(pool.close)
         async with pool.acquire() as connection:
             engine = await installed_engine(connection)
@@ -150,9 +155,25 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
         await Maintenance(pool, engine, publisher, settings).run(stop)
 
 
-async def _open_pool(settings: IngestSettings, role: str, **options: Any) -> Pool:
-    """Return a connected pool, however long the database takes to answer."""
+async def _open_pool(settings: IngestSettings, role: str, stop: asyncio.Event, **options: Any) -> Pool:
+    """Return a connected pool, however long the database takes to answer; raise Stopped if told to stop."""
+    opening = asyncio.ensure_future(_connected_pool(settings, role, options))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            raise Stopped
+        return opening.result()
+    finally:
+        opening.cancel()
+        stopping.cancel()
+        await asyncio.gather(opening, stopping, return_exceptions=True)
+
+
+async def _connected_pool(settings: IngestSettings, role: str, options: dict[str, Any]) -> Pool:
     async for attempt in stamina.retry_context(on=OUTAGES, attempts=None, timeout=None, wait_max=5.0):
+        if attempt.num == 2:
+            log.warning("database.awaited")
         with attempt:
             return await create_pool(
                 settings, role=f"esp-ingest {role}", max_size=settings.database_pool_size, **options

@@ -49,22 +49,25 @@ class Maintenance:
         self._turn = asyncio.Lock()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set."""
+        """Work until `stop` is set; raises what the relay of events died of."""
         scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
         for name, period_s, job in self._jobs():
             scheduler.add_job(
                 self._attempt, "interval", (name, job), seconds=period_s, next_run_time=datetime.now(UTC)
             )
-        relay = asyncio.create_task(self._relay.run())
+        parts = [asyncio.ensure_future(part) for part in (self._relay.run(), stop.wait())]
         scheduler.start()
         try:
-            await stop.wait()
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
         finally:
             scheduler.shutdown(wait=False)
-            relay.cancel()
+            for part in parts:
+                part.cancel()
             # Whatever runs is finished, not cut off in the middle.
             async with self._turn:
-                await asyncio.gather(relay, return_exceptions=True)
+                await asyncio.gather(*parts, return_exceptions=True)
 
     def _jobs(self) -> list[tuple[str, float, Job]]:
         jobs: list[tuple[str, float, Job]] = [

@@ -116,6 +116,7 @@ class Link:
         self._lost.set()
 
     async def _open_with_backoff(self) -> None:
+        tried = False
         async for attempt in stamina.retry_context(
             on=LOST, attempts=None, timeout=None, wait_initial=REOPEN_PAUSE_S, wait_max=REOPEN_MAX_PAUSE_S
         ):
@@ -128,6 +129,9 @@ class Link:
                 except BaseException as error:
                     self.failure = error
                     await self._close()
+                    if not tried:
+                        log.info("broker.away", link=self._name, reason=str(error) or type(error).__name__)
+                    tried = True
                     raise
         log.info("broker.connected", link=self._name)
 
