@@ -8,7 +8,6 @@ Printed beside a bare ASGI application on uvicorn that reads the body and answer
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -164,4 +163,4 @@ def look_for_answered(
 
 
 if __name__ == "__main__":
-    sys.exit(main(posts))
+    main(posts)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from bed import Bed
 from benchmark import Size, main
-from ceilings import consumer_rate
+from ceilings import Acks, consumer_rate
 from drain import drain_rate
 from esp_ingest.settings import IngestSettings
 from report import Figure
@@ -23,18 +23,16 @@ def singles(bed: Bed, size: Size) -> Iterator[Figure]:
     prefetch: int = IngestSettings.model_fields["prefetch"].default
     worker = deployment.ingest("worker")
     measured: list[float] = []
-    each: list[float] = []
-    multiple: list[float] = []
+    ceilings: dict[Acks, list[float]] = {"each": [], "multiple": []}
     for _ in range(size.rounds):
-        for acks, rates in (("each", each), ("multiple", multiple)):
+        for acks, rates in ceilings.items():
             deployment.forget()
             publish(bed.rabbitmq.url, messages)
             rates.append(consumer_rate(bed.rabbitmq.url_for("ingest"), len(messages), prefetch, acks))
         measured.append(drain_rate(deployment, worker, messages, len(messages)))
-    yield Figure("one reading a message", measured, "messages/s", each, 0.6, note="aio-pika acking each")
-    yield Figure(
-        "one reading a message", measured, "messages/s", multiple, 0.6, note="aio-pika acking by 100"
-    )
+    name, unit = "one reading a message", "messages/s"
+    yield Figure(name, measured, unit, ceilings["each"], 0.6, note="aio-pika acking each")
+    yield Figure(name, measured, unit, ceilings["multiple"], 0.6, note="aio-pika acking by 100")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +24,10 @@ from report import Figure
 PUMPS = 50
 INTERVAL_S = 10
 ROWS_A_COPY = 50_000
+TIMES_FASTER = 100
+PLANNED_AFTER = 7
+"""PostgreSQL plans a prepared statement anew five times before it decides to keep a plan."""
+
 CHANNELS = (
     "intake_pressure_psi",
     "discharge_pressure_psi",
@@ -122,34 +125,44 @@ def _refresh(deployment: Deployment, span: Span) -> None:
 
 
 def _questions(deployment: Deployment, span: Span, where: str, rounds: int) -> Iterator[Figure]:
+    # Policies leave seven days in the row store: raw rows of the columnstore are there to be compared.
+    target = None if where.endswith("columnstore") else 1 / TIMES_FASTER
     for question, raw, aggregate in (
         ("trend of a pump", TREND_RAW, TREND),
         ("fleet summary", FLEET_RAW, FLEET),
     ):
         raw_ms, aggregate_ms = asyncio.run(_times(deployment, span, (raw, aggregate), rounds))
-        yield Figure(f"{where}: {question} from aggregates", aggregate_ms, "ms", note="raw rows")
-        speedup = [median(raw_ms) / median(aggregate_ms)]
-        yield Figure(f"{where}: {question}, times faster", speedup, "×", target=100, of="measured")
+        name, note = f"{where}: {question} from aggregates", "from raw rows"
+        yield Figure(name, aggregate_ms, "ms", raw_ms, target, at_most=True, note=note)
 
 
 async def _times(
     deployment: Deployment, span: Span, questions: Sequence[str], rounds: int
 ) -> list[list[float]]:
-    """Return the milliseconds each question took, asked in turn after a first time that does not count."""
+    """Return the milliseconds each question took, asked in turn over a connection that knows them."""
     connection: Any = await asyncpg.connect(deployment.url("esp_diagnostics"))
     times: list[list[float]] = [[] for _ in questions]
-    answers: list[list[Any]] = [[] for _ in questions]
     try:
-        for number in range(rounds + 1):
-            for position, question in enumerate(questions):
+        answers = [await _known(connection, question, span) for question in questions]
+        for _ in range(rounds):
+            for taken, question in zip(times, questions, strict=True):
                 start = perf_counter()
-                answers[position] = await connection.fetch(question, span.start, span.end)
-                if number:
-                    times[position].append((perf_counter() - start) * 1000)
+                await connection.fetch(question, span.start, span.end)
+                taken.append((perf_counter() - start) * 1000)
     finally:
         await connection.close()
     _agree(*answers)
     return times
+
+
+async def _known(connection: Any, question: str, span: Span) -> list[Any]:
+    """Ask until the statement is planned once and for all, or that could not matter any more."""
+    start = perf_counter()
+    for _ in range(PLANNED_AFTER):
+        answer: list[Any] = await connection.fetch(question, span.start, span.end)
+        if perf_counter() - start > 2:
+            break
+    return answer
 
 
 def _agree(raw: list[Any], aggregated: list[Any]) -> None:
