@@ -1,6 +1,7 @@
 """Posts on their way to a real broker: who shares a message, and who is told what."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from esp_common import topology
 from esp_common.errors import Nacked, Unavailable
 from esp_common.messaging import Publisher
 from esp_ingest.coalescer import Coalescer, MalformedBody, Receipt
-from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body
+from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body, decode
 from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Pump, Registry
+from esp_ingest.domain.screen import screen
 from esp_ingest.settings import IngestSettings
 from esp_stack.servers import Vhost
 
@@ -129,6 +131,26 @@ async def test_a_malformed_body_spoils_only_its_own_post(
     assert good.accepted == 1
     (message,) = await queue.take()
     assert len(orjson.loads(message.body)) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"\\u0072eadings": [' + reading(frequency_hz=49.0) + b"]}",
+        b'{"a":' + b"[" * 1020 + b"]" * 1020 + b"}",
+        reading(frequency_hz=7).replace(b"7", b"1" + b"0" * 30),
+    ],
+)
+async def test_what_was_accepted_is_accepted_whatever_shares_its_message(
+    publisher: Publisher, queue: Queue, odd: bytes
+) -> None:
+    coalescer = Coalescer(publisher, Registries(), SETTINGS)
+    nan = reading(frequency_hz=7).replace(b":7", b":NaN")
+    receipts = await asyncio.gather(*(coalescer.post(post(body)) for body in (reading(), odd, nan)))
+    bodies = [Body(message.body, JSON_TYPE, "gw-01") for message in await queue.take()]
+    taken = screen(decode(bodies), KNOWN, time.time_ns() // 1000)
+    assert len(taken.accepted) == sum(receipt.accepted for receipt in receipts)
+    assert int(taken.counts.sum()) == sum(receipt.accepted + len(receipt.rejected) for receipt in receipts)
 
 
 async def test_not_a_number_is_refused_and_still_sent_to_quarantine(

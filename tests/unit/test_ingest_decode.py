@@ -97,6 +97,27 @@ def test_nan_and_infinity_literals_refuse_only_their_reading(literal: str) -> No
     orjson.loads(orjson.dumps(outcome.rejected[0].row.payload))
 
 
+def test_a_huge_integer_beside_nan_refuses_only_its_reading() -> None:
+    huge = json.dumps(reading(frequency_hz=10**30))
+    nan = json.dumps(reading(frequency_hz=7)).replace("7", "NaN")
+    outcome = screened(f"[{json.dumps(reading())}, {huge}, {nan}]".encode())
+    assert len(outcome.accepted) == 1
+    assert reasons(outcome) == [(0, 1, Reason.OUT_OF_RANGE), (0, 2, Reason.NOT_FINITE)]
+
+
+@pytest.mark.parametrize("depth", [40, 500, 990, 1005, 1020])
+def test_deep_nesting_is_refused_and_kept_to_the_byte(depth: int) -> None:
+    for content in (
+        b"[" * depth + b"]" * depth,
+        b'{"a":' + b"[" * depth + b"]" * depth + b"}",
+        b'{"a":' * depth + b"1" + b"}" * depth,
+    ):
+        outcome = screened(content, orjson.dumps(reading()))
+        assert len(outcome.accepted) == 1
+        [refused] = outcome.rejected
+        assert base64.b64decode(refused.row.payload["body_base64"]) in content
+
+
 def test_elements_that_are_no_objects_refuse_only_themselves() -> None:
     outcome = screened(orjson.dumps([5, reading(), "x", None]))
     assert len(outcome.accepted) == 1

@@ -28,6 +28,10 @@ COALESCED_BYTES: Final = 128 * 1024
 """A message of posts is sent at this size: larger ones would hold up the loop, and gain nothing."""
 
 
+MOST_BRACKETS: Final = 400
+"""A body with more is not coalesced: its nesting, sound in itself, could be too deep for a shared message."""
+
+
 class MalformedBody(EspError):
     """The body is not JSON or Arrow, though it says so: nothing of it was taken."""
 
@@ -230,7 +234,10 @@ def _elements(content: bytes) -> bytes | None:
     Cutting is right for every body that is valid JSON; whether it is, decoding has to say.
     """
     text = content.strip()
-    if text[:1] == b"{" and b'"readings"' not in text:
+    if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
+        return None
+    # With a backslash "readings" could be spelt otherwise.
+    if text[:1] == b"{" and b'"readings"' not in text and b"\\" not in text:
         return text
     if text[:1] == b"[" and text[-1:] == b"]":
         return text[1:-1].strip()

@@ -120,10 +120,14 @@ class _Collector:
                 self.row_body.append(body)
                 self.row_index.append(index)
             else:
-                detail = "a reading must be an object"
-                self.faults.append(
-                    Fault(body, index, Reason.INVALID_SCHEMA, detail, json.dumps(row).encode())
-                )
+                detail, content = "a reading must be an object", self._element(body, row)
+                self.faults.append(Fault(body, index, Reason.INVALID_SCHEMA, detail, content))
+
+    def _element(self, body: int, value: Any) -> bytes:
+        try:
+            return json.dumps(value).encode()
+        except RecursionError:  # nested deeper than Python writes: the whole body, to the byte
+            return self.bodies[body].content
 
     def add_arrow(self, body: int) -> None:
         try:
@@ -182,12 +186,18 @@ def decode(bodies: Sequence[Body]) -> Decoded:
 def _add_lenient_json(found: _Collector, number: int) -> None:
     """Take a body that is JSON but for NaN and Infinity, so that only the readings with them are refused."""
     try:
-        value = json.loads(found.bodies[number].content.decode())
-        orjson.dumps(value)
+        value = json.loads(found.bodies[number].content.decode(), parse_int=_integer)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
     except (ValueError, TypeError, RecursionError) as error:
         found.add_fault(number, Reason.UNDECODABLE, f"not JSON: {_first_line(error)}")
         return
     found.add_json(number, value)
+
+
+def _integer(text: str) -> int | float:
+    """Return what orjson takes an integer for: a float beyond 64 bits."""
+    value = int(text) if len(text) <= 20 else float(text)
+    return value if -(2**63) <= value < 2**64 else float(text)
 
 
 def _arrow_table(content: bytes) -> pa.Table:

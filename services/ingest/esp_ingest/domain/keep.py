@@ -14,16 +14,16 @@ BODY: Final = "body_base64"
 CONTENT_TYPE: Final = "content_type"
 
 
-def keep_reading(sent: dict[str, Any]) -> dict[str, Any]:
+def keep_reading(sent: dict[str, Any]) -> dict[str, Any] | None:
     """Return `sent` as PostgreSQL's jsonb can hold it.
 
-    Not-a-number and infinities become text, bytes and NUL characters are escaped; what is nested
-    deeper than a reading has any reason to be is kept as the base64 of its JSON.
+    Not-a-number and infinities become text, bytes and NUL characters are escaped. None for what is nested
+    deeper than a reading has any reason to be: its body is to be kept instead.
     """
     try:
         kept: dict[str, Any] = _keep(sent, 0)
     except RecursionError:
-        return keep_body(repr(sent).encode(errors="backslashreplace"), "application/json")
+        return None
     return kept
 
 

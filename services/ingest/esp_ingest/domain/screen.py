@@ -92,7 +92,7 @@ class Screened:
     ) -> Quarantined:
         """Return the quarantine row of reading `number`."""
         body = self.decoded.bodies[int(self.decoded.body_of[number])]
-        payload = keep_reading(self.decoded.sent(number))
+        payload = keep_reading(self.decoded.sent(number)) or keep_body(body.content, body.content_type)
         id_ = quarantine_id(body.gateway_id, payload)
         time = as_datetime(time_us)
         return Quarantined(id_, body.gateway_id, body.message_id, pump_id, time, reason, detail, payload)
