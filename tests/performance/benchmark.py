@@ -18,13 +18,14 @@ class Size:
     readings: int
     singles: int
     load_s: int
-    days: float
+    days: int
+    interval_s: float
     flood_s: int
 
 
-QUICK = Size(rounds=1, readings=20_000, singles=2_000, load_s=2, days=0.25, flood_s=6)
-DEFAULT = Size(rounds=3, readings=150_000, singles=20_000, load_s=8, days=7, flood_s=60)
-FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, flood_s=600)
+QUICK = Size(rounds=1, readings=20_000, singles=2_000, load_s=2, days=1, interval_s=60, flood_s=6)
+DEFAULT = Size(rounds=3, readings=150_000, singles=20_000, load_s=8, days=7, interval_s=10, flood_s=60)
+FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, interval_s=10, flood_s=600)
 
 Benchmark = Callable[[Bed, Size], Iterable[Figure]]
 
@@ -51,7 +52,7 @@ def _arguments(arguments: Sequence[str] | None = None) -> Size:
     )
     parser.add_argument("--full", action="store_true", help="more rounds, and ten minutes of flood")
     parser.add_argument("--flood", type=int, metavar="SECONDS", help="length of the flood of the worker")
-    parser.add_argument("--days", type=float, help="days of readings in the storage benchmark")
+    parser.add_argument("--days", type=int, help="days of readings in the storage benchmark")
     given = parser.parse_args(arguments)
     size = QUICK if given.quick else FULL if given.full else DEFAULT
     return replace(size, flood_s=given.flood or size.flood_s, days=given.days or size.days)

@@ -22,7 +22,6 @@ from esp_gateway.simulator.field import build_field
 from report import Figure
 
 PUMPS = 50
-INTERVAL_S = 10
 ROWS_A_COPY = 50_000
 TIMES_FASTER = 100
 PLANNED_AFTER = 7
@@ -76,9 +75,9 @@ def storage(bed: Bed, size: Size) -> Iterator[Figure]:
     span = Span(end - timedelta(days=size.days), end)
     for engine in bed.engines:
         deployment = bed.deploy(engine, PUMPS)
-        rows = asyncio.run(_load(deployment, span))
+        rows = asyncio.run(_load(deployment, span, size.interval_s))
         _refresh(deployment, span)
-        days = f"{size.days:g} days"
+        days = f"{size.days} days"
         yield from _questions(deployment, span, f"{engine}: {days}, row store", size.rounds)
         if engine == "timescale":
             yield from _compressed(deployment, rows)
@@ -86,14 +85,14 @@ def storage(bed: Bed, size: Size) -> Iterator[Figure]:
         deployment.admin("TRUNCATE ingest.telemetry")
 
 
-async def _load(deployment: Deployment, span: Span) -> int:
+async def _load(deployment: Deployment, span: Span, interval_s: float) -> int:
     """Copy the field's readings into the store and return their number."""
     deployment.stop_jobs()
     numbers = deployment.pump_numbers()
     connection: Any = await asyncpg.connect(deployment.url("postgres"))
     rows = 0
     try:
-        for readings in build_field(SEED, PUMPS).chunks(span.start, span.end, INTERVAL_S):
+        for readings in build_field(SEED, PUMPS).chunks(span.start, span.end, interval_s):
             deployment.ensure_partitions(readings)
             rows += len(readings)
             for body in copy_bodies(readings, numbers, ROWS_A_COPY, as_arrived=True):
