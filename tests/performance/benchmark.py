@@ -1,6 +1,8 @@
 """How a benchmark is run: its size, its test bed, and the table it prints."""
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -33,6 +35,7 @@ Benchmark = Callable[[Bed, Size], Iterable[Figure]]
 def main(*benchmarks: Benchmark) -> None:
     """Run the benchmarks one after the other on one test bed and print what they found."""
     size = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     start = monotonic()
     cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 2**30
     print(f"{cores} cores, {memory:.0f} GiB, load before {psutil.getloadavg()[0]:.1f}; {size}", flush=True)
