@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 from esp_ingest.store.migrations import migrate
@@ -81,6 +82,13 @@ async def test_an_import_with_problems_changes_nothing_and_tells_them_all(enviro
         (["quarantine", "list"], 0),
         (["quarantine", "show", "00000000-0000-0000-0000-000000000000"], 4),
         (["quarantine", "replay", "00000000-0000-0000-0000-000000000000"], 4),
+        (["quarantine", "replay"], 2),
+        (["quarantine", "discard", "00000000-0000-0000-0000-000000000000", "--all"], 2),
+        (["quarantine", "replay", "--all"], 0),
+        (["quarantine", "discard", "--reason", "unknown-pump", "--gateway", "gw-01"], 0),
+        (["dead-letters", "replay"], 2),
+        (["dead-letters", "replay", "--all"], 0),
+        (["dead-letters", "discard", "--all"], 0),
         (["dead-letters", "list"], 0),
         (["dead-letters", "discard", "nothing"], 4),
         (["reconcile"], 0),
@@ -95,6 +103,23 @@ async def test_a_command_ends_with_its_exit_code_and_at_most_one_line_of_error(
     outcome = await run(environment, *arguments)
     assert outcome.code == code, outcome.err
     assert len(outcome.err.splitlines()) == (code != 0)
+
+
+async def test_refused_readings_are_resolved_by_the_hundred(environment) -> None:
+    """More than a page of them, of which one is of another gateway and one was resolved before."""
+    connection = await asyncpg.connect(environment["ESP_INGEST_DATABASE_URL"])
+    await connection.execute(
+        "INSERT INTO ingest.quarantine (id, gateway_id, reason, detail, payload, state)"
+        " SELECT gen_random_uuid(), CASE n WHEN 0 THEN 'gw-02' ELSE 'gw-01' END, 'unknown-pump', '', '{}',"
+        " CASE n WHEN 1 THEN 'discarded' ELSE 'pending' END FROM generate_series(0, 1501) AS n"
+    )
+    replayed = await run(environment, "quarantine", "replay", "--gateway", "gw-01")
+    assert (replayed.out, replayed.code) == ("1500 replayed\n", 0), replayed.err
+    discarded = await run(environment, "quarantine", "discard", "--all")
+    assert discarded.out == "1 discarded\n"
+    states = await connection.fetch("SELECT state, count(*) AS n FROM ingest.quarantine GROUP BY state")
+    assert {row["state"]: row["n"] for row in states} == {"replayed": 1500, "discarded": 2}
+    await connection.close()
 
 
 async def test_without_a_database_a_command_says_so(environment) -> None:

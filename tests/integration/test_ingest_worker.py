@@ -562,6 +562,38 @@ async def test_dead_letters_are_listed_shown_replayed_and_discarded(site: Field)
     ]
 
 
+async def test_a_dead_letter_is_its_senders_whatever_its_headers_say(site: Field) -> None:
+    death = {
+        "queue": topology.INGEST_TELEMETRY,
+        "exchange": topology.INGEST,
+        "reason": "rejected",
+        "routing-keys": ["telemetry._api"],
+        "count": 1,
+        "time": NOW,
+    }
+    lies = [{"esp-routing-key": "telemetry._api"}, {"x-death": [death]}, {"x-death": "rubbish"}]
+    for number, headers in enumerate(lies):
+        await site.send(b"poison", headers=headers, message_id=f"m-{number}")
+        queue = await site.channel.get_queue(topology.INGEST_TELEMETRY)
+        message = await queue.get()
+        assert message is not None
+        await message.reject(requeue=False)
+    found = await until(lambda: _letters(site, len(lies)), "buried")
+    assert [letter.routing_key for letter in found] == ["telemetry.gw-01", "unknown", "telemetry.gw-01"]
+    letters = DeadLetters(site.settings.amqp_url)
+    async with site.worker() as worker:
+        assert await letters.replay(None, "someone", worker.publisher, worker.pool) == 2
+        with pytest.raises(Conflict):
+            await letters.replay([found[1].id], "someone", worker.publisher, worker.pool)
+        await site.drained()
+    assert {row["gateway_id"] for row in await site.refused()} == {"gw-01"}
+
+
+async def _letters(site: Field, count: int) -> Any:
+    found = await DeadLetters(site.settings.amqp_url).list()
+    return found if len(found) == count else None
+
+
 async def test_reconciliation_finds_each_confirmed_reading_or_says_it_is_lost(
     site: Field, tmp_path: Path
 ) -> None:
@@ -596,5 +628,9 @@ async def test_reconciliation_finds_each_confirmed_reading_or_says_it_is_lost(
     assert outcome.receipt is not None
     assert outcome.receipt.lost == 1
     assert "is stored otherwise" in outcome.text()
+    receipt.write_bytes(lines[3])
+    await site.admin.execute("UPDATE ingest.quarantine SET state = 'replayed' WHERE pump_id = 'P1'")
+    outcome = await site.reconciled(receipt)
+    assert (outcome.receipt and outcome.receipt.lost) == 1, "sent in again, and arrived nowhere"
     await site.admin.execute("DELETE FROM ingest.telemetry")
     assert any("rows stored" in difference for difference in (await site.reconciled()).differences)

@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from getpass import getuser
@@ -28,6 +28,7 @@ from esp_ingest.assets import SERVICE, Assets
 from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Quarantine
+from esp_ingest.quarantine import every as every_refused
 from esp_ingest.reconcile import reconcile
 from esp_ingest.retention import drop_before
 from esp_ingest.settings import IngestSettings
@@ -38,8 +39,13 @@ from esp_ingest.store.telemetry import OUTAGES, installed_engine
 
 Result = TypeVar("Result")
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
-ReadingIds = Annotated[list[UUID], typer.Argument(help="Ids, as `quarantine list` shows them.")]
-LetterIds = Annotated[list[str], typer.Argument(help="Ids, as `dead-letters list` shows them.")]
+ReadingIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `quarantine list` shows them.")]
+ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Only those refused for this.")]
+GatewayFilter = Annotated[str | None, typer.Option("--gateway", help="Only those of this gateway.")]
+PumpFilter = Annotated[str | None, typer.Option("--pump", help="Only those of this pump.")]
+All = Annotated[bool, typer.Option("--all", help="All there are.")]
+LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-letters list` shows them.")]
+Resolution = Callable[[Quarantine, UUID, str], Awaitable[None]]
 
 REFUSED_COLUMNS: Final = ("id", "received_at", "state", "reason", "gateway_id", "pump_id", "time", "detail")
 LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
@@ -127,9 +133,9 @@ def import_assets(file: Annotated[Path, typer.Argument(help="YAML (all kinds) or
 
 @quarantine.command("list")
 def list_quarantine(
-    reason: Annotated[Reason | None, typer.Option()] = None,
-    gateway: Annotated[str | None, typer.Option()] = None,
-    pump: Annotated[str | None, typer.Option()] = None,
+    reason: ReasonFilter = None,
+    gateway: GatewayFilter = None,
+    pump: PumpFilter = None,
     state: Annotated[str, typer.Option(help="pending, replayed, discarded or any")] = "pending",
     limit: Limit = 100,
 ) -> None:
@@ -158,27 +164,53 @@ def show_quarantined(id: UUID) -> None:  # noqa: A002 - the name the help shows
 
 
 @quarantine.command("replay")
-def replay_quarantined(ids: ReadingIds) -> None:
-    """Send refused readings in again, once their cause is mended."""
-
-    async def command() -> None:
-        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
-            for id_ in ids:
-                await Quarantine(pool, publisher).replay(id_, actor())
-                typer.echo(f"{id_} replayed")
-
-    _run(command())
+def replay_quarantined(
+    ids: ReadingIds = None,
+    reason: ReasonFilter = None,
+    gateway: GatewayFilter = None,
+    pump: PumpFilter = None,
+    every: All = False,
+) -> None:
+    """Send refused readings in again, once their cause is mended: those named or all that fit."""
+    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, Quarantine.replay, "replayed")
 
 
 @quarantine.command("discard")
-def discard_quarantined(ids: ReadingIds) -> None:
-    """Give refused readings up; their rows stay."""
+def discard_quarantined(
+    ids: ReadingIds = None,
+    reason: ReasonFilter = None,
+    gateway: GatewayFilter = None,
+    pump: PumpFilter = None,
+    every: All = False,
+) -> None:
+    """Give refused readings up, those named or all that fit; their rows stay."""
+    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, Quarantine.discard, "discarded")
+
+
+def _resolve(
+    ids: list[UUID] | None, wanted: QuarantineFilter, every: bool, act: Resolution, done: str
+) -> None:
+    """Do `act` to the readings named, or to all pending ones that fit; say of each that it is `done`."""
+    many = every or wanted != QuarantineFilter(state="pending")
+    if bool(ids) == many:
+        raise InvalidInput("which readings?", fix="give ids, or else filters or --all")
 
     async def command() -> None:
-        async with _tools() as (settings, pool):
-            for id_ in ids:
-                await Quarantine(pool, Publisher(settings.amqp_url)).discard(id_, actor())
-                typer.echo(f"{id_} discarded")
+        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
+            refused = Quarantine(pool, publisher)
+            for id_ in ids or ():
+                await act(refused, id_, actor())
+                typer.echo(f"{id_} {done}")
+            if not ids:
+                typer.echo(f"{await count(refused, pool)} {done}")
+
+    async def count(refused: Quarantine, pool: Pool) -> int:
+        resolved = 0
+        async for id_ in every_refused(Lists(pool), wanted):
+            with suppress(Conflict, NotFound):  # someone else was faster
+                await act(refused, id_, actor())
+                resolved += 1
+        return resolved
 
     _run(command())
 
@@ -209,27 +241,35 @@ def show_letter(id: str) -> None:  # noqa: A002 - the name the help shows
 
 
 @letters.command("replay")
-def replay_letters(ids: LetterIds) -> None:
-    """Send dead letters in again under their first routing key."""
+def replay_letters(ids: LetterIds = None, every: All = False) -> None:
+    """Send dead letters in again under their first routing key, those named or all."""
+    wanted = _letters_wanted(ids, every)
 
     async def command() -> None:
         async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
-            count = await DeadLetters(settings.amqp_url).replay(ids, actor(), publisher, pool)
+            count = await DeadLetters(settings.amqp_url).replay(wanted, actor(), publisher, pool)
         typer.echo(f"{count} replayed")
 
     _run(command())
 
 
 @letters.command("discard")
-def discard_letters(ids: LetterIds) -> None:
-    """Remove dead letters for good."""
+def discard_letters(ids: LetterIds = None, every: All = False) -> None:
+    """Remove dead letters for good, those named or all."""
+    wanted = _letters_wanted(ids, every)
 
     async def command() -> None:
         async with _tools() as (settings, pool):
-            count = await DeadLetters(settings.amqp_url).discard(ids, actor(), pool)
+            count = await DeadLetters(settings.amqp_url).discard(wanted, actor(), pool)
         typer.echo(f"{count} discarded")
 
     _run(command())
+
+
+def _letters_wanted(ids: list[str] | None, every: bool) -> list[str] | None:
+    if bool(ids) == every:
+        raise InvalidInput("which dead letters?", fix="give ids, or else --all")
+    return ids or None
 
 
 # --- accounts and retention -------------------------------------------------------------------------------

@@ -10,11 +10,13 @@ import aio_pika
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from esp_common import audit, topology
-from esp_common.errors import BrokerUnavailable, NotFound
+from esp_common.errors import BrokerUnavailable, Conflict, NotFound
 from esp_common.messaging import Publisher
 
 QUEUE: Final = topology.INGEST_TELEMETRY_DEAD
 CONNECT_TIMEOUT_S: Final = 10
+UNKNOWN_KEY: Final = "unknown"
+"""The routing key of a letter that claims to have died before: whose it is cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,15 @@ class DeadLetters:
     async def replay(
         self, ids: Collection[str] | None, actor: str, publisher: Publisher, pool: "asyncpg.Pool[Any]"
     ) -> int:
-        """Send letters (None: all) in again under their first routing key; return how many.
+        """Send letters (None: all there are now) in again under their first routing key; return how many.
 
-        A letter leaves the queue when the broker has confirmed its copy. Raises NotFound if one is not there.
+        A letter leaves the queue when the broker has confirmed its copy. Raises NotFound if one is not there,
+        and Conflict for one whose sender cannot be told (of all, such are left).
         """
 
         async def send(letter: DeadLetter) -> None:
+            if letter.routing_key == UNKNOWN_KEY:
+                raise Conflict(f"whose dead letter {letter.id} is cannot be told", fix="discard it")
             await publisher.publish(
                 topology.INGEST,
                 letter.routing_key,
@@ -90,7 +95,12 @@ class DeadLetters:
                 letter = _letter(message)
                 if ids is not None and letter.id not in ids:
                     continue
-                await act(letter)
+                try:
+                    await act(letter)
+                except Conflict:
+                    if ids is None:
+                        continue
+                    raise
                 await _audit(pool, letter, done, actor)
                 await message.ack()
                 missing.discard(letter.id)
@@ -107,35 +117,47 @@ class DeadLetters:
         except (OSError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
             raise BrokerUnavailable(f"cannot read {QUEUE}: {error}") from error
         async with connection, connection.channel() as channel:
-            yield await channel.get_queue(QUEUE, ensure=False)
+            yield await channel.declare_queue(QUEUE, passive=True)
 
 
 async def _messages(queue: AbstractQueue, limit: int | None = None) -> AsyncIterator[AbstractIncomingMessage]:
-    seen = 0
-    while limit is None or seen < limit:
+    """Yield what was there when the queue was opened: a letter that was replayed may well die again."""
+    count = queue.declaration_result.message_count or 0
+    for _ in range(count if limit is None else min(count, limit)):
         message = await queue.get(fail=False, timeout=CONNECT_TIMEOUT_S)
         if message is None:
             return
         yield message
-        seen += 1
 
 
 def _letter(message: AbstractIncomingMessage) -> DeadLetter:
-    headers = message.headers
-    deaths: Any = headers.get("x-death") or [{}]
-    keys = deaths[0].get("routing-keys") or [message.routing_key or ""]
-    died_at = deaths[0].get("time") or message.timestamp
+    # The worker buries with headers of its own only. Where the broker did it, the others are the sender's.
+    deaths: Any = message.headers.get("x-death")
+    headers = {} if deaths else message.headers
+    death = _only_death(deaths)
+    key = (death.get("routing-keys") or [UNKNOWN_KEY])[0] if deaths else headers.get("esp-routing-key")
+    died_at = death.get("time") or message.timestamp
     name = f"{message.message_id or ''}\0".encode() + message.body
     return DeadLetter(
         id=blake2b(name, digest_size=8).hexdigest(),
         message_id=message.message_id,
-        routing_key=str(headers.get("esp-routing-key") or keys[0]),
+        routing_key=str(key or UNKNOWN_KEY),
         content_type=message.content_type,
-        reason=str(headers.get("esp-reason") or deaths[0].get("reason") or "unknown"),
+        reason=str(headers.get("esp-reason") or death.get("reason") or "unknown"),
         error_id=str(headers["esp-error-id"]) if "esp-error-id" in headers else None,
         died_at=str(died_at) if died_at else None,
         body=message.body,
     )
+
+
+def _only_death(deaths: Any) -> dict[str, Any]:
+    """Return what the broker says of a letter's death; nothing where its sender may have put it there.
+
+    A replay sends no headers, so a letter dies once; the broker counts on from what a sender wrote.
+    """
+    if isinstance(deaths, list) and len(deaths) == 1 and deaths[0].get("count") == 1:
+        return dict(deaths[0])
+    return {}
 
 
 async def _audit(pool: "asyncpg.Pool[Any]", letter: DeadLetter, done: str, actor: str) -> None:

@@ -1,6 +1,8 @@
 """Quarantine: refused readings are sent again once their cause is mended, or discarded."""
 
 import base64
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -14,9 +16,11 @@ from esp_ingest.domain.decode import JSON_TYPE
 from esp_ingest.domain.keep import BODY, CONTENT_TYPE
 from esp_ingest.store import operations
 from esp_ingest.store.connection import Connection
+from esp_ingest.store.lists import Lists, QuarantineFilter
 
 REPLAYED: Final = "replayed"
 DISCARDED: Final = "discarded"
+PAGE: Final = 1000
 
 
 class Quarantine:
@@ -64,8 +68,21 @@ class Quarantine:
         return refused
 
 
+async def every(lists: Lists, wanted: QuarantineFilter) -> AsyncIterator[UUID]:
+    """Yield the ids of the refused readings that fit, newest first.
+
+    One that is resolved and refused again meanwhile has become the newest, and is not met a second time.
+    """
+    after = None
+    while rows := await lists.quarantine(wanted, after, PAGE):
+        for row in rows:
+            yield row["id"]
+        after = (rows[-1]["received_at"], rows[-1]["id"])
+
+
 def body_of(payload: dict[str, Any]) -> tuple[bytes, str]:
     """Return the message body and media type that `payload` was kept of."""
     if payload.keys() == {BODY, CONTENT_TYPE}:
-        return base64.b64decode(payload[BODY]), payload[CONTENT_TYPE] or ""
+        with suppress(TypeError, ValueError):  # a reading may have keys of these names
+            return base64.b64decode(payload[BODY], validate=True), payload[CONTENT_TYPE] or ""
     return orjson.dumps(payload), JSON_TYPE

@@ -83,7 +83,9 @@ class TelemetryEndpoint:
         media_type = _media_type(headers)
         message_id = _message_id(headers)
         content = await self._read(headers, receive)
-        body = Body(content, media_type, caller.gateway_id or API_GATEWAY, message_id)
+        body = Body(
+            content, media_type, API_GATEWAY if caller.gateway_id is None else caller.gateway_id, message_id
+        )
         return _answer(await self._coalescer.post(body))
 
     async def _caller(self, headers: dict[bytes, bytes]) -> Principal:

@@ -51,5 +51,5 @@ async def stored_rows(connection: Connection, keys: Sequence[Key]) -> list[Mappi
 
 
 async def quarantined_ids(connection: Connection, ids: Iterable[UUID]) -> set[UUID]:
-    """Return those of `ids` that quarantine has, in whatever state."""
+    """Return those of `ids` that quarantine has, but for those sent in again."""
     return {row["id"] for row in await connection.fetch(_QUERIES.quarantined_ids, list(ids))}

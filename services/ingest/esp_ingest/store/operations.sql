@@ -28,4 +28,5 @@ JOIN unnest($1::int4[], $2::timestamptz[]) AS wanted (pump_no, time) USING (pump
 WHERE t.time BETWEEN $3 AND $4
 
 -- name: quarantined_ids
-SELECT id FROM ingest.quarantine WHERE id = ANY ($1)
+-- Not those that were sent in again: they are stored by now, or lost.
+SELECT id FROM ingest.quarantine WHERE id = ANY ($1) AND state <> 'replayed'
