@@ -218,6 +218,14 @@ async def test_readings_of_every_form_are_stored_and_announced(site: Field) -> N
     }  # fmt: skip
 
 
+async def test_the_trace_of_a_message_goes_on_with_what_was_accepted_of_it(site: Field) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with site.worker():
+        await site.send(site.reading(), headers={"traceparent": parent})
+        await until(lambda: _true(bool(site.announced)), "announced")
+    assert site.announced[0].headers["traceparent"] == parent
+
+
 async def test_the_same_messages_again_and_interleaved_change_nothing(site: Field) -> None:
     first = [site.reading(motor_current_a=float(n)) for n in range(50)]
     async with site.worker():

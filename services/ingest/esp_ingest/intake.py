@@ -346,7 +346,7 @@ class Intake:
         result = await self._write(flush)
         new = result.stored + result.merged > 0
         if len(flush.batch) and (new or again):
-            await self._announce(flush, result)
+            await self._announce(flush, result, _trace_of(prepared.deliveries))
         await self._seen.remember(prepared.remembered)
         self.queue.done(prepared.deliveries)
         self._account(prepared, result)
@@ -412,7 +412,7 @@ class Intake:
         log.info("intake.resumed")
         await self._resume()
 
-    async def _announce(self, flush: Flush, result: StoreResult) -> None:
+    async def _announce(self, flush: Flush, result: StoreResult, trace: Mapping[str, str]) -> None:
         """Publish what was stored, and come back when the broker has confirmed all of it.
 
         Rows that proved to be there already are published too: consumers deduplicate by pump and time,
@@ -423,9 +423,9 @@ class Intake:
             on=(BrokerUnavailable, Nacked), attempts=None, timeout=None, wait_initial=0.1, wait_max=5.0
         ):
             with attempt:
-                await asyncio.gather(*map(self._publish, parts))
+                await asyncio.gather(*(self._publish(part, trace) for part in parts))
 
-    async def _publish(self, part: Announcement) -> None:
+    async def _publish(self, part: Announcement, trace: Mapping[str, str]) -> None:
         await self._publisher.publish(
             topology.TELEMETRY,
             part.routing_key,
@@ -433,6 +433,7 @@ class Intake:
             headers={
                 topology.PARTITION_HEADER: str(part.partition),
                 **event_headers("telemetry.accepted", "ingest", part.routing_key),
+                **trace,
             },
             content_type=arrow.MEDIA_TYPE,
             mandatory=False,
@@ -522,6 +523,12 @@ class _Refusals:
 def _body_of(delivery: Delivery) -> Body:
     gateway_id = gateway_of(delivery.routing_key)
     return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id)
+
+
+def _trace_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
+    """Return the W3C trace context of a flush's only message; of several none is the parent."""
+    headers = deliveries[0].headers if len(deliveries) == 1 else {}
+    return {name: str(headers[name])[:512] for name in ("traceparent", "tracestate") if name in headers}
 
 
 def _screen(bodies: Sequence[Body], registry: Registry, now_us: int) -> Screened:
