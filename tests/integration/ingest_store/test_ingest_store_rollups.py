@@ -73,7 +73,7 @@ async def test_todays_readings_are_in_the_aggregates(stored: Any, batch_of: Batc
 async def test_a_gauges_error_code_is_counted_nowhere_but_in_the_mask(stored: Any, batch_of: BatchOf) -> None:
     start, bit = MIDNIGHT - timedelta(days=8), 1 << CHANNEL_INDEX["motor_temp_c"]
     await stored.write(batch_of([(8, start)], motor_temp_c=0, intake_pressure_psi=300, fault_mask=bit))
-    await stored.write(batch_of([(8, start + timedelta(seconds=1))], motor_temp_c=12_345))
+    await stored.write(batch_of([(8, start + timedelta(seconds=1))], motor_temp_c=2_469))
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
     row = (await stored.rows("SELECT * FROM telemetry_v1.readings_1hour WHERE pump_id = 'P-8'"))[0]
     assert (row["motor_temp_c_avg"], row["motor_temp_c_min"], row["motor_temp_c_count"]) == (
@@ -81,7 +81,7 @@ async def test_a_gauges_error_code_is_counted_nowhere_but_in_the_mask(stored: An
         123.45,
         1,
     )
-    assert row["intake_pressure_psi_avg"] == 3.0
+    assert row["intake_pressure_psi_avg"] == 15.0
     assert (row["fault_channels"], row["frozen_channels"]) == (["motor_temp_c"], [])
 
 
@@ -89,7 +89,7 @@ async def test_the_views_speak_engineering_units(stored: Any, batch_of: BatchOf)
     start = MIDNIGHT - timedelta(days=12)
     await stored.write(
         batch_of(
-            [(9, start)], power_factor=-8_123, intake_pressure_psi=7, running=0, trip_code=4, frozen_mask=3
+            [(9, start)], power_factor=-812, intake_pressure_psi=7, running=0, trip_code=4, frozen_mask=3
         )
     )
     row = (await stored.rows("SELECT * FROM telemetry_v1.readings WHERE pump_id = 'P-9'"))[0]
@@ -97,8 +97,8 @@ async def test_the_views_speak_engineering_units(stored: Any, batch_of: BatchOf)
         "pump_id": "P-9",
         "field_id": "north",
         "time": start,
-        "power_factor": -0.8123,
-        "intake_pressure_psi": 0.07,
+        "power_factor": -0.812,
+        "intake_pressure_psi": 0.35,
         "running": False,
         "trip_code": 4,
         "frozen_channels": ["intake_pressure_psi", "discharge_pressure_psi"],

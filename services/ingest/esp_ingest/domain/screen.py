@@ -42,6 +42,7 @@ GAUGE_TEMPERATURES: Final = [i for i, c in enumerate(CHANNELS) if c.group is Gro
 PRESSURE_CODE_PSI: Final = 94_906.9
 """What several downhole gauges report, in psi, when they have lost their sensor."""
 _CODE_TOLERANCE_PSI: Final = 0.05
+_ZERO_TOLERANCE: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,12 +432,12 @@ def _limit_detail(values: FloatMatrix, number: int, channel: int) -> str:
 def fault_codes(values: FloatMatrix) -> Mask:
     """Return (n, CHANNEL_COUNT): where a downhole gauge reports a code for its own failure.
 
-    Zero (also as -0.000002 psi, and 0 °C = 32 °F) and 94,906.9 psi, compared at the channel's
-    resolution since they may come through a unit conversion.
+    Zero (also as -0.000002 psi, and 0 °C = 32 °F) and 94,906.9 psi, with some tolerance since they may
+    come through a unit conversion.
     """
     codes = np.zeros(values.shape, dtype=np.bool_)
     for channel in (*GAUGE_PRESSURES, *GAUGE_TEMPERATURES):
-        codes[:, channel] = np.abs(values[:, channel]) < CHANNELS[channel].resolution / 2
+        codes[:, channel] = np.abs(values[:, channel]) < _ZERO_TOLERANCE
     for channel in GAUGE_PRESSURES:
         codes[:, channel] |= np.abs(values[:, channel] - PRESSURE_CODE_PSI) < _CODE_TOLERANCE_PSI
     return codes

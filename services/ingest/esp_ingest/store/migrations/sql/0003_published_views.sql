@@ -14,7 +14,7 @@ SELECT
 FROM ingest.pumps JOIN ingest.wells USING (well_id);
 
 -- The scaled integers are divided, not multiplied by the resolution: the quotient is the nearest double to
--- the decimal the gauge reported (0.07, not 0.07000000000000001).
+-- the decimal the gauge reported (0.35, not 0.35000000000000003).
 DO $$
 DECLARE
     flagged text := 'CASE WHEN %1$s IS NULL THEN ''{}''::text[] ELSE ARRAY('
