@@ -95,6 +95,9 @@ class Server(ABC):
     def pause(self) -> None:
         """Freeze the server: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        for process in self._processes:
+            # Its other threads may go on for a moment after the signal was sent.
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Thaw the server after `pause()`."""
