@@ -131,11 +131,13 @@ async def test_what_a_full_queue_refuses_is_kept_until_it_has_room(
     try:
         async with GatewayClient(vhost.url_for(GATEWAY), GATEWAY, spool) as client:
             await asyncio.gather(*(client.offer(readings(1, number)) for number in range(100)))
-            await until(lambda: client.link.startswith("holding"))
-            assert read_state(spool.path).link == "holding: esp.ingest refused telemetry.gw-01"
-            await asyncio.sleep(1.0)
-            assert read_state(spool.path).batches >= 60  # refused, and nothing of it forgotten
-            rabbitmq.api("DELETE", policy)
+            try:
+                holding = "holding: esp.ingest refused telemetry.gw-01"
+                await until(lambda: read_state(spool.path).link == holding)
+                await asyncio.sleep(1.0)
+                assert read_state(spool.path).batches >= 60  # refused, and nothing of it forgotten
+            finally:
+                rabbitmq.api("DELETE", policy)
             await client.drained(DEADLINE_S)
             assert client.link == "up"
     finally:

@@ -8,6 +8,7 @@ import pytest
 from esp_gateway.encoding import Batch
 from esp_gateway.errors import SpoolBusy, SpoolFull, SpoolUnusable
 from esp_gateway.spool import Bookmark, Spool, WhenFull, read_state
+from structlog.testing import capture_logs
 
 
 def batch(name: str, size: int = 10) -> Batch:
@@ -89,16 +90,15 @@ def test_the_limit_holds_over_a_restart(path: Path) -> None:
         Spool(path, "gw-1", max_bytes=600).append([batch("c")])
 
 
-def test_drop_oldest_loses_the_oldest_that_is_not_on_its_way_and_counts_it(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drop_oldest_loses_the_oldest_that_is_not_on_its_way_and_counts_it(path: Path) -> None:
     spool = Spool(path, "gw-1", max_bytes=1000, when_full=WhenFull.DROP_OLDEST)
     spool.append([batch("a"), batch("b"), batch("c")])
     spool.take(1, 1)  # "a" is being published
-    spool.append([batch("d")])
+    with capture_logs() as logs:
+        spool.append([batch("d")])
     assert waiting(spool) == ["a", "c", "d"]
     assert read_state(path).dropped == 1
-    assert "spool.dropped-oldest" in "".join(capsys.readouterr())
+    assert "spool.dropped-oldest" in [line["event"] for line in logs]
 
 
 def test_drop_oldest_still_refuses_what_can_never_fit(path: Path) -> None:

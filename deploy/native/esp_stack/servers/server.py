@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
+
 from esp_stack.programs import Program, StackError, private_folder, wait_for
 
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 """The kernel sends the death signal when the *thread* that started a process ends: this one ends with us."""
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return what process `pid` has started, and what that has."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 class Server(ABC):
@@ -85,11 +95,16 @@ class Server(ABC):
         self.start()
 
     def kill(self) -> None:
-        """Kill every process of the server with SIGKILL, as a crash would."""
+        """Kill every process of the server with SIGKILL, as a crash would, and see that they are gone.
+
+        What they started ends by itself a moment later, and could still hold memory or ports.
+        """
+        children = [child for process in self._processes for child in descendants(process.pid)]
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.wait()
+        psutil.wait_procs(children, timeout=self.start_timeout_s)
         self._processes = []
 
     def pause(self) -> None:
