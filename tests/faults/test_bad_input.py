@@ -82,6 +82,7 @@ def arrow_body(count=10):
         ("unsupported-media-type", b"<reading/>", "application/xml"),
         ("unsupported-media-type", arrow_body(), "text/plain"),
     ],
+    ids=["truncated Arrow", "truncated JSON", "no text", "XML", "Arrow as text"],
 )
 async def test_message_that_cannot_be_read_is_quarantined_whole_and_its_neighbours_stored(
     rig, reason, body, content_type

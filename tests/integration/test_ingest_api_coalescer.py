@@ -138,8 +138,9 @@ async def test_a_malformed_body_spoils_only_its_own_post(
     [
         b'{"\\u0072eadings": [' + reading(frequency_hz=49.0) + b"]}",
         b'{"a":' + b"[" * 1020 + b"]" * 1020 + b"}",
-        reading(frequency_hz=7).replace(b"7", b"1" + b"0" * 30),
+        reading(frequency_hz=7).replace(b":7}", b":1" + b"0" * 30 + b"}"),
     ],
+    ids=["escaped name", "deep", "huge integer"],
 )
 async def test_what_was_accepted_is_accepted_whatever_shares_its_message(
     publisher: Publisher, queue: Queue, odd: bytes
