@@ -63,6 +63,7 @@ async def test_two_workers_given_the_same_readings_interleaved_store_them_once(r
         rig.publish(batches(sent, 130)),
         rig.publish(batches(list(reversed(sent)), 70)),
     )
+    await until(lambda: rig.taken() == 18_000)
     found = await rig.reconciled()
     assert (found.receipt.confirmed, found.receipt.stored) == (18_000, 18_000)
     assert (found.sums["stored"], found.sums["duplicates"], found.sums["rows"]) == (6_000, 12_000, 6_000)

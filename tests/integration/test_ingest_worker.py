@@ -190,7 +190,7 @@ async def site(servers: Field) -> Field:
 
 
 async def test_readings_of_every_form_are_stored_and_announced(site: Field) -> None:
-    one, two, three = site.reading(), site.reading(motor_current_a=20.1234), site.reading("P2", running=True)
+    one, two, three = site.reading(), site.reading(motor_current_a=20.14), site.reading("P2", running=True)
     batch = empty_readings(2)
     batch.pump_id[:] = "P1"
     batch.time_us[:] = (
@@ -204,7 +204,7 @@ async def test_readings_of_every_form_are_stored_and_announced(site: Field) -> N
         await site.send({"readings": [three]}, "gw-02")
         await site.send(arrow.encode(batch), content_type=ARROW_TYPE)
         await site.drained()
-    assert (await site.stored(two))["motor_current_a"] == pytest.approx(20.123)
+    assert (await site.stored(two))["motor_current_a"] == pytest.approx(20.1)
     assert (await site.stored(three))["running"] is True
     assert await site.count() == 5
     announced = [arrow.decode(message.body) for message in site.announced]

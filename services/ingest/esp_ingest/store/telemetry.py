@@ -162,6 +162,9 @@ class _Flush:
             return _Rows(0)
         rows = io.BytesIO(encode(self.batch.columns()))
         await connection.copy_to_table("staging", source=rows, columns=COLUMNS, format="binary")
+        if self.batch.span()[1] < datetime.now(UTC) - _ROWSTORE_AGE:
+            # Into the columnstore an insert unpacks what it might contradict, as a merge does: in one order.
+            await connection.execute(_QUERIES.lock_pumps, _MERGE_LOCK)
         new = await connection.fetch(_INSERT_NEW, len(self.batch))
         if (stored := new[0]["total"]) == len(self.batch):
             return _Rows(stored)
