@@ -182,3 +182,8 @@ def test_csv_of_another_shape_is_refused(text: str) -> None:
 def test_a_file_that_is_not_there_is_told_by_its_path(tmp_path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.yaml.*cannot be read"):
         read_assets(tmp_path / "none.yaml")
+
+
+def test_the_example_of_a_replay_states_valid_assets() -> None:
+    example = Path(__file__).parents[2] / "libs/gateway/examples/skab/assets.yaml"
+    assert len(read_assets(example)) == 5
