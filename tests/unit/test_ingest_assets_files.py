@@ -1,5 +1,7 @@
 """Asset files: what is read from them, and how their mistakes are told."""
 
+from pathlib import Path
+
 import pytest
 from esp_common.errors import InvalidInput
 from esp_ingest.asset_files import parse_assets, read_assets
