@@ -8,6 +8,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
+import asyncpg
+import stamina
 from esp_common.database import load_queries
 
 from esp_ingest.store.connection import Connection, Pool
@@ -20,6 +22,9 @@ _REFRESH_TIMESCALE: Final = {
 _REFRESH_POSTGRES: Final = {
     grain: _QUERIES.refresh_postgres.format(grain=grain) for grain in ("1min", "1hour", "1day")
 }
+REFRESH_AWAITED_S: Final = 60
+"""How long a refresh waits for another of the same aggregate and time."""
+
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 
@@ -90,9 +95,16 @@ async def refresh(connection: Connection, engine: Engine, hours: Sequence[DirtyH
 
 
 async def refresh_day(connection: Connection, day: date) -> None:
-    """Make the continuous aggregates of one day current."""
+    """Make the continuous aggregates of one day current, after whoever refreshes a part of it already.
+
+    TimescaleDB refuses to wait for another refresh, its own policies' too (they last seconds).
+    """
     for query in _REFRESH_TIMESCALE.values():
-        await connection.execute(query, _midnight(day), _midnight(day) + _DAY)
+        async for attempt in stamina.retry_context(
+            on=asyncpg.LockNotAvailableError, attempts=None, timeout=REFRESH_AWAITED_S, wait_max=2.0
+        ):
+            with attempt:
+                await connection.execute(query, _midnight(day), _midnight(day) + _DAY)
 
 
 async def _refresh_pumps(connection: Connection, day: date, hours: Sequence[DirtyHour]) -> None:
