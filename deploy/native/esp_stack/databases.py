@@ -6,9 +6,12 @@ import psycopg
 from psycopg import sql
 
 OWNER = "esp_ingest_owner"
-ROLES = (OWNER, "esp_ingest", "esp_auth", "esp_diagnostics", "esp_archiver", "esp_backup")
+AUTH_OWNER = "esp_auth_owner"
+ROLES = (OWNER, "esp_ingest", AUTH_OWNER, "esp_auth", "esp_diagnostics", "esp_archiver", "esp_backup")
 TEMPORARY_TABLES = ("esp_ingest",)
 """Roles that stage what they write in temporary tables."""
+SCHEMA_MAKERS = (AUTH_OWNER,)
+"""Roles that own a schema of a database that is not theirs."""
 
 
 def ensure_roles(admin_url: str, passwords: Mapping[str, str]) -> None:
@@ -35,6 +38,8 @@ def ensure_database(admin_url: str, name: str, *, timescale: bool) -> None:
         stagers = sql.SQL(", ").join(map(sql.Identifier, TEMPORARY_TABLES))
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
         connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, roles))
+        makers = sql.SQL(", ").join(map(sql.Identifier, SCHEMA_MAKERS))
+        connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(database, makers))
         connection.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO {}").format(database, stagers))
     if timescale:
         with psycopg.connect(admin_url, dbname=name, autocommit=True) as connection:

@@ -8,6 +8,7 @@ from esp_common.settings import settings_table
 
 from esp_auth import worker
 from esp_auth.settings import AuthSettings
+from esp_auth.store.migrations import migrate
 
 app = typer.Typer(help="Answers who may do what.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -18,6 +19,14 @@ def run_worker() -> None:
     settings = AuthSettings.load()
     telemetry.configure("auth", "worker", settings)
     uvloop.run(worker.run(settings))
+
+
+@app.command("migrate")
+def run_migrate() -> None:
+    """Bring the database's schema up to date."""
+    settings = AuthSettings.load()
+    engine = migrate(settings.database_url, settings.engine)
+    typer.echo(f"schema is up to date; storage engine: {engine}")
 
 
 @app.command("settings")

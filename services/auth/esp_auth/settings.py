@@ -1,5 +1,7 @@
 """Settings of the auth service."""
 
+from typing import Literal
+
 from esp_common.settings import ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +13,9 @@ class AuthSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="ESP_AUTH_")
 
     http_port: int = Field(8002, ge=0, le=65535, description="TCP port of the role's HTTP server.")
+    engine: Literal["auto", "timescale", "postgres"] = Field(
+        "auto", description="Storage engine; auto takes TimescaleDB where it is complete."
+    )
     bootstrap_key: str | None = Field(
         None,
         repr=False,
