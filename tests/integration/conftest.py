@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 from esp_common import topology
-from esp_common.auth import PERMISSIONS, Principal, encode_answer, key_digest
+from esp_common.auth import PERMISSIONS, Principal, encode_answer, key_digest, new_api_key
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_ingest.app import run_api
 from esp_ingest.settings import IngestSettings
@@ -32,8 +32,9 @@ class IngestApi:
 
     def key(self, *scopes: str, gateway_id: str | None = None) -> dict[str, str]:
         """Give out a key and return the header that presents it."""
-        key = f"key-{len(self.keys)}"
-        self.keys[key_digest(key)] = Principal(key, "key", frozenset(scopes), gateway_id)
+        key_id = f"key-{len(self.keys)}"
+        key = new_api_key(key_id)
+        self.keys[key_digest(key)] = Principal(key_id, "key", frozenset(scopes), gateway_id)
         return {"X-API-Key": key}
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:

@@ -12,13 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 from esp_common import topology
-from esp_common.auth import PERMISSIONS, KeyVerifier, key_digest
+from esp_common.auth import PERMISSIONS, KeyVerifier, key_digest, new_api_key
 from esp_common.contracts.events import Event
 from esp_common.errors import Unauthenticated, Unavailable
 from esp_common.messaging import Publisher, Requester
 from esp_stack.servers import Vhost
 
-KEY = "esp_live_boot_0123456789abcdef"
+KEY = new_api_key("boot")
+ANOTHER = new_api_key("another")
 
 
 class Worker:
@@ -103,7 +104,7 @@ async def test_the_bootstrap_key_has_every_permission(worker: Worker, requester:
     assert verifier.cached(KEY) == principal
 
 
-@pytest.mark.parametrize("key", ["", "x", KEY + "0", KEY[:-1], key_digest(KEY), "ключ"])
+@pytest.mark.parametrize("key", ["", "x", KEY + "0", KEY[:-1], key_digest(KEY), "ключ", ANOTHER])
 async def test_any_other_key_is_refused(key: str, worker: Worker, requester: Requester) -> None:
     await worker.until_ready()
     verifier = KeyVerifier(requester)
@@ -125,7 +126,7 @@ async def test_a_malformed_question_does_not_stop_the_worker(
 async def test_many_callers_at_once_are_each_answered(worker: Worker, requester: Requester) -> None:
     await worker.until_ready()
     verifier = KeyVerifier(requester)
-    keys = [KEY, "wrong"] * 100
+    keys = [KEY, ANOTHER] * 100
     answers = await asyncio.gather(*map(verifier.verify, keys), return_exceptions=True)
     assert [isinstance(answer, Unauthenticated) for answer in answers] == [False, True] * 100
 
@@ -134,7 +135,7 @@ async def test_a_revoked_key_is_asked_for_again(worker: Worker, requester: Reque
     await worker.until_ready()
     verifier = KeyVerifier(requester)
     await verifier.verify(KEY)
-    verifier.on_event(Event("auth.key-revoked", "auth", "k", {"key_sha256": key_digest(KEY)}))
+    verifier.on_event(Event("auth.key-revoked", "auth", "bootstrap", {"key_id": "bootstrap"}))
     assert verifier.cached(KEY) is None
 
 
@@ -168,9 +169,9 @@ async def test_with_auth_away_a_known_key_stays_good_and_another_cannot_be_told(
     assert await asyncio.to_thread(worker.stop) == 0
     assert await verifier.verify(KEY) == principal
     with pytest.raises(Unavailable):
-        await verifier.verify("another")
+        await verifier.verify(ANOTHER)
     worker.start()
     await worker.until_ready()
     with pytest.raises(Unauthenticated):
-        await verifier.verify("another")
+        await verifier.verify(ANOTHER)
     assert KEY not in worker.output.read_text()

@@ -11,7 +11,7 @@ import uvicorn
 from esp_auth.keys import Keys
 from esp_auth.worker import KeyAnswers
 from esp_common import topology
-from esp_common.auth import KeyVerifier, Principal, require
+from esp_common.auth import KeyVerifier, Principal, new_api_key, require
 from esp_common.errors import Unavailable
 from esp_common.health import Health
 from esp_common.http import create_app
@@ -20,7 +20,7 @@ from esp_stack.servers import Vhost
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-KEY = "esp_live_boot_0123456789abcdef"
+KEY = new_api_key("boot")
 LIMIT = 10_000
 OUTSIDE = {"X-Forwarded-For": "10.0.0.1"}
 

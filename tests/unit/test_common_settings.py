@@ -65,6 +65,8 @@ def test_the_table_tells_every_setting_and_its_meaning() -> None:
         {"request": {"Authorization": "hunter2"}},
         {"reason": ["sent Bearer hunter2"]},
         {"reason": "key esp_live_hunter2"},
+        {"reason": "key esp_live_gw-01_hunter2"},
+        {"reason": "token eyJhbGciOiJFZERTQSJ9.hunter2.hunter2"},
         {"reason": ConnectionError("postgresql://esp:hunter2@db/esp refused")},
         {"reason": "Authorization: Bearer hunter2"},
         {"dsn": "host=db password=hunter2 port=1"},

@@ -1,13 +1,16 @@
 """PostgreSQL: the connection pool, and queries kept in described .sql files."""
 
+import asyncio
 import re
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
 import asyncpg
 
-from esp_common.settings import ServiceSettings
+from esp_common.settings import ServiceSettings, service_of
+from esp_common.vault import VaultKeeper, keeper_of
 
 _NAME: Final = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
 
@@ -54,11 +57,14 @@ async def create_pool(
     """Return a pool whose connections give up on a statement after the setting's seconds.
 
     `role` is what the server shows as the application (`esp-ingest worker`). The server enforces the
-    timeout, so a statement ends even when this process is gone.
+    timeout, so a statement ends even when this process is gone. Where Vault makes the database logins,
+    each new connection takes the one that is good now, and older connections go when they are next idle.
     """
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
-    return await asyncpg.create_pool(
+    keeper = keeper_of(service_of(type(settings)))
+    pool = await asyncpg.create_pool(
         settings.database_url,
+        connect=_connect_with(keeper) if keeper else None,
         min_size=min_size,
         max_size=max_size,
         init=init,
@@ -70,3 +76,36 @@ async def create_pool(
             "timezone": "UTC",
         },
     )
+    if keeper:
+        _renew_with(keeper, pool)
+    return pool
+
+
+def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Return asyncpg's connect with the login that `keeper` has at the time."""
+
+    async def connect(*address: Any, **options: Any) -> Any:
+        if (login := keeper.login) is None:
+            return await asyncpg.connect(*address, **options)
+        try:
+            return await asyncpg.connect(
+                *address, **{**options, "user": login.user, "password": login.password}
+            )
+        except asyncpg.InvalidAuthorizationSpecificationError:
+            keeper.refused(login.user)
+            raise
+
+    return connect
+
+
+def _renew_with(keeper: VaultKeeper, pool: "asyncpg.Pool[Any]") -> None:
+    """Have `pool` give up its connections, each when it is next idle, whenever there is a new login."""
+    loop, wanted = asyncio.get_running_loop(), weakref.ref(pool)
+
+    def expire() -> None:
+        found = wanted()
+        if found is not None and not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(found.expire_connections(), loop)
+
+    keeper.on_login(expire)
+    keeper.start()

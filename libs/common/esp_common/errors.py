@@ -110,6 +110,18 @@ class Unavailable(EspError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(EspError):
+    """This caller has made as many requests as one may; the same request will do after a while."""
+
+    code, status, title, exit_code = "rate-limited", 429, "Too many requests", EXIT_UNAVAILABLE
+
+    def __init__(
+        self, detail: str, *, retry_after_s: int, fix: str | None = None, error_id: str | None = None
+    ) -> None:
+        super().__init__(detail, fix=fix, error_id=error_id)
+        self.retry_after_s = retry_after_s
+
+
 class BrokerUnavailable(Unavailable):
     """The broker is away, or went away before it confirmed: publish again."""
 

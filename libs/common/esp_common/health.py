@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from esp_common import vault
 from esp_common.settings import ServiceSettings
 from esp_common.telemetry import mask
 
@@ -87,7 +88,9 @@ class Health:
 
     def _response(self, ready: bool, checks: dict[str, str]) -> Response:
         status = "ok" if ready else "unavailable"
-        return JSONResponse({"status": status, "checks": checks, **self.info}, 200 if ready else 503)
+        return JSONResponse(
+            {"status": status, "checks": checks, **vault.state(), **self.info}, 200 if ready else 503
+        )
 
     def routes(self) -> list[Route]:
         """Return the three routes, which need no credential."""

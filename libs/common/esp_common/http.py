@@ -24,8 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from esp_common.auth import KeyVerifier, Principal, authenticate, require
-from esp_common.errors import EspError, InvalidInput, TooLarge, Unauthenticated, Unavailable
+from esp_common.auth import KeyVerifier, Principal, authenticated, require
+from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health, is_local, metrics_response
 
 log = structlog.get_logger()
@@ -73,7 +73,7 @@ def problem_response(error: EspError, instance: str) -> Response:
         **error.extensions(),
     }
     headers = {}
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | RateLimited):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
@@ -278,12 +278,12 @@ def _service_router() -> APIRouter:
         return metrics_response()
 
     @router.get("/openapi.json")
-    async def openapi(request: Request, _: Annotated[Principal, Depends(authenticate)]) -> dict[str, Any]:
+    async def openapi(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> dict[str, Any]:
         document: dict[str, Any] = request.app.openapi()
         return document
 
     @router.get("/docs")
-    async def docs(request: Request, _: Annotated[Principal, Depends(authenticate)]) -> Response:
+    async def docs(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> Response:
         return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
 
     return router

@@ -1,4 +1,4 @@
-"""Settings: one typed class per service, read from `<PREFIX><NAME>` or from a file `<PREFIX><NAME>_FILE`.
+"""Settings: one typed class per service, from Vault, a file `<PREFIX><NAME>_FILE` or `<PREFIX><NAME>`.
 
 A service subclasses `ServiceSettings`, sets its `env_prefix` and adds its own fields, each with a
 default that works natively and a description with its unit.
@@ -8,14 +8,34 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
+import structlog
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from esp_common import vault
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
 
+log = structlog.get_logger()
+
 FILE_SUFFIX: Final = "_FILE"
+
+
+class _Vault(PydanticBaseSettingsSource):
+    """Reads what Vault has for the service; wins over secret files and variables."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        service = service_of(self.settings_cls)
+        keeper = vault.keeper_of(service)
+        found = keeper.settings() if keeper else {}
+        # It may be written for a newer version of the service than this one.
+        if unknown := found.keys() - self.settings_cls.model_fields:
+            log.warning("vault.unknown-settings", service=service, names=sorted(unknown))
+        return {name: value for name, value in found.items() if name not in unknown}
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -72,8 +92,8 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, secret files, environment."""
-        return init_settings, _SecretFiles(settings_cls), env_settings
+        """Order the sources: arguments, Vault, secret files, environment."""
+        return init_settings, _Vault(settings_cls), _SecretFiles(settings_cls), env_settings
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
@@ -84,6 +104,11 @@ class ServiceSettings(BaseSettings):
             # Only the place and the reason: the value itself may be a secret.
             wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
             raise InvalidInput(wrong, fix="see the `settings` command") from None
+
+
+def service_of(cls: type[BaseSettings]) -> str:
+    """Return the name of the service whose settings these are: `ingest` for the prefix `ESP_INGEST_`."""
+    return str(cls.model_config.get("env_prefix", "")).lower().removeprefix("esp_").strip("_")
 
 
 def env_name(cls: type[BaseSettings], field_name: str) -> str:
@@ -97,6 +122,7 @@ def settings_table(cls: type[ServiceSettings]) -> str:
         (env_name(cls, name), "-" if field.default is None else str(field.default), field.description or "")
         for name, field in cls.model_fields.items()
     ]
+    rows += [(name, "-", meaning) for name, meaning in vault.VARIABLES.items()]
     return "\n".join(_aligned([("setting (or …_FILE)", "default", "meaning"), *rows]))
 
 

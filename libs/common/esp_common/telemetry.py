@@ -20,7 +20,8 @@ _MASK: Final = "***"
 _SECRET_NAME: Final = re.compile(r"passw|secret|token|authorization|credential|api_?key|^key$", re.IGNORECASE)
 _SECRET_TEXT: Final = re.compile(
     r"(?P<url>://[^\s:/@]*:)[^\s/]+(?=@)"
-    r"|(?P<live>esp_live_)\w+"
+    r"|(?P<live>esp_live_)[\w-]+"
+    r"|(?P<token>\beyJ)[\w-]+\.[\w-]+(?:\.[\w-]*)?"
     r"|(?P<bearer>\bbearer\s+)\S+"
     r"|(?P<pair>(?:password|secret|token|api[_-]?key|authorization)[\"']?\s*[=:]\s*[\"']?)"
     r"(?:bearer\s+)?[^\s,;&\"']+",

@@ -31,10 +31,12 @@ INGEST_TELEMETRY_DEAD: Final = "ingest.telemetry.dead"
 AUTH_AUDIT: Final = "auth.audit"
 AUTH_AUDIT_DEAD: Final = "auth.audit.dead"
 AUTH_VERIFY_KEY: Final = "auth.verify-key"
+AUTH_JWKS: Final = "auth.jwks"
+AUTH_REVOCATIONS: Final = "auth.revocations"
 UNROUTED_QUEUE: Final = "unrouted"
 
 DELIVERY_LIMIT: Final = 5
-VERIFY_KEY_TTL_MS: Final = 10_000
+REQUEST_TTL_MS: Final = 10_000
 PARTITIONS: Final = 8
 PARTITION_HEADER: Final = "esp-pump-partition"
 
@@ -116,11 +118,21 @@ def _work_queue(name: str) -> tuple[Queue, Queue]:
     return Queue(name, service, arguments), Queue(dead_queue(name), service, {"x-queue-type": "quorum"})
 
 
+def _request_queue(name: str) -> Queue:
+    """Return a queue of requests: classic, expiring, not dead-lettered and not worth keeping on disk.
+
+    A stale request is worthless to whoever asked, and may hold what should not lie about.
+    """
+    return Queue(name, name.split(".")[0], {"x-message-ttl": REQUEST_TTL_MS})
+
+
+REQUESTS: Final = (AUTH_VERIFY_KEY, AUTH_JWKS, AUTH_REVOCATIONS)
+"""Questions of every service to auth, which alone reads them; answers go by direct reply-to."""
+
 QUEUES: Final = (
     *_work_queue(INGEST_TELEMETRY),
     *_work_queue(AUTH_AUDIT),
-    # Classic, expiring, not dead-lettered: a stale request is worthless, and should not be kept on disk.
-    Queue(AUTH_VERIFY_KEY, "auth", {"x-message-ttl": VERIFY_KEY_TTL_MS}),
+    *map(_request_queue, REQUESTS),
     Queue(UNROUTED_QUEUE, "ingest", {"x-queue-type": "quorum"}),
 )
 
@@ -130,7 +142,7 @@ BINDINGS: Final = (
     Binding(TELEMETRY, "#", BY_PUMP, to_exchange=True),
     Binding(AUDIT, "#", AUTH_AUDIT),
     Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
-    Binding(COMMANDS, AUTH_VERIFY_KEY, AUTH_VERIFY_KEY),
+    *(Binding(COMMANDS, name, name) for name in REQUESTS),
     Binding(UNROUTED, "", UNROUTED_QUEUE),
 )
 
