@@ -15,7 +15,6 @@ from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
-from starlette.types import ASGIApp
 
 from esp_ingest.api.assets import assets_router
 from esp_ingest.api.quality import quality_router
@@ -78,7 +77,7 @@ async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def open_api(
     settings: IngestSettings,
-) -> AsyncIterator[tuple[ASGIApp, list[Coroutine[Any, Any, None]]]]:
+) -> AsyncIterator[tuple[FastLane, list[Coroutine[Any, Any, None]]]]:
     """Put the API together; yield the application and what must run beside it."""
     health = Health()
     async with AsyncExitStack() as stack:

@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol
+from functools import partial
+from typing import ClassVar, Final, NamedTuple, Protocol
 
+import structlog
 from esp_common import topology
 from esp_common.errors import EspError, Unavailable
 from esp_common.messaging import Publisher
@@ -20,6 +22,8 @@ from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Rejected, Screened, screen
 from esp_ingest.settings import MIB, IngestSettings
+
+log = structlog.get_logger()
 
 OFF_LOOP_BYTES: Final = 64 * 1024
 """Bodies above this take milliseconds to decode: they go to a thread."""
@@ -66,12 +70,24 @@ class Receipt:
     rejected: Sequence[Rejected] = ()
 
 
+Answer = Callable[[Receipt | Exception], None]
+"""Told once what became of a post."""
+
+
+class _Post(NamedTuple):
+    """A post in company: `elements` is what it adds to the array that they share."""
+
+    body: Body
+    elements: bytes
+    answer: Answer
+
+
 @dataclass(slots=True)
 class _Batch:
     """Posts of one gateway waiting for each other."""
 
     timer: asyncio.TimerHandle
-    posts: list[tuple[Body, asyncio.Future[Receipt]]] = field(default_factory=list)
+    posts: list[_Post] = field(default_factory=list)
     size: int = 0
     due: bool = False
 
@@ -107,21 +123,31 @@ class Coalescer:
 
         Raises `MalformedBody`; and `Unavailable` or `Unroutable` when it cannot be said that they are safe.
         """
-        size = len(body.content)
-        if (
-            self._requests >= self._settings.max_pending_requests
-            or self._bytes + size > self._settings.max_pending_mib * MIB
-        ):
-            raise Unavailable("too many posts await the broker's confirm", retry_after_s=1)
-        self._requests += 1
-        self._bytes += size
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        if self.join(body, partial(_fulfil, receipt)):
+            return await receipt
+        self._admit(body)
         try:
-            if self._joins(body):
-                return await self._join(body)
             return await self._send_alone(body)
         finally:
-            self._requests -= 1
-            self._bytes -= size
+            self._release(1, len(body.content))
+
+    def join(self, body: Body, answer: Answer) -> bool:
+        """Have a body share a message, and `answer` called when its readings are safe or are known not to be.
+
+        Returns whether it does: one that is large, not JSON or has a message id has to go alone. Raises
+        `Unavailable` as `post` does.
+        """
+        elements = self._elements_to_share(body)
+        if elements is None:
+            return False
+        self._admit(body)
+        batch = self._waiting.get(body.gateway_id) or self._begin(body.gateway_id)
+        batch.posts.append(_Post(body, elements, answer))
+        batch.size += len(body.content)
+        if len(batch.posts) >= self._settings.coalesce_requests or batch.size >= COALESCED_BYTES:
+            self._flush(body.gateway_id)
+        return True
 
     async def close(self) -> None:
         """Send what waits, and wait for what is under way."""
@@ -130,26 +156,29 @@ class Coalescer:
         while self._sending:
             await asyncio.gather(*self._sending, return_exceptions=True)
 
-    def _joins(self, body: Body) -> bool:
-        return (
-            body.message_id is None
-            and body.content_type == JSON_TYPE
-            and len(body.content) <= self._settings.coalesce_body_kib * 1024
-            and _elements(body.content) is not None
-        )
+    def _elements_to_share(self, body: Body) -> bytes | None:
+        small = len(body.content) <= self._settings.coalesce_body_kib * 1024
+        if not small or body.message_id is not None or body.content_type != JSON_TYPE:
+            return None
+        return _elements(body.content)
 
-    def _join(self, body: Body) -> asyncio.Future[Receipt]:
-        loop = asyncio.get_running_loop()
-        receipt: asyncio.Future[Receipt] = loop.create_future()
-        batch = self._waiting.get(body.gateway_id)
-        if batch is None:
-            timer = loop.call_later(self._settings.coalesce_ms / 1000, self._on_due, body.gateway_id)
-            batch = self._waiting[body.gateway_id] = _Batch(timer)
-        batch.posts.append((body, receipt))
-        batch.size += len(body.content)
-        if len(batch.posts) >= self._settings.coalesce_requests or batch.size >= COALESCED_BYTES:
-            self._flush(body.gateway_id)
-        return receipt
+    def _admit(self, body: Body) -> None:
+        size = self._bytes + len(body.content)
+        settings = self._settings
+        if self._requests >= settings.max_pending_requests or size > settings.max_pending_mib * MIB:
+            raise Unavailable("too many posts await the broker's confirm", retry_after_s=1)
+        self._requests += 1
+        self._bytes = size
+
+    def _release(self, requests: int, size: int) -> None:
+        self._requests -= requests
+        self._bytes -= size
+
+    def _begin(self, gateway_id: str) -> _Batch:
+        delay_s = self._settings.coalesce_ms / 1000
+        timer = asyncio.get_running_loop().call_later(delay_s, self._on_due, gateway_id)
+        batch = self._waiting[gateway_id] = _Batch(timer)
+        return batch
 
     def _on_due(self, gateway_id: str) -> None:
         if gateway_id in self._unconfirmed:
@@ -161,7 +190,7 @@ class Coalescer:
         batch = self._waiting.pop(gateway_id)
         batch.timer.cancel()
         self._unconfirmed[gateway_id] += 1
-        task = asyncio.create_task(self._send_together(batch.posts))
+        task = asyncio.create_task(self._send_together(batch))
         self._sending.add(task)
         task.add_done_callback(lambda _: self._on_sent(gateway_id, task))
 
@@ -174,25 +203,32 @@ class Coalescer:
             if waiting and waiting.due:
                 self._flush(gateway_id)
 
-    async def _send_together(self, posts: list[tuple[Body, asyncio.Future[Receipt]]]) -> None:
+    async def _send_together(self, batch: _Batch) -> None:
         """Publish the posts as one JSON array and give each its receipt, or the error that befell them."""
-        bodies = [body for body, _ in posts]
+        posts = batch.posts
+        outcomes: Sequence[Receipt | Exception]
         try:
-            screened = await self._screen(bodies)
-            outcomes = _outcomes(screened)
-            elements = [
-                _elements(body.content) or b""
-                for body, outcome in zip(bodies, outcomes, strict=True)
-                if isinstance(outcome, Receipt)
-            ]
-            if content := b",".join(filter(None, elements)):
-                await self._confirmed(Body(b"[%b]" % content, JSON_TYPE, bodies[0].gateway_id))
+            outcomes = await self._receipts(posts)
         except EspError as error:
             outcomes = [error] * len(posts)
         except Exception as error:
-            _settle(posts, [error] * len(posts))
-            raise
-        _settle(posts, outcomes)
+            log.exception("posts.failed", posts=len(posts))
+            outcomes = [error] * len(posts)
+        self._release(len(posts), batch.size)
+        for post, outcome in zip(posts, outcomes, strict=True):
+            post.answer(outcome)
+
+    async def _receipts(self, posts: Sequence[_Post]) -> "list[Receipt | EspError]":
+        outcomes = _outcomes(await self._screen([post.body for post in posts]))
+        elements = [
+            post.elements
+            for post, outcome in zip(posts, outcomes, strict=True)
+            if isinstance(outcome, Receipt) and post.elements
+        ]
+        if elements:
+            content = b"[%b]" % b",".join(elements)
+            await self._confirmed(Body(content, JSON_TYPE, posts[0].body.gateway_id))
+        return outcomes
 
     async def _send_alone(self, body: Body) -> Receipt:
         (outcome,) = _outcomes(await self._screen([body]))
@@ -262,13 +298,10 @@ def _outcome(count: int, rejected: list[Rejected]) -> Receipt | EspError:
     return Receipt(count - len(rejected), rejected)
 
 
-def _settle(
-    posts: Sequence[tuple[Body, asyncio.Future[Receipt]]], outcomes: Sequence[Receipt | Exception]
-) -> None:
-    for (_, receipt), outcome in zip(posts, outcomes, strict=True):
-        if receipt.done():
-            continue
-        if isinstance(outcome, Receipt):
-            receipt.set_result(outcome)
-        else:
-            receipt.set_exception(outcome)
+def _fulfil(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:
+    if receipt.done():
+        return
+    if isinstance(outcome, Receipt):
+        receipt.set_result(outcome)
+    else:
+        receipt.set_exception(outcome)
