@@ -1,12 +1,71 @@
 """The servers of the native stack: private, restartable, and gone when whoever started them is gone."""
 
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from threading import Thread
+
+import asyncpg
 import httpx
 import psycopg
 import pytest
-from esp_stack.programs import free_port
-from esp_stack.servers import Azurite, Nginx, OpenBao
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from esp_stack.certificates import Tls, is_due, renew
+from esp_stack.programs import account, free_port
+from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, Redis
+from esp_stack.servers.nginx import BURST
+from esp_stack.vault import Vault
 from psycopg import errors
 from redis import Redis as RedisClient
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+MakeTls = Callable[[str | None], Tls]
+
+
+@pytest.fixture(scope="module")
+def openbao(server_home: Path) -> Iterator[OpenBao]:
+    """A vault that is a certificate authority."""
+    server = OpenBao(server_home / "authority")
+    server.start()
+    Vault(server).ensure_engines()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def make_tls(openbao: OpenBao, server_home: Path) -> MakeTls:
+    """Issue certificates, each for a server that runs as the account given."""
+    vault, numbers = Vault(openbao), count(1)
+    authority = server_home / "ca.pem"
+    authority.write_text(vault.ensure_authority())
+
+    def make(user: str | None) -> Tls:
+        tls = Tls(server_home / f"server-{next(numbers)}.pem", authority)
+        assert renew(tls, vault.issue_certificate, user)
+        return tls
+
+    return make
+
+
+def echo(name: str) -> type[BaseHTTPRequestHandler]:
+    """A service that answers with its name."""
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(name)))
+            self.end_headers()
+            self.wfile.write(name.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Echo
 
 
 def test_a_role_cannot_create_objects_in_a_database_it_does_not_own(make_database):
@@ -68,18 +127,143 @@ def test_openbao_unseals_itself_after_a_kill_and_keeps_its_token(server_home):
     assert mounts.status_code == 200
 
 
-def test_nginx_hides_metrics_limits_bodies_and_answers_as_problems(server_home):
-    server = Nginx(server_home / "nginx", ingest_api_port=free_port())
+def test_openbao_writes_down_who_asked_for_what(openbao):
+    openbao.api("GET", "sys/mounts").raise_for_status()
+    audit = openbao.home / "audit.log"
+    assert "sys/mounts" in audit.read_text()
+    assert openbao.token not in audit.read_text()
+    assert audit.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_is_issued_once_and_again_when_a_third_of_its_life_is_left(openbao, make_tls):
+    tls = make_tls(None)
+    issue = Vault(openbao).issue_certificate
+    assert not renew(tls, issue, None)
+    expiry = x509.load_pem_x509_certificate(tls.server.read_bytes()).not_valid_after_utc
+    assert not is_due(tls, expiry - timedelta(days=31))
+    assert is_due(tls, expiry - timedelta(days=29))
+    assert tls.server.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_of_another_authority_is_due(openbao, make_tls, server_home):
+    tls = make_tls(None)
+    assert not is_due(tls, datetime.now(UTC))
+    other = Tls(tls.server, server_home / "other-ca.pem")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "other")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    certificate = builder.sign(key, hashes.SHA256())
+    other.authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    assert is_due(other, now)
+
+
+@pytest.fixture(scope="module")
+def nginx(server_home, make_tls) -> Iterator[Nginx]:
+    """The door, with nothing behind it."""
+    tls = make_tls(account("www-data"))
+    server = Nginx(server_home / "nginx", ingest_api_port=free_port(), auth_api_port=free_port(), tls=tls)
     server.start()
-    hidden = httpx.get(f"{server.url}/metrics")
-    large = httpx.post(f"{server.url}/api/v1/telemetry", content=bytes(5_000_000))
-    away = httpx.get(f"{server.url}/api/v1/pumps")
+    yield server
     server.stop()
-    assert (hidden.status_code, large.status_code, away.status_code) == (404, 413, 503)
-    assert away.headers["Retry-After"] == "2"
-    for answer in (hidden, large, away):
+
+
+def test_nginx_hides_what_is_not_the_api_limits_bodies_and_answers_as_problems(nginx):
+    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context()) as client:
+        hidden = [client.get("/metrics"), client.post("/broker/secret/user"), client.get("/docs")]
+        large = client.post("/api/v1/telemetry", content=bytes(5_000_000))
+        away = [client.get(f"/api/v1/{path}") for path in ("pumps", "auth/me", "users", "audit")]
+    assert [answer.status_code for answer in (*hidden, large, *away)] == [404, 404, 404, 413, *[503] * 4]
+    assert away[0].headers["Retry-After"] == "2"
+    for answer in (*hidden, large, *away):
         assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
         assert len(answer.json()["error_id"]) == 32
+
+
+def test_nginx_speaks_tls_1_3_to_who_trusts_its_authority_and_nothing_else(nginx):
+    old = nginx.tls.client_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(nginx.url, verify=old)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(nginx.url)
+    plain = httpx.get(nginx.url.replace("https", "http"))
+    assert (plain.status_code, plain.json()["title"]) == (400, "Speak https")
+
+
+def test_nginx_sends_each_route_to_its_service(server_home, make_tls):
+    services = {name: ThreadingHTTPServer(("127.0.0.1", 0), echo(name)) for name in ("ingest", "auth")}
+    for service in services.values():
+        Thread(target=service.serve_forever, daemon=True).start()
+    ports = {name: service.server_port for name, service in services.items()}
+    server = Nginx(
+        server_home / "routes",
+        ingest_api_port=ports["ingest"],
+        auth_api_port=ports["auth"],
+        tls=make_tls(account("www-data")),
+    )
+    server.start()
+    with httpx.Client(base_url=server.url, verify=server.tls.client_context()) as client:
+        answered = {
+            path: client.get(path).text
+            for path in (
+                *("/api/v1/auth/login", "/api/v1/users", "/api/v1/users/1", "/api/v1/api-keys/x/rotate"),
+                *("/api/v1/audit", "/api/v1/audit/export?format=csv", "/api/v1/authors", "/api/v1/pumps"),
+                *("/api/v1/telemetry", "/health/ready"),
+            )
+        }
+    server.stop()
+    for service in services.values():
+        service.shutdown()
+    assert [path for path, name in answered.items() if name == "auth"] == list(answered)[:6]
+    assert [path for path, name in answered.items() if name == "ingest"] == list(answered)[6:]
+
+
+def test_nginx_refuses_an_address_that_asks_too_fast_but_lets_its_readings_through(nginx):
+    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context()) as client:
+        answers = [client.get("/api/v1/pumps") for _ in range(2 * BURST)]
+        posts = [client.post("/api/v1/telemetry").status_code for _ in range(2 * BURST)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(refused) > BURST / 2
+    assert refused[0].headers["Retry-After"] == "1"
+    assert refused[0].headers["Content-Type"] == "application/problem+json"
+    assert set(posts) == {503}
+
+
+def test_postgresql_with_tls_takes_nothing_else(server_home, make_tls):
+    server = Postgres(server_home / "postgres-tls", tls=make_tls(account("postgres")), throwaway=True)
+    server.start()
+    with psycopg.connect(server.admin_url) as connection:
+        version = connection.execute(
+            "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        ).fetchone()
+    plain = server.admin_url.replace("verify-full", "disable")
+    with pytest.raises(psycopg.OperationalError, match="no encryption"):
+        psycopg.connect(plain)
+    server.stop()
+    assert version == ("TLSv1.3",)
+
+
+async def test_asyncpg_verifies_postgresqls_certificate(server_home, make_tls):
+    server = Postgres(server_home / "postgres-verified", tls=make_tls(account("postgres")), throwaway=True)
+    server.start()
+    connection = await asyncpg.connect(server.admin_url)
+    assert await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    await connection.close()
+    with pytest.raises(ssl.SSLError):
+        await asyncpg.connect(server.admin_url.split("?")[0], ssl=ssl.create_default_context())
+    server.stop()
+
+
+def test_redis_with_tls_takes_nothing_else(server_home, make_tls):
+    server = Redis(server_home / "redis-tls", tls=make_tls(account("redis")))
+    server.start()
+    assert RedisClient.from_url(server.url).ping()
+    with pytest.raises(RedisConnectionError):
+        RedisClient.from_url(server.url.replace("rediss", "redis").split("?")[0]).ping()
+    server.stop()
 
 
 def test_azurite_answers_to_its_own_account_only(server_home):

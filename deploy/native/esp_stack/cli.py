@@ -10,7 +10,7 @@ from rich.console import Console
 
 from esp_stack import lifecycle
 from esp_stack.programs import StackError
-from esp_stack.stack import Stack
+from esp_stack.stack import ADMIN, Stack
 from esp_stack.status import LACKS, flow, process_table
 
 CHECKOUT = Path(__file__).parents[3]
@@ -31,8 +31,9 @@ def up(folder: Folder = DEFAULT_FOLDER) -> None:
         stack = Stack(folder.resolve())
         if stack.user is None and stack.postgres.user is not None:
             console.print("note: other accounts cannot read this checkout, so our services run as root")
+        first = not stack.credentials.knows("admin")
         lifecycle.up(stack, console.print)
-    console.print(_summary(stack))
+    console.print(_summary(stack, first=first))
 
 
 @app.command()
@@ -89,11 +90,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _summary(stack: Stack) -> str:
+def _summary(stack: Stack, *, first: bool) -> str:
+    endpoints = stack.folder / "endpoints.json"
+    password = stack.admin_password if first else f"in {endpoints}, unless it has been changed"
     return f"""
 The platform is up; 50 simulated pumps report through five gateways.
-  HTTP API    {stack.nginx.url}/api/v1
-  AMQP        amqp://127.0.0.1:{stack.ports["amqp"]}   MQTT {stack.rabbitmq.mqtt_url}
+  HTTP API    {stack.nginx.url}/api/v1   authority: {stack.ca_file}
+  First login user {ADMIN}, password {password} (to be changed at the first login)
+  AMQP        {stack.rabbitmq.address}   MQTT {stack.rabbitmq.mqtt_url}
   PostgreSQL  127.0.0.1:{stack.ports["postgres"]}, storage engine: {LACKS[stack.engine]}
-  Addresses and credentials for tools: {stack.folder / "endpoints.json"}
+  Addresses and credentials for tools: {endpoints}
 `make status` shows what flows, `make logs` what is said, `make down` stops it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esp_stack.programs import private_file
 from esp_stack.roles import Roles
-from esp_stack.stack import DATABASE, ENGINEERS_GATEWAY, Stack
+from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
 
 
 def write_endpoints(stack: Stack) -> None:
@@ -14,17 +14,17 @@ def write_endpoints(stack: Stack) -> None:
     rabbitmq = stack.rabbitmq
     endpoints = {
         "http": stack.nginx.url,
-        "ca_file": None,
-        "amqp": rabbitmq.url,
+        "ca_file": str(stack.ca_file),
+        "amqp": rabbitmq.url + stack.amqp_query,
         "postgres": stack.postgres.url("postgres", DATABASE),
         "mqtt": rabbitmq.mqtt_url,
         "redis": stack.redis.url,
         "blob": stack.azurite.connection_string,
         "vault": {"url": stack.openbao.url, "token": stack.openbao.token},
         "prometheus": None,
-        "admin": None,
+        "admin": {"username": ADMIN, "password": stack.admin_password},
         "api_key": stack.api_key,
-        "gateway": {"id": ENGINEERS_GATEWAY, "key": rabbitmq.passwords[ENGINEERS_GATEWAY]},
+        "gateway": {"id": ENGINEERS_GATEWAY, "key": stack.gateway_keys[ENGINEERS_GATEWAY]},
         "engine": stack.engine,
         "processes": stack.supervisor.process_ids(),
     }

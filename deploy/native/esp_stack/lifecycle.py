@@ -9,14 +9,18 @@ from pathlib import Path
 
 import httpx
 
+from esp_stack.certificates import renew
 from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints, write_environment
-from esp_stack.programs import Program, StackError, give, is_free, wait_for
+from esp_stack.programs import Program, StackError, give, is_free, private_file, wait_for
 from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
 from esp_stack.stack import DATABASE, Stack
+from esp_stack.vault import APP_ROLES, ensure_login_maker
 
 READY_TIMEOUT_S = 90
+LAYOUT = "2"
+"""Of what the stack writes. A running stack of another layout is stopped before it is started as this one."""
 ORPHANS_TIMEOUT_S = 60
 
 Say = Callable[[str], None]
@@ -35,10 +39,11 @@ def up(stack: Stack, say: Say) -> None:
     """Start whatever does not run and return when all of it is ready; harmless when it is already."""
     roles = Roles(stack)
     everything = roles.all()
-    if stack.supervisor.pid is None:
+    _stop_earlier_layout(stack, say)
+    fresh = stack.supervisor.pid is None
+    if fresh:
         _wait_for_orphans(stack)
-        for server in stack.servers:
-            server.prepare()
+        stack.openbao.prepare()
     stack.supervisor.configure(
         [
             *(program for server in stack.servers for program in server.programs()),
@@ -46,7 +51,15 @@ def up(stack: Stack, say: Say) -> None:
         ]
     )
     stack.supervisor.start()
+    stack.supervisor.run(stack.openbao.programs())
+    _wait_server(stack, stack.openbao)
+    renewed = _renew_certificates(stack)
     for server in stack.servers:
+        if fresh and server is not stack.openbao:
+            server.prepare()
+        if not fresh and server in renewed:
+            say(f"{server.name} has a new certificate: restarting it")
+            stack.supervisor.restart(server.programs())
         stack.supervisor.run(server.programs())
     running = {state.name for state in stack.supervisor.states() if state.state == "running"}
     if not running.issuperset(ROLES):
@@ -74,17 +87,55 @@ def clean(stack: Stack) -> None:
 
 
 def _prepare_data(stack: Stack, roles: Roles) -> None:
-    """Wait for the servers, bring the schema up to date and the simulated field's assets in."""
+    """Wait for the servers, fill the vault, bring schemas up to date and the simulated field's assets in."""
     _wait_server(stack, stack.postgres)
     ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
+    _fill_vault(stack, roles)
     # While the broker, the slowest to start, is still at it.
-    _run_once(roles.migrate())
+    for migration in roles.migrations():
+        _run_once(migration)
+    _run_once(roles.bootstrap())
     assets = stack.homes / "simulated-field.yaml"
     assets.write_text(_run_once(roles.simulated_assets()))
     give(assets, stack.user, 0o644)
     _run_once(roles.import_assets(assets))
     for server in stack.servers:
         _wait_server(stack, server)
+
+
+def _stop_earlier_layout(stack: Stack, say: Say) -> None:
+    """Stop a stack that a version of another layout started: its servers do not speak as ours expect."""
+    layout = stack.folder / "layout"
+    if stack.supervisor.pid is not None and not (layout.exists() and layout.read_text() == LAYOUT):
+        say("The running stack was started by another version: stopping it first")
+        down(stack)
+    layout.write_text(LAYOUT)
+
+
+def _renew_certificates(stack: Stack) -> list[Server]:
+    """Have a good certificate for every server that needs one; return those whose was replaced."""
+    stack.vault.ensure_engines()
+    authority = stack.vault.ensure_authority()
+    if not stack.ca_file.exists() or stack.ca_file.read_text() != authority:
+        give(private_file(stack.ca_file, authority, stack.user), stack.user, 0o644)
+    renewed = []
+    for server, tls in stack.certificates.items():
+        tls.server.parent.mkdir(exist_ok=True)
+        tls.server.parent.chmod(0o711)
+        if renew(tls, stack.vault.issue_certificate, server.user):
+            renewed.append(server)
+    return renewed
+
+
+def _fill_vault(stack: Stack, roles: Roles) -> None:
+    """Have in the vault what the services read, and database logins made for them."""
+    ensure_login_maker(stack.postgres.admin_url, stack.login_maker_password)
+    stack.vault.ensure_logins(
+        stack.postgres.address("postgres", login="{{username}}:{{password}}@"),
+        stack.login_maker_password,
+        [app_role.database_role for app_role in APP_ROLES],
+    )
+    roles.fill_vault()
 
 
 def _wait_for_orphans(stack: Stack) -> None:

@@ -24,6 +24,10 @@ class Credentials:
         self._path = path
         self._known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
+    def knows(self, name: str) -> bool:
+        """Return whether there is such a secret already."""
+        return name in self._known
+
     def get(self, name: str, generated: str | None = None) -> str:
         """Return the secret; the first time remember `generated`, or a random password."""
         if name not in self._known:

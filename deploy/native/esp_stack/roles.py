@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from esp_stack.databases import OWNER
+from esp_stack.databases import AUTH_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder
-from esp_stack.servers.rabbitmq import GATEWAYS
-from esp_stack.stack import DATABASE, ENGINEERS_GATEWAY, Stack
+from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
+from esp_stack.vault import APP_ROLES, AppRole
 
 SIMULATOR = "gateway-sim"
-ROLES = ("auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance", SIMULATOR)
+ROLES = ("auth-api", "auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance", SIMULATOR)
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,34 @@ class Roles:
 
     def all(self) -> list[Role]:
         """Return every role, in starting order."""
-        ingest, owner = self._ingest("esp_ingest"), self._ingest(OWNER)
+        ingest, owner = self._settings("esp_ingest"), self._settings(OWNER)
+        auth = self._settings("esp_auth")
         return [
-            self._role("auth-worker", "esp-auth", ("worker",), self._auth()),
+            self._role("auth-api", "esp-auth", ("api",), auth),
+            self._role("auth-worker", "esp-auth", ("worker",), auth),
             self._role("ingest-api", "esp-ingest", ("api",), ingest),
             self._role("ingest-worker", "esp-ingest", ("worker",), ingest),
             self._role("ingest-maintenance", "esp-ingest", ("maintenance",), owner),
             Role(self._program(SIMULATOR, "esp-gateway", self._simulator(), {}), None),
         ]
 
-    def migrate(self) -> Program:
-        """Return what brings ingest's schema up to date."""
-        return self._program("migrate", "esp-ingest", ("migrate",), self._ingest(OWNER))
+    def migrations(self) -> list[Program]:
+        """Return what brings each service's schema up to date."""
+        return [
+            self._program("ingest-migrate", "esp-ingest", ("migrate",), self._settings(OWNER)),
+            self._program("auth-migrate", "esp-auth", ("migrate",), self._settings(AUTH_OWNER)),
+        ]
+
+    def bootstrap(self) -> Program:
+        """Return what makes the first user and the first API keys, where there are none."""
+        stack = self._stack
+        first = {
+            "api_key": stack.api_key,
+            "admin": {"username": ADMIN, "password": stack.admin_password},
+            "gateways": stack.gateway_keys,
+        }
+        arguments = ("bootstrap", "--file", self._secret("auth.bootstrap", json.dumps(first)))
+        return self._program("bootstrap", "esp-auth", arguments, self._settings("esp_auth"))
 
     def simulated_assets(self) -> Program:
         """Return what prints the simulated field's assets."""
@@ -52,11 +68,22 @@ class Roles:
     def import_assets(self, assets: Path) -> Program:
         """Return what imports `assets`."""
         arguments = ("assets", "import", str(assets))
-        return self._program("assets-import", "esp-ingest", arguments, self._ingest("esp_ingest"))
+        return self._program("assets-import", "esp-ingest", arguments, self._settings("esp_ingest"))
 
     def for_operators(self) -> dict[str, str]:
-        """Return the settings with which a person runs ingest's commands."""
-        return self._ingest("esp_ingest")
+        """Return the settings with which a person runs the services' commands: from files, not the vault."""
+        return self._files(_app_role("esp_ingest")) | self._files(_app_role("esp_auth"))
+
+    def fill_vault(self) -> None:
+        """Put what the services read into the vault, and what they log in to it with into files."""
+        vault = self._stack.vault
+        for app_role in APP_ROLES:
+            self._secret(f"{app_role.name}.role-id", vault.ensure_app_role(app_role))
+            known = self._secrets / f"{app_role.name}.secret-id"
+            if not (known.exists() and vault.knows_secret_id(app_role, known.read_text())):
+                self._secret(known.name, vault.new_secret_id(app_role))
+        for service in {app_role.service for app_role in APP_ROLES}:
+            vault.put_secrets(service, self._values(service) | {"database_url": self._database_url("")})
 
     def _role(self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> Role:
         port = self._stack.ports[name]
@@ -70,31 +97,53 @@ class Roles:
         path = executable(command, str(Path(sys.executable).parent))
         return Program(name, (path, *arguments), self._stack.homes, self._stack.user, settings)
 
-    def _ingest(self, database_role: str) -> dict[str, str]:
-        stack = self._stack
+    def _settings(self, database_role: str) -> dict[str, str]:
+        """Return the settings of a process with the rights of `database_role`: the vault, and the files
+        that stand in for it.
+        """
+        app_role = _app_role(database_role)
         return {
-            "ESP_INGEST_AMQP_URL_FILE": self._secret("ingest.amqp", stack.rabbitmq.url_for("ingest")),
-            "ESP_INGEST_DATABASE_URL_FILE": self._secret(
-                f"{database_role}.database", stack.postgres.url(database_role, DATABASE)
-            ),
-            "ESP_INGEST_REDIS_URL_FILE": self._secret("ingest.redis", stack.redis.url),
+            "ESP_VAULT_URL": self._stack.openbao.url,
+            "ESP_VAULT_ROLE_ID_FILE": str(self._secrets / f"{app_role.name}.role-id"),
+            "ESP_VAULT_SECRET_ID_FILE": str(self._secrets / f"{app_role.name}.secret-id"),
+            "ESP_VAULT_DATABASE_ROLE": app_role.database_role,
+            **self._files(app_role),
         }
 
-    def _auth(self) -> dict[str, str]:
-        stack = self._stack
-        return {
-            "ESP_AUTH_AMQP_URL_FILE": self._secret("auth.amqp", stack.rabbitmq.url_for("auth")),
-            "ESP_AUTH_BOOTSTRAP_KEY_FILE": self._secret("auth.bootstrap-key", stack.api_key),
+    def _files(self, app_role: AppRole) -> dict[str, str]:
+        """Return the settings that name the secret files of `app_role`."""
+        service, role = app_role.service, app_role.database_role
+        login = f"{role}:{self._stack.postgres.passwords[role]}@"
+        files = {
+            name: self._secret(f"{service}.{name}", value) for name, value in self._values(service).items()
         }
+        files["database_url"] = self._secret(f"{role}.database", self._database_url(login))
+        return {f"ESP_{service}_{name}_FILE".upper(): path for name, path in files.items()}
+
+    def _values(self, service: str) -> dict[str, str]:
+        """Return the secret settings of `service` but for its database's, which depend on the role."""
+        stack = self._stack
+        values = {
+            "amqp_url": stack.rabbitmq.url_for(service) + stack.amqp_query,
+            "redis_url": stack.redis.url,
+        }
+        if service == "auth":
+            values |= {"master_key": stack.master_key, "broker_secret": stack.broker_secret}
+        return values
+
+    def _database_url(self, login: str) -> str:
+        return self._stack.postgres.address(DATABASE, login=login)
 
     def _simulator(self) -> tuple[str, ...]:
-        rabbitmq = self._stack.rabbitmq
-        keys = {name: rabbitmq.passwords[name] for name in GATEWAYS if name != ENGINEERS_GATEWAY}
-        spool = private_folder(self._stack.homes / "spool", self._stack.user)
+        stack = self._stack
+        keys = {name: key for name, key in stack.gateway_keys.items() if name != ENGINEERS_GATEWAY}
+        spool = private_folder(stack.homes / "spool", stack.user)
         return (
             "simulate",
             "--url",
-            f"amqp://127.0.0.1:{rabbitmq.ports.amqp}/",
+            f"{stack.rabbitmq.address}/",
+            "--ca-file",
+            str(stack.ca_file),
             "--gateways-file",
             self._secret("gateway.keys", json.dumps(keys)),
             "--spool",
@@ -104,3 +153,7 @@ class Roles:
     def _secret(self, name: str, value: str) -> str:
         private_folder(self._secrets, self._stack.user)
         return str(private_file(self._secrets / name, value, self._stack.user))
+
+
+def _app_role(database_role: str) -> AppRole:
+    return next(app_role for app_role in APP_ROLES if app_role.database_role == database_role)

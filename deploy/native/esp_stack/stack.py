@@ -1,11 +1,15 @@
 """What the native stack consists of: its folders, ports, credentials, servers and roles."""
 
+import base64
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_bytes
 
 from esp_common import topology
+from esp_common.auth import new_api_key
 
+from esp_stack.certificates import Tls
 from esp_stack.databases import ROLES
 from esp_stack.memory import Credentials, remembered_ports
 from esp_stack.programs import account, may, service_account
@@ -13,8 +17,11 @@ from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, RabbitMQ, Rabbi
 from esp_stack.servers.azurite import new_account_key
 from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS
 from esp_stack.supervision import Supervisor
+from esp_stack.vault import LOGIN_MAKER, Vault
 
 DATABASE = "esp"
+ADMIN = "admin"
+"""The first user of the platform, who has to change the generated password."""
 ENGINEERS_GATEWAY = "gw-demo"
 """The gateway an engineer replays files through; the others belong to the simulated field."""
 
@@ -32,6 +39,7 @@ PREFERRED_PORTS = {
     "vault": 17200,
     "vault-cluster": 17201,
     "auth-worker": 17110,
+    "auth-api": 17111,
     "ingest-api": 17120,
     "ingest-worker": 17121,
     "ingest-maintenance": 17122,
@@ -64,24 +72,33 @@ class Stack:
     def postgres(self) -> Postgres:
         """The database server."""
         passwords = self.credentials.passwords("postgres", *ROLES, prefix="postgres")
-        return Postgres(self.homes / "postgres", port=self.ports["postgres"], passwords=passwords)
+        return Postgres(
+            self.homes / "postgres",
+            port=self.ports["postgres"],
+            passwords=passwords,
+            tls=self._tls("postgres"),
+        )
 
     @cached_property
     def rabbitmq(self) -> RabbitMQ:
         """The broker."""
-        users = (ADMINISTRATOR, *topology.SERVICES, *GATEWAYS)
+        users = (ADMINISTRATOR, *topology.SERVICES)
         names = ("amqp", "mqtt", "management", "rabbitmq-metrics", "distribution", "epmd")
         return RabbitMQ(
             self.homes / "rabbitmq",
             ports=RabbitPorts(*(self.ports[name] for name in names)),
             passwords=self.credentials.passwords(*users, prefix="rabbitmq"),
+            tls=self._tls("rabbitmq"),
+            auth_url=f"http://127.0.0.1:{self.ports['auth-api']}/broker/{self.broker_secret}",
         )
 
     @cached_property
     def redis(self) -> Redis:
         """The cache."""
         password = self.credentials.get("redis")
-        return Redis(self.homes / "redis", port=self.ports["redis"], password=password)
+        return Redis(
+            self.homes / "redis", port=self.ports["redis"], password=password, tls=self._tls("redis")
+        )
 
     @cached_property
     def openbao(self) -> OpenBao:
@@ -98,18 +115,75 @@ class Stack:
     @cached_property
     def nginx(self) -> Nginx:
         """The HTTP door."""
-        port, api = self.ports["http"], self.ports["ingest-api"]
-        return Nginx(self.homes / "nginx", port=port, ingest_api_port=api)
+        return Nginx(
+            self.homes / "nginx",
+            port=self.ports["http"],
+            ingest_api_port=self.ports["ingest-api"],
+            auth_api_port=self.ports["auth-api"],
+            tls=self._tls("nginx"),
+        )
 
     @property
     def servers(self) -> list[Server]:
-        """Every server, in starting order."""
-        return [self.postgres, self.rabbitmq, self.redis, self.openbao, self.azurite, self.nginx]
+        """Every server, in starting order: the vault first, which issues the others' certificates."""
+        return [self.openbao, self.postgres, self.rabbitmq, self.redis, self.azurite, self.nginx]
+
+    @property
+    def vault(self) -> Vault:
+        """What is in the vault."""
+        return Vault(self.openbao)
+
+    @property
+    def ca_file(self) -> Path:
+        """Certificate of the stack's own authority."""
+        return self.homes / "ca.pem"
+
+    @property
+    def certificates(self) -> dict[Server, Tls]:
+        """The certificate of each server that has one."""
+        return {
+            server: tls
+            for server in (self.postgres, self.rabbitmq, self.redis, self.nginx)
+            if (tls := server.tls)
+        }
+
+    @property
+    def amqp_query(self) -> str:
+        """What an AMQP URL ends with, so that a client knows the stack's authority."""
+        return f"?cafile={self.ca_file}"
 
     @property
     def api_key(self) -> str:
         """The bootstrap API key, which holds every scope."""
-        return f"esp_live_bootstrap_{self.credentials.get('api-key')}"
+        return self.credentials.get("key.bootstrap", new_api_key("bootstrap"))
+
+    @property
+    def gateway_keys(self) -> dict[str, str]:
+        """The API key of every gateway, by its id."""
+        return {name: self.credentials.get(f"key.{name}", new_api_key(name)) for name in GATEWAYS}
+
+    @property
+    def admin_password(self) -> str:
+        """The password the first user has until it is changed."""
+        return self.credentials.get("admin")
+
+    @property
+    def master_key(self) -> str:
+        """What auth derives its keys from."""
+        return self.credentials.get("auth.master-key", base64.b64encode(token_bytes(32)).decode())
+
+    @property
+    def broker_secret(self) -> str:
+        """What the broker shows auth to be answered."""
+        return self.credentials.get("auth.broker-secret")
+
+    @property
+    def login_maker_password(self) -> str:
+        """Password of the database role as which the vault makes logins."""
+        return self.credentials.get(f"postgres.{LOGIN_MAKER}")
+
+    def _tls(self, name: str) -> Tls:
+        return Tls(self.homes / "certificates" / f"{name}.pem", self.ca_file)
 
     @property
     def engine(self) -> str:

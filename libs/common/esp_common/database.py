@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -100,12 +99,11 @@ def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]
 
 def _renew_with(keeper: VaultKeeper, pool: "asyncpg.Pool[Any]") -> None:
     """Have `pool` give up its connections, each when it is next idle, whenever there is a new login."""
-    loop, wanted = asyncio.get_running_loop(), weakref.ref(pool)
+    loop = asyncio.get_running_loop()
 
     def expire() -> None:
-        found = wanted()
-        if found is not None and not loop.is_closed():
-            asyncio.run_coroutine_threadsafe(found.expire_connections(), loop)
+        if not loop.is_closed():
+            asyncio.run_coroutine_threadsafe(pool.expire_connections(), loop)
 
     keeper.on_login(expire)
     keeper.start()

@@ -26,25 +26,40 @@ def from_endpoints(path: Path) -> Account:
     document = _private_json(path, "start the stack (make up), or give --url and --key-file")
     try:
         gateway = document["gateway"]
-        return Account(gateway["id"], with_credentials(document["amqp"], gateway["id"], gateway["key"]))
+        address = trusting(document["amqp"], document.get("ca_file"))
+        return Account(gateway["id"], with_credentials(address, gateway["id"], gateway["key"]))
     except (KeyError, TypeError) as error:
         raise InvalidInput(f"{path} has no amqp address or no gateway", fix="is the stack up?") from error
 
 
-def from_key_file(url: str, gateway_id: str, key_file: Path) -> Account:
+def from_key_file(url: str, gateway_id: str, key_file: Path, ca_file: Path | None = None) -> Account:
     """Return the account of `gateway_id` at the broker `url`, its key being the text of `key_file`."""
-    return Account(gateway_id, with_credentials(bare_url(url), gateway_id, read_secret(key_file)))
+    address = trusting(bare_url(url), ca_file)
+    return Account(gateway_id, with_credentials(address, gateway_id, read_secret(key_file)))
 
 
-def from_gateways_file(url: str, path: Path) -> list[Account]:
+def from_gateways_file(url: str, path: Path, ca_file: Path | None = None) -> list[Account]:
     """Return an account for each gateway of the JSON file {gateway id: key} at `path`."""
     keys = _private_json(path, "the stack writes it; give its path with --gateways-file")
     if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
         raise InvalidInput(f"{path} is not of the form {{gateway id: key}}")
+    address = trusting(bare_url(url), ca_file)
     return [
-        Account(gateway_id, with_credentials(bare_url(url), gateway_id, key))
-        for gateway_id, key in keys.items()
+        Account(gateway_id, with_credentials(address, gateway_id, key)) for gateway_id, key in keys.items()
     ]
+
+
+def trusting(url: str, ca_file: Path | str | None) -> str:
+    """Return the broker's address `url`; for TLS, with the PEM file of the authority to believe.
+
+    Without one the system's authorities are believed.
+    """
+    parsed = URL(url)
+    if ca_file is None or parsed.scheme != "amqps":
+        return url
+    if not Path(ca_file).is_file():
+        raise InvalidInput(f"no file {ca_file}", fix="give the broker's authority with --ca-file")
+    return str(parsed.update_query(cafile=str(ca_file)))
 
 
 def bare_url(url: str) -> str:

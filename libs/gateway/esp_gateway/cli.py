@@ -40,6 +40,14 @@ app = typer.Typer(
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="Broker, amqp[s]://host:port/vhost, without credentials.")
 ]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        envvar="ESP_GATEWAY_CA_FILE",
+        help="PEM file of the authority that signed the broker's certificate; the system's if not given.",
+    ),
+]
 SpoolLimit = Annotated[int, typer.Option("--spool-limit", help="Most bytes that a spool keeps.", min=1 << 16)]
 WhenFullOption = Annotated[
     WhenFull,
@@ -66,6 +74,7 @@ def replay(
     ),
     url: UrlOption = None,
     key_file: Annotated[Path | None, typer.Option(help="File with the gateway's key, for --url.")] = None,
+    ca_file: CaFileOption = None,
     speed: Annotated[str, typer.Option(help="Times faster than measured, or max.")] = "max",
     receipt: Annotated[
         Path | None, typer.Option(help="Append every confirmed reading here, for esp-ingest reconcile.")
@@ -84,7 +93,7 @@ def replay(
     """Send files of pump data; the same command again goes on where an interrupted one stopped."""
     _log_to_stderr(logging.WARNING)
     file_map = load_map(map_path)
-    account = _account(file_map, map_path, endpoints, url, key_file)
+    account = _account(file_map, map_path, endpoints, url, key_file, ca_file)
     factor = _speed(speed)
     path = spool_path or state_folder() / f"{account.gateway_id}.spool"
     spool = Spool(path, account.gateway_id, max_bytes=spool_limit, when_full=when_full)
@@ -132,6 +141,7 @@ def simulate(
         ),
     ] = False,
     url: UrlOption = None,
+    ca_file: CaFileOption = None,
     gateways_file: Annotated[
         Path | None,
         typer.Option(help="JSON {gateway id: key} with a key for each simulated gateway, mode 0600."),
@@ -169,7 +179,7 @@ def simulate(
         inject(field, text)
     live = LiveField(
         field,
-        accounts.from_gateways_file(url, gateways_file),
+        accounts.from_gateways_file(url, gateways_file, ca_file),
         folder or state_folder(),
         encoding=encoding,
         spool_limit=spool_limit,
@@ -203,7 +213,12 @@ def state_folder() -> Path:
 
 
 def _account(
-    file_map: FileMap, map_path: Path, endpoints: Path, url: str | None, key_file: Path | None
+    file_map: FileMap,
+    map_path: Path,
+    endpoints: Path,
+    url: str | None,
+    key_file: Path | None,
+    ca_file: Path | None,
 ) -> accounts.Account:
     if url is None:
         account = accounts.from_endpoints(endpoints)
@@ -217,7 +232,7 @@ def _account(
     if key_file is None or file_map.gateway_id is None:
         missing = "--key-file" if key_file is None else f"gateway_id in {map_path}"
         raise InvalidInput(f"--url needs {missing}", fix=f"give {missing}")
-    return accounts.from_key_file(url, file_map.gateway_id, key_file)
+    return accounts.from_key_file(url, file_map.gateway_id, key_file, ca_file)
 
 
 def _speed(text: str) -> float | None:

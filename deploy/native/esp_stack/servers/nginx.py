@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 
+from esp_stack.certificates import Tls
 from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
@@ -26,13 +27,28 @@ http {{
   scgi_temp_path {home}/scgi;
   default_type application/problem+json;
 
+  # A burst is let through at once; what comes faster than the rate after it is refused, not delayed.
+  limit_req_zone $binary_remote_addr zone=address:10m rate={per_minute}r/m;
+  limit_req_zone $binary_remote_addr zone=readings:10m rate={readings_per_minute}r/m;
+  limit_req_status 429;
+
   upstream ingest_api {{
     server 127.0.0.1:{ingest_api_port};
     keepalive 256;
   }}
+  upstream auth_api {{
+    server 127.0.0.1:{auth_api_port};
+    keepalive 64;
+  }}
 
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {tls.server};
+    ssl_certificate_key {tls.server};
+    ssl_protocols TLSv1.3;
+    ssl_session_tickets off;
+    add_header Strict-Transport-Security "{hsts}" always;
+    limit_req zone=address burst={burst} nodelay;
 
     proxy_http_version 1.1;
     proxy_set_header Connection "";
@@ -41,14 +57,28 @@ http {{
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
 
+    location ~ ^/api/v1/(auth|users|api-keys|audit)(/|$) {{ proxy_pass http://auth_api; }}
+    location = /api/v1/telemetry {{
+      limit_req zone=readings burst={readings_burst} nodelay;
+      proxy_pass http://ingest_api;
+    }}
     location /api/v1/ {{ proxy_pass http://ingest_api; }}
     location /health/ {{ proxy_pass http://ingest_api; }}
     location / {{ return 404 '{not_found}'; }}
 
     error_page 413 @too_large;
+    error_page 429 @too_many;
+    error_page 497 =400 @not_tls;
     error_page 502 504 =503 @unavailable;
     location @too_large {{ return 413 '{too_large}'; }}
+    location @not_tls {{ return 400 '{not_tls}'; }}
+    location @too_many {{
+      add_header Strict-Transport-Security "{hsts}" always;
+      add_header Retry-After 1 always;
+      return 429 '{too_many}';
+    }}
     location @unavailable {{
+      add_header Strict-Transport-Security "{hsts}" always;
       add_header Retry-After 2 always;
       return 503 '{unavailable}';
     }}
@@ -57,24 +87,35 @@ http {{
 """
 
 
+HSTS = "max-age=31536000"
+PER_MINUTE, BURST = 1000, 200
+"""What one address may ask: requests a minute, and how many of them at once."""
+READINGS_PER_MINUTE, READINGS_BURST = 60_000, 2000
+"""What one address may post: machines behind one address come through the same door."""
+
+
 def _problem(status: int, title: str) -> str:
     return f'{{"type":"about:blank","title":"{title}","status":{status},"error_id":"$request_id"}}'
 
 
 class Nginx(Server):
-    """The reverse proxy in front of the services' HTTP APIs."""
+    """The reverse proxy in front of the services' HTTP APIs: https only, TLS 1.3 only."""
 
     name = "nginx"
 
-    def __init__(self, home: Path, *, port: int | None = None, ingest_api_port: int) -> None:
+    def __init__(
+        self, home: Path, *, port: int | None = None, ingest_api_port: int, auth_api_port: int, tls: Tls
+    ) -> None:
         super().__init__(home, account("www-data"))
         self.port = port or free_port()
         self.ingest_api_port = ingest_api_port
+        self.auth_api_port = auth_api_port
+        self.tls = tls
 
     @property
     def url(self) -> str:
         """Base URL of the platform's HTTP API."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.port}"
 
     def programs(self) -> Sequence[Program]:
         """Return the one process."""
@@ -87,6 +128,15 @@ class Nginx(Server):
             home=self.home,
             port=self.port,
             ingest_api_port=self.ingest_api_port,
+            auth_api_port=self.auth_api_port,
+            tls=self.tls,
+            hsts=HSTS,
+            per_minute=PER_MINUTE,
+            burst=BURST,
+            readings_per_minute=READINGS_PER_MINUTE,
+            readings_burst=READINGS_BURST,
+            not_tls=_problem(400, "Speak https"),
+            too_many=_problem(429, "Too Many Requests"),
             not_found=_problem(404, "Not Found"),
             too_large=_problem(413, "Content Too Large"),
             unavailable=_problem(503, "Service Unavailable"),
@@ -95,5 +145,6 @@ class Nginx(Server):
 
     def check(self) -> None:
         """Raise unless nginx itself answers, whatever is behind it."""
-        if httpx.get(f"{self.url}/", timeout=2).status_code != httpx.codes.NOT_FOUND:
+        answer = httpx.get(f"{self.url}/", timeout=2, verify=self.tls.client_context())
+        if answer.status_code != httpx.codes.NOT_FOUND:
             raise ConnectionError(f"{self.url} is not answered by nginx")

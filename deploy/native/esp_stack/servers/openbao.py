@@ -30,6 +30,12 @@ seal "static" {{
   current_key_id = "1"
   current_key = "file://{home}/seal.key"
 }}
+audit "file" "file" {{
+  options {{
+    file_path = "{home}/audit.log"
+    mode = "0600"
+  }}
+}}
 """
 
 
@@ -53,6 +59,11 @@ class OpenBao(Server):
         """The root token."""
         return str(json.loads(self._initialisation.read_text())["root_token"])
 
+    def api(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """Call the API as root and return its answer, whatever it is."""
+        headers = {"X-Vault-Token": self.token}
+        return httpx.request(method, f"{self.url}/v1/{path}", json=body, headers=headers, timeout=30)
+
     def programs(self) -> Sequence[Program]:
         """Return the one process."""
         bao = executable("bao", str(Path(sys.executable).parent))
@@ -69,12 +80,12 @@ class OpenBao(Server):
 
     def check(self) -> None:
         """Raise unless the server is initialised (which this does the first time), unsealed and active."""
-        if not self._initialisation.exists() and not self._api("GET", "init")["initialized"]:
-            answer = self._api("PUT", "init", {"recovery_shares": 1, "recovery_threshold": 1})
+        if not self._initialisation.exists() and not self._sys("GET", "init")["initialized"]:
+            answer = self._sys("PUT", "init", {"recovery_shares": 1, "recovery_threshold": 1})
             private_file(self._initialisation, json.dumps(answer), self.user)
         httpx.get(f"{self.url}/v1/sys/health", timeout=2).raise_for_status()
 
-    def _api(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def _sys(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         response = httpx.request(method, f"{self.url}/v1/sys/{path}", json=body, timeout=30)
         answer: dict[str, Any] = response.raise_for_status().json()
         return answer

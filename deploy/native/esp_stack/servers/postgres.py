@@ -7,6 +7,7 @@ from secrets import token_urlsafe
 
 import psycopg
 
+from esp_stack.certificates import Tls
 from esp_stack.databases import ROLES, ensure_database, ensure_roles
 from esp_stack.programs import Program, StackError, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
@@ -35,6 +36,16 @@ TIMESCALE_SETTINGS = {
     "timescaledb.telemetry_level": "off",
     "timescaledb.max_background_workers": "24",
 }
+TLS_SETTINGS = {
+    "ssl": "on",
+    "ssl_cert_file": "{tls.server}",
+    "ssl_key_file": "{tls.server}",
+    "ssl_min_protocol_version": "TLSv1.3",
+}
+ACCESS = """\
+{kind} all all 127.0.0.1/32 scram-sha-256
+{kind} replication all 127.0.0.1/32 scram-sha-256
+"""
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -48,6 +59,7 @@ class Postgres(Server):
     """One cluster with the platform's roles, reached over TCP with SCRAM passwords.
 
     `passwords`: of the superuser `postgres` and every role of `databases.ROLES`; random ones if not given.
+    `tls`: over TLS only, and its URLs say that the server is to be verified.
     `throwaway`: for tests, survives a killed server but not a killed machine.
     """
 
@@ -60,6 +72,7 @@ class Postgres(Server):
         port: int | None = None,
         passwords: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
         throwaway: bool = False,
     ) -> None:
         super().__init__(home, account("postgres"))
@@ -67,6 +80,7 @@ class Postgres(Server):
         self.passwords = passwords or {name: token_urlsafe(24) for name in ("postgres", *ROLES)}
         self.data = home / "data"
         self.has_timescale = has_timescale()
+        self.tls = tls
         self.throwaway = throwaway
         self._settings = dict(settings or {})
 
@@ -77,7 +91,12 @@ class Postgres(Server):
 
     def url(self, role: str, database: str) -> str:
         """Return the URL of `database` for one of the roles."""
-        return f"postgresql://{role}:{self.passwords[role]}@127.0.0.1:{self.port}/{database}"
+        return self.address(database, login=f"{role}:{self.passwords[role]}@")
+
+    def address(self, database: str, *, login: str = "") -> str:
+        """Return the URL of `database`, without credentials unless `login` has some."""
+        query = f"?sslmode=verify-full&sslrootcert={self.tls.authority}" if self.tls else ""
+        return f"postgresql://{login}127.0.0.1:{self.port}/{database}{query}"
 
     def programs(self) -> Sequence[Program]:
         """Return the postmaster; it is shut down fast, which also is what it does when we die."""
@@ -93,6 +112,11 @@ class Postgres(Server):
             settings |= TIMESCALE_SETTINGS
         if self.throwaway:
             settings |= THROWAWAY_SETTINGS
+        if self.tls:
+            settings |= {name: value.format(tls=self.tls) for name, value in TLS_SETTINGS.items()}
+        private_file(
+            self.data / "pg_hba.conf", ACCESS.format(kind="hostssl" if self.tls else "host"), self.user
+        )
         text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
         private_file(self.data / "postgresql.conf", text, self.user)
 

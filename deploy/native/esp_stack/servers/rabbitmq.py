@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 from esp_common import topology
 
+from esp_stack.certificates import Tls
 from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
@@ -21,15 +22,15 @@ PLUGINS = (
     "rabbitmq_mqtt",
     "rabbitmq_consistent_hash_exchange",
     "rabbitmq_prometheus",
+    "rabbitmq_auth_backend_http",
+    "rabbitmq_auth_backend_cache",
 )
 
 CONFIGURATION = """\
-listeners.tcp.1 = 127.0.0.1:{ports.amqp}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {ports.management}
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = {ports.prometheus}
-mqtt.listeners.tcp.1 = 127.0.0.1:{ports.mqtt}
 mqtt.exchange = esp.ingest
 mqtt.allow_anonymous = false
 mqtt.vhost = /
@@ -43,6 +44,36 @@ log.console = true
 log.console.level = info
 log.file = false
 """
+PLAIN_LISTENERS = """\
+listeners.tcp.1 = 127.0.0.1:{ports.amqp}
+mqtt.listeners.tcp.1 = 127.0.0.1:{ports.mqtt}
+"""
+# Gateways in the field may be older than TLS 1.3.
+TLS_LISTENERS = """\
+listeners.tcp = none
+listeners.ssl.1 = 127.0.0.1:{ports.amqp}
+mqtt.listeners.tcp = none
+mqtt.listeners.ssl.1 = 127.0.0.1:{ports.mqtt}
+ssl_options.cacertfile = {tls.authority}
+ssl_options.certfile = {tls.server}
+ssl_options.keyfile = {tls.server}
+ssl_options.verify = verify_none
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
+"""
+# A decision is kept this long; what was revoked in between is refused after it.
+AUTH_BACKEND = """\
+auth_backends.1 = internal
+auth_backends.2 = cache
+auth_cache.cached_backend = http
+auth_cache.cache_ttl = {ttl_ms}
+auth_http.http_method = post
+auth_http.user_path = {url}/user
+auth_http.vhost_path = {url}/vhost
+auth_http.resource_path = {url}/resource
+auth_http.topic_path = {url}/topic
+"""
+AUTH_CACHE_TTL_MS = 15_000
 # Schedulers that spin while waiting would take the CPU from everyone else on a small machine.
 ERLANG_OPTIONS = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 
@@ -86,19 +117,32 @@ class Vhost:
 
 
 class RabbitMQ(Server):
-    """One node with an administrator, a user for each service and one for each gateway.
+    """One node with an administrator, a user for each service and, without `auth_url`, one for each gateway.
 
     `passwords`: of `admin` and of every service and gateway; random ones if not given.
+    `tls`: AMQP and MQTT over TLS only; without it, in the clear only.
+    `auth_url`: who the node asks about whoever is not a user of its own (the gateways), and for how many
+    milliseconds (`auth_cache_ttl_ms`) it goes by an answer.
     """
 
     name = "rabbitmq"
     start_timeout_s = 120.0
 
     def __init__(
-        self, home: Path, *, ports: RabbitPorts | None = None, passwords: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        *,
+        ports: RabbitPorts | None = None,
+        passwords: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
+        auth_url: str | None = None,
+        auth_cache_ttl_ms: int = AUTH_CACHE_TTL_MS,
     ) -> None:
         super().__init__(home, account("rabbitmq"))
         self.ports = ports or RabbitPorts.free()
+        self.tls = tls
+        self._auth_url = auth_url
+        self._auth_cache_ttl_ms = auth_cache_ttl_ms
         self.passwords = passwords or {
             name: token_urlsafe(24) for name in (ADMINISTRATOR, *topology.SERVICES, *GATEWAYS)
         }
@@ -111,7 +155,7 @@ class RabbitMQ(Server):
     @property
     def mqtt_url(self) -> str:
         """Address of the MQTT 3.1.1 listener."""
-        return f"mqtt://127.0.0.1:{self.ports.mqtt}"
+        return f"mqtt{'s' if self.tls else ''}://127.0.0.1:{self.ports.mqtt}"
 
     @property
     def management_url(self) -> str:
@@ -120,8 +164,13 @@ class RabbitMQ(Server):
 
     def url_for(self, user: str, vhost: str = "/") -> str:
         """Return the AMQP URL of a service's or a gateway's user."""
-        path = quote(vhost, safe="")
-        return f"amqp://{user}:{self.passwords[user]}@127.0.0.1:{self.ports.amqp}/{path}"
+        scheme, address = self.address.split("://")
+        return f"{scheme}://{user}:{self.passwords[user]}@{address}/{quote(vhost, safe='')}"
+
+    @property
+    def address(self) -> str:
+        """Scheme, host and port of the AMQP listener."""
+        return f"amqp{'s' if self.tls else ''}://127.0.0.1:{self.ports.amqp}"
 
     def api(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Call the management API as the administrator; raise on an error status."""
@@ -147,7 +196,8 @@ class RabbitMQ(Server):
     def definitions(self, vhost: str = "/") -> dict[str, Any]:
         """Return the topology and the users as RabbitMQ's definitions, for `vhost`."""
         services = {user: self.passwords[user] for user in (ADMINISTRATOR, *topology.SERVICES)}
-        gateways = {gateway: self.passwords[gateway] for gateway in GATEWAYS}
+        known = () if self._auth_url else GATEWAYS
+        gateways = {gateway: self.passwords[gateway] for gateway in known}
         return topology.definitions(services, gateways, vhost=vhost, administrator=ADMINISTRATOR)
 
     def programs(self) -> Sequence[Program]:
@@ -171,7 +221,19 @@ class RabbitMQ(Server):
             self.home / "definitions.json", json.dumps(self.definitions(), indent=1), self.user
         )
         text = CONFIGURATION.format(ports=self.ports, definitions=definitions)
+        listeners = TLS_LISTENERS if self.tls else PLAIN_LISTENERS
+        text += listeners.format(ports=self.ports, tls=self.tls)
+        if self._auth_url:
+            text += AUTH_BACKEND.format(url=self._auth_url, ttl_ms=self._auth_cache_ttl_ms)
         private_file(self.home / "rabbitmq.conf", text, self.user)
+
+    def wait_ready(self) -> None:
+        """Wait for the topology, then remove users it does not have any more: definitions only add."""
+        super().wait_ready()
+        known = {user["name"] for user in self.definitions()["users"]}
+        for user in self.api("GET", "users?columns=name").json():
+            if user["name"] not in known:
+                self.api("DELETE", f"users/{quote(user['name'], safe='')}")
 
     def check(self) -> None:
         """Raise unless the node takes connections and has every queue of the definitions.
