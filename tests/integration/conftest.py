@@ -1,14 +1,20 @@
 """The ingest API as it runs: HTTP, its database, its broker, and an auth service that knows its keys."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
+import jwt
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_common import topology
 from esp_common.auth import PERMISSIONS, Principal, encode_answer, key_digest, new_api_key
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
@@ -28,14 +34,15 @@ class IngestApi:
     settings: IngestSettings
     vhost: Vhost
     admin_url: str
-    keys: dict[str, Principal] = field(default_factory=dict)
+    auth: "AuthService"
 
     def key(self, *scopes: str, gateway_id: str | None = None) -> dict[str, str]:
         """Give out a key and return the header that presents it."""
-        key_id = f"key-{len(self.keys)}"
-        key = new_api_key(key_id)
-        self.keys[key_digest(key)] = Principal(key_id, "key", frozenset(scopes), gateway_id)
-        return {"X-API-Key": key}
+        return {"X-API-Key": self.auth.key(*scopes, gateway_id=gateway_id)}
+
+    def token(self, *roles: str, **claims: Any) -> dict[str, str]:
+        """Give out a token and return the header that presents it."""
+        return {"Authorization": f"Bearer {self.auth.token(*roles, **claims)}"}
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """Ask the database as its administrator."""
@@ -46,21 +53,108 @@ class IngestApi:
             await connection.close()
 
 
-async def _serve_keys(vhost: Vhost, keys: dict[str, Principal]) -> None:
-    """Answer `auth.verify-key` as the auth service does, for the keys of this test."""
-    answering: set[asyncio.Task[None]] = set()
-    async with Publisher(vhost.url_for("auth")) as publisher:
+class AuthService:
+    """Answers every service's questions as the auth service does, with what a test gives out."""
 
+    def __init__(self, vhost: Vhost) -> None:
+        self._url = vhost.url_for("auth")
+        self.keys: dict[str, Principal] = {}
+        self.signing = {"k1": Ed25519PrivateKey.generate()}
+        self.revocations: dict[str, Any] = {"version": 1, "sessions": {}, "users": {}}
+        self.asked: Counter[str] = Counter()
+        self.sending = asyncio.Event()
+        self.sending.set()
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def key(self, *scopes: str, gateway_id: str | None = None) -> str:
+        """Give out an API key."""
+        key_id = f"key-{len(self.keys)}"
+        key = new_api_key(key_id)
+        self.keys[key_digest(key)] = Principal(key_id, "key", frozenset(scopes), gateway_id)
+        return key
+
+    def token(self, *roles: str, kid: str = "k1", typ: str = "at+jwt", **claims: Any) -> str:
+        """Give out an access token; `claims` replace those a login would put in, None leaves one out."""
+        now = round(time.time(), 3)
+        payload = {
+            "iss": "esp-auth",
+            "aud": "esp",
+            "sub": str(uuid4()),
+            "name": "ann",
+            "roles": list(roles),
+            "sid": str(uuid4()),
+            "jti": str(uuid4()),
+            "iat": now,
+            "nbf": now,
+            "exp": now + 3600,
+            **claims,
+        }
+        payload = {name: value for name, value in payload.items() if value is not None}
+        return jwt.encode(payload, self.signing[kid], "EdDSA", {"kid": kid, "typ": typ})
+
+    def jwks(self) -> list[dict[str, str]]:
+        """Return the public keys as auth publishes them."""
+        return [
+            {
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "use": "sig",
+                "alg": "EdDSA",
+                "kid": kid,
+                "x": jwt.utils.base64url_encode(key.public_key().public_bytes_raw()).decode(),
+            }
+            for kid, key in self.signing.items()
+        ]
+
+    def _answer(self, queue: str, body: bytes) -> bytes:
+        self.asked[queue] += 1
+        if queue == topology.AUTH_JWKS:
+            return orjson.dumps({"keys": self.jwks()})
+        if queue == topology.AUTH_REVOCATIONS:
+            return orjson.dumps(self.revocations)
+        return encode_answer(self.keys.get(orjson.loads(body)["key_sha256"]))
+
+    async def serve(self) -> None:
+        """Answer until cancelled."""
+        async with Publisher(self._url) as publisher, asyncio.TaskGroup() as group:
+            for queue in topology.REQUESTS:
+                group.create_task(self._consumer(queue, publisher).run())
+
+    async def _send(self, question: Delivery, answer: bytes, publisher: Publisher) -> None:
+        await self.sending.wait()
+        await publisher.reply(question, answer)
+
+    def _consumer(self, queue: str, publisher: Publisher) -> LeanConsumer:
         def take(question: Delivery) -> None:
-            digest = orjson.loads(question.body)["key_sha256"]
-            task = asyncio.create_task(publisher.reply(question, encode_answer(keys.get(digest))))
-            answering.add(task)
+            answer = self._answer(queue, question.body)
+            task = asyncio.create_task(self._send(question, answer, publisher))
+            self._answering.add(task)
             # Whoever asked may have gone; an error nobody looks at would be told of at some odd moment.
             task.add_done_callback(asyncio.Task.exception)
+            task.add_done_callback(self._answering.discard)
             consumer.done([question])
 
-        consumer = LeanConsumer(vhost.url_for("auth"), topology.AUTH_VERIFY_KEY, prefetch=10, on_message=take)
-        await consumer.run()
+        consumer = LeanConsumer(self._url, queue, prefetch=10, on_message=take)
+        return consumer
+
+
+@asynccontextmanager
+async def running(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `coroutine` beside the body."""
+    task = asyncio.create_task(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+async def auth_service(vhost: Vhost) -> AsyncIterator[AuthService]:
+    """An auth service of the module, answering."""
+    auth = AuthService(vhost)
+    async with running(auth.serve()):
+        yield auth
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
@@ -75,7 +169,7 @@ async def _until_ready(client: httpx.AsyncClient) -> None:
 
 
 @pytest.fixture(scope="module")
-async def ingest_api(make_database: Any, vhost: Vhost) -> AsyncIterator[IngestApi]:
+async def ingest_api(make_database: Any, vhost: Vhost, auth_service: AuthService) -> AsyncIterator[IngestApi]:
     """The API of the module, with an empty schema behind it."""
     database = make_database("postgres")
     migrate(database.url("esp_ingest_owner"), "postgres")
@@ -85,9 +179,8 @@ async def ingest_api(make_database: Any, vhost: Vhost) -> AsyncIterator[IngestAp
     base_url = f"http://127.0.0.1:{settings.http_port}"
     stop = asyncio.Event()
     async with httpx.AsyncClient(base_url=base_url) as client, httpx.AsyncClient(base_url=base_url) as bare:
-        api = IngestApi(client, bare, settings, vhost, database.admin_url)
+        api = IngestApi(client, bare, settings, vhost, database.admin_url, auth_service)
         client.headers.update(api.key(*PERMISSIONS))
-        auth = asyncio.create_task(_serve_keys(vhost, api.keys))
         serving = asyncio.create_task(run_api(settings, stop))
         try:
             await _until_ready(client)
@@ -95,5 +188,3 @@ async def ingest_api(make_database: Any, vhost: Vhost) -> AsyncIterator[IngestAp
         finally:
             stop.set()
             await serving
-            auth.cancel()
-            await asyncio.gather(auth, return_exceptions=True)

@@ -166,7 +166,7 @@ class KeyVerifier:
         self._ttl_s = ttl_s
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Principal | None]] = {}
-        self._revocations = 0
+        self._evictions = 0
 
     def cached(self, key: str) -> Principal | None:
         """Return the principal if the key is known to be good at this moment; never waits."""
@@ -200,7 +200,7 @@ class KeyVerifier:
         """Forget a key that was revoked, and what auth is just answering; the event's data has `key_id`."""
         if event.type != KEY_REVOKED:
             return
-        self._revocations += 1
+        self._evictions += 1
         key_id = event.data.get("key_id")
         for digest in [
             d for d, known in self._known.items() if known.principal and known.principal.id == key_id
@@ -209,7 +209,7 @@ class KeyVerifier:
 
     def forget(self) -> None:
         """Treat every remembered answer as out of date; it still serves while auth cannot be asked."""
-        self._revocations += 1
+        self._evictions += 1
         outdated = time.monotonic() - self._ttl_s
         self._known = OrderedDict(
             (digest, known._replace(at=min(known.at, outdated)))
@@ -228,9 +228,9 @@ class KeyVerifier:
     async def _ask(self, digest: str) -> Principal | None:
         """Ask until no key is revoked meanwhile: the answer may be older than that, and would be kept."""
         for _ in range(VOID_ANSWERS):
-            revocations = self._revocations
+            evictions = self._evictions
             principal = await self._ask_auth(digest)
-            if revocations == self._revocations:
+            if evictions == self._evictions:
                 self._keep(digest, principal)
                 break
         return principal
