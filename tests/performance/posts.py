@@ -8,9 +8,11 @@ Printed beside a bare ASGI application on uvicorn that reads the body and answer
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from shutil import which
 from threading import Event, Thread
@@ -35,22 +37,34 @@ def posts(bed: Bed, size: Size) -> Iterator[Figure]:
     if not which("wrk"):
         raise SystemExit("wrk is not installed — apt-get install wrk")
     deployment = bed.deploy(bed.engines[0], PUMPS)
-    api, worker = deployment.ingest("api"), deployment.ingest("worker")
-    measured: list[dict[str, float]] = []
-    bare: list[float] = []
-    with bare_application(bed) as url, bed.auth(deployment).running(), api.running():
-        for number in range(size.rounds):
-            bare.append(rate(load(url, number, size.load_s)))
-            deployment.forget()
-            witness = Witness(api.url)
-            with witness.watching():
-                measured.append(load(api.url, number, size.load_s))
-            look_for_answered(deployment, worker, int(measured[-1]["requests"]), witness.answered)
-    rates = [rate(one) for one in measured]
-    yield Figure(
-        "posts of one reading", rates, "posts/s", bare, 10_000, of="measured", note="bare ASGI on uvicorn"
-    )
-    yield Figure("posts: 99th percentile", [one["p99_ms"] for one in measured], "ms")
+    apis, worker = [deployment.ingest("api") for _ in range(2)], deployment.ingest("worker")
+    with ExitStack() as running:
+        bare_url = running.enter_context(bare_application(bed))
+        for role in (bed.auth(deployment), *apis):
+            running.enter_context(role.running())
+        load_numbers = count()
+        for processes, name in ((1, "one process"), (2, "two processes")):
+            urls = [api.url for api in apis[:processes]]
+            measured: list[dict[str, float]] = []
+            bare: list[float] = []
+            for _ in range(size.rounds):
+                bare.append(rate(load([bare_url], next(load_numbers), size.load_s)))
+                deployment.forget()
+                witness = Witness(urls[-1])
+                with witness.watching():
+                    measured.append(load(urls, next(load_numbers), size.load_s))
+                look_for_answered(deployment, worker, int(measured[-1]["requests"]), witness.answered)
+            rates = [rate(one) for one in measured]
+            yield Figure(
+                f"posts of one reading, {name}",
+                rates,
+                "posts/s",
+                bare,
+                10_000,
+                of="measured",
+                note="bare ASGI on uvicorn",
+            )
+            yield Figure(f"posts, {name}: 99th percentile", [one["p99_ms"] for one in measured], "ms")
 
 
 def rate(result: dict[str, float]) -> float:
@@ -58,29 +72,34 @@ def rate(result: dict[str, float]) -> float:
     return result["requests"] / result["seconds"]
 
 
-def load(url: str, number: int, seconds: int) -> dict[str, float]:
-    """Load `url` with wrk and return what it counted; `number` keeps readings of rounds apart."""
+def load(urls: Sequence[str], number: int, seconds: int) -> dict[str, float]:
+    """Load `urls` at once with wrk and return what it counted; `number` keeps loads' readings apart."""
+    with ThreadPoolExecutor() as wrks:
+        results = list(wrks.map(lambda place: _load(*place, number, seconds, len(urls)), enumerate(urls)))
+    return {
+        "requests": sum(result["requests"] for result in results),
+        "seconds": max(result["seconds"] for result in results),
+        "p99_ms": max(result["p99_ms"] for result in results),
+    }
+
+
+def _load(place: int, url: str, number: int, seconds: int, of: int) -> dict[str, float]:
     reading = next(wire(live_readings(PUMPS)))
     channels = json.dumps({name: reading[name] for name in reading.keys() - {"pump_id", "time"}})
     environment = {
         "KEY": BOOTSTRAP_KEY,
-        "START_S": str(int(time()) - 3600 + 60 * number),
+        "START_S": str(int(time()) - 7200 + 60 * number + 30 * place),
         "CHANNELS": channels[1:-1],
         "PUMPS": str(PUMPS),
     }
-    argv = [
-        "wrk",
-        "-t1",
-        f"-c{CONNECTIONS}",
-        f"-d{seconds}s",
-        "--timeout",
-        "10s",
-        "-s",
-        str(HERE / "posts.lua"),
-        url,
-    ]
+    script = str(HERE / "posts.lua")
+    options = ("-t1", f"-c{CONNECTIONS // of}", f"-d{seconds}s", "--timeout", "10s", "-s", script)
     done = subprocess.run(
-        argv, env=environment | {"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+        ["wrk", *options, url],
+        env=environment | {"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     result: dict[str, float] = json.loads(done.stdout.split("RESULT ")[1])
     if result["refused"] or result["failed"]:

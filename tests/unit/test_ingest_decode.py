@@ -29,10 +29,11 @@ def reasons(outcome: Screened) -> list[tuple[int, int, Reason]]:
     return [(each.body, each.index, each.row.reason) for each in outcome.rejected]
 
 
-def arrow_body(**columns: Any) -> bytes:
+def arrow_body(compression: str | None = None, **columns: Any) -> bytes:
     table = pa.table(columns)
     sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue()
 
@@ -188,6 +189,24 @@ def test_truncated_arrow_is_one_refusal_or_a_whole_stream(cut: int) -> None:
 def test_a_second_stream_behind_the_first_is_not_lost_silently() -> None:
     content = arrow_body(pump_id=["P1", "P1"], time=TIMES, frequency_hz=[1.0, 2.0])
     assert reasons(screened(content + content, content_type=ARROW_TYPE)) == [(0, 0, Reason.UNDECODABLE)]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_stream_that_could_inflate_is_refused_unread(compression: str, dictionary: bool) -> None:
+    ids = pa.array(["P1"] * 1_000_000)
+    pumps = ids.dictionary_encode() if dictionary else ids
+    outcome = screened(arrow_body(compression, pump_id=pumps), content_type=ARROW_TYPE)
+    assert reasons(outcome) == [(0, 0, Reason.UNDECODABLE)]
+    assert "compressed" in outcome.rejected[0].row.detail
+
+
+@given(place=st.integers(0, 600), value=st.integers(0, 255))
+def test_no_flipped_byte_breaks_the_decoder(place: int, value: int) -> None:
+    content = bytearray(arrow_body(pump_id=["P1", "P1"], time=TIMES, frequency_hz=[1.0, 2.0]))
+    content[place % len(content)] = value
+    outcome = screened(bytes(content), content_type=ARROW_TYPE)
+    assert len(outcome.accepted) + len(outcome.rejected) == outcome.counts.sum()
 
 
 @given(st.binary(max_size=300))

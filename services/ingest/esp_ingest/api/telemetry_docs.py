@@ -54,7 +54,7 @@ _REQUEST_BODY: Final = {
             "schema": {
                 "type": "string",
                 "format": "binary",
-                "description": "An Arrow IPC stream with the same names as columns.",
+                "description": "An Arrow IPC stream, not compressed, with the same names as columns.",
             }
         },
     },

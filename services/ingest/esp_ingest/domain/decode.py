@@ -5,6 +5,7 @@ after the registry was reloaded.
 """
 
 import json
+import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class _Collector:
     def add_arrow(self, body: int) -> None:
         try:
             table = _arrow_table(self.bodies[body].content)
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError, struct.error) as error:
             self.add_fault(body, Reason.UNDECODABLE, f"not an Arrow stream: {_first_line(error)}")
             return
         if table.num_rows:
@@ -203,6 +204,7 @@ def _integer(text: str) -> int | float:
 def _arrow_table(content: bytes) -> pa.Table:
     """Read the whole stream, and check it down to its last offset: it comes from outside."""
     batches, rows = [], 0
+    _refuse_compressed(content)
     source = pa.BufferReader(content)
     with pa.ipc.open_stream(source) as stream:
         for batch in stream:
@@ -211,12 +213,44 @@ def _arrow_table(content: bytes) -> pa.Table:
                 raise ValueError(_TOO_MANY)
             batch.validate(full=True)
             batches.append(batch)
+        str(stream.schema)  # names and time zones have to be text: raises ValueError
         if len(set(stream.schema.names)) != len(stream.schema.names):
             raise ValueError("two columns of one name")
         # Cut off between two batches, or with another stream after it, it would pass for a whole one.
         if not content.endswith(_END_OF_STREAM) or source.tell() != len(content):
             raise ValueError("the stream does not end with its end marker")
         return pa.Table.from_batches(batches, stream.schema)
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """Raise ValueError if a batch is compressed: 4 MiB could claim, and be given, gigabytes."""
+    for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(content)):
+        if message.type in ("record batch", "dictionary"):
+            metadata = message.metadata.to_pybytes()
+            batch = _flatbuffer_table(metadata, _flatbuffer_table(metadata, 0), _HEADER)
+            if message.type == "dictionary":
+                batch = _flatbuffer_table(metadata, batch, _DICTIONARY_DATA)
+            if _flatbuffer_field(metadata, batch, _COMPRESSION):
+                raise ValueError("its buffers are compressed: send them as they are")
+
+
+# Numbers of fields in Arrow's Message.fbs: Message.header, DictionaryBatch.data, RecordBatch.compression.
+_HEADER, _DICTIONARY_DATA, _COMPRESSION = 2, 1, 3
+
+
+def _flatbuffer_field(buffer: bytes, table: int, number: int) -> int:
+    """Return where a field of the table at `table` lies, 0 where it is not set (pyarrow shows none of it)."""
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    slot = 4 + 2 * number
+    if slot >= struct.unpack_from("<H", buffer, vtable)[0]:
+        return 0
+    offset: int = struct.unpack_from("<H", buffer, vtable + slot)[0]
+    return table + offset if offset else 0
+
+
+def _flatbuffer_table(buffer: bytes, table: int, number: int | None = None) -> int:
+    at = table if number is None else _flatbuffer_field(buffer, table, number)
+    return at + int(struct.unpack_from("<I", buffer, at)[0])
 
 
 def _as_sent(scalar: Any) -> Any:
