@@ -201,6 +201,11 @@ def test_a_stream_that_could_inflate_is_refused_unread(compression: str, diction
     assert "compressed" in outcome.rejected[0].row.detail
 
 
+def test_a_time_zone_that_is_no_text_is_one_refusal() -> None:
+    content = arrow_body(pump_id=["P1", "P1"], time=TIMES).replace(b"UTC", b"U\xffC")
+    assert reasons(screened(content, content_type=ARROW_TYPE)) == [(0, 0, Reason.UNDECODABLE)]
+
+
 @given(place=st.integers(0, 600), value=st.integers(0, 255))
 def test_no_flipped_byte_breaks_the_decoder(place: int, value: int) -> None:
     content = bytearray(arrow_body(pump_id=["P1", "P1"], time=TIMES, frequency_hz=[1.0, 2.0]))

@@ -213,7 +213,8 @@ def _arrow_table(content: bytes) -> pa.Table:
                 raise ValueError(_TOO_MANY)
             batch.validate(full=True)
             batches.append(batch)
-        str(stream.schema)  # names and time zones have to be text: raises ValueError
+        for field in stream.schema:
+            getattr(field.type, "tz", None)  # raises ValueError where a time zone is no text
         if len(set(stream.schema.names)) != len(stream.schema.names):
             raise ValueError("two columns of one name")
         # Cut off between two batches, or with another stream after it, it would pass for a whole one.
