@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +11,16 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
+import paho.mqtt.client as mqtt
 import psutil
 import psycopg
 import pytest
+from aiormq.exceptions import ChannelAccessRefused, ProbableAuthenticationError
+from esp_common import topology
+from esp_common.auth import new_api_key
+from esp_common.errors import EspError
+from esp_common.messaging import Publisher
+from esp_gateway.link import with_credentials
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("esp-stack")
@@ -41,6 +49,18 @@ class NativeStack:
     @property
     def endpoints(self) -> dict:
         return json.loads((self.folder / "endpoints.json").read_text())
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """What a client needs to believe the stack's servers."""
+        return ssl.create_default_context(cafile=self.endpoints["ca_file"])
+
+    def http(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.endpoints["http"], verify=self.trust, **options)
+
+    def gateway_url(self, key: str) -> str:
+        """The broker's address with the engineer's gateway's id and `key`."""
+        return with_credentials(self.endpoints["amqp"], self.endpoints["gateway"]["id"], key)
 
     def query(self, statement: str) -> object:
         with psycopg.connect(self.endpoints["postgres"]) as connection:
@@ -98,11 +118,120 @@ def test_endpoints_name_every_part_for_the_owner_only(stack):
 
 
 def test_the_http_api_answers_through_the_door_to_a_key_only(stack):
-    pumps = f"{stack.endpoints['http']}/api/v1/pumps"
     key = {"Authorization": f"Bearer {stack.endpoints['api_key']}"}
-    assert httpx.get(pumps, headers=key).status_code == 200
-    assert httpx.get(pumps).status_code == 401
-    assert httpx.get(f"{stack.endpoints['http']}/metrics").status_code == 404
+    with stack.http() as client:
+        assert client.get("/api/v1/pumps", headers=key).status_code == 200
+        assert client.get("/api/v1/users", headers=key).status_code == 200
+        assert client.get("/api/v1/pumps").status_code == 401
+        assert client.get("/api/v1/users").status_code == 401
+        hidden = ["/metrics", "/broker/x/user"]
+        assert [client.get(path, headers=key).status_code for path in hidden] == [404, 404]
+
+
+def test_the_door_speaks_tls_1_3_only(stack):
+    with stack.http() as client:
+        answer = client.get("/health/live")
+    assert (answer.status_code, "max-age" in answer.headers["Strict-Transport-Security"]) == (200, True)
+    old = stack.trust
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    for refused in (old, True):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(stack.endpoints["http"], verify=refused)
+    assert httpx.get(stack.endpoints["http"].replace("https", "http")).status_code == 400
+
+
+def test_the_first_administrator_has_to_change_the_password(stack):
+    admin = stack.endpoints["admin"]
+    with stack.http() as client:
+        login = client.post("/api/v1/auth/login", json=admin).raise_for_status().json()
+        assert login["must"] == ["password"]
+        token = {"Authorization": f"Bearer {login['access_token']}"}
+        assert client.get("/api/v1/users", headers=token).status_code == 403
+        change = {"current": admin["password"], "new": "correct-Horse-4711-battery"}
+        client.post("/api/v1/auth/password", json=change, headers=token).raise_for_status()
+        again = client.post("/api/v1/auth/login", json={**admin, "password": change["new"]}).json()
+        token = {"Authorization": f"Bearer {again['access_token']}"}
+        assert client.get("/api/v1/users", headers=token).status_code == 200
+        assert client.get("/api/v1/pumps", headers=token).status_code == 200
+
+
+async def test_a_gateway_publishes_over_amqps_with_its_key_under_its_own_id_only(stack):
+    gateway = stack.endpoints["gateway"]
+    assert stack.endpoints["amqp"].startswith("amqps://")
+    async with Publisher(stack.gateway_url(gateway["key"])) as publisher:
+        await publisher.publish(topology.INGEST, topology.telemetry_key(gateway["id"]), b"[]")
+    async with Publisher(stack.gateway_url(gateway["key"])) as publisher:
+        with pytest.raises(EspError):
+            await publisher.publish(topology.INGEST, topology.telemetry_key("gw-01"), b"[]")
+        assert isinstance(publisher.failure, ChannelAccessRefused)
+
+
+async def test_a_gateway_with_a_wrong_key_is_refused(stack):
+    async with Publisher(stack.gateway_url(new_api_key("gw-demo"))) as publisher:
+        assert isinstance(publisher.failure, ProbableAuthenticationError)
+
+
+def test_a_gateway_publishes_by_mqtt_with_its_key_only(stack):
+    gateway = stack.endpoints["gateway"]
+    assert mqtt_publish(stack, gateway["id"], gateway["key"]) == "Success"
+    assert mqtt_publish(stack, gateway["id"], new_api_key("gw-demo")) != "Success"
+
+
+def mqtt_publish(stack: NativeStack, gateway_id: str, key: str) -> str:
+    """Publish readings as a gateway; return how the broker answered the connection."""
+    answers: list[str] = []
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{gateway_id}-test")
+    client.username_pw_set(gateway_id, key)
+    client.tls_set_context(stack.trust)
+    client.on_connect = lambda *arguments: answers.append(str(arguments[3]))
+    address = httpx.URL(stack.endpoints["mqtt"])
+    assert address.scheme == "mqtts"
+    client.connect(address.host, address.port)
+    client.loop_start()
+    try:
+        eventually(lambda: answers, "an answer to MQTT's connect")
+        if answers[0] == "Success":
+            client.publish(f"telemetry/{gateway_id}", b"[]", qos=1).wait_for_publish(30)
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    return answers[0]
+
+
+def test_the_broker_has_no_gateways_of_its_own(stack):
+    ports = json.loads((stack.folder / "ports.json").read_text())
+    amqp = httpx.URL(stack.endpoints["amqp"])
+    url = f"http://127.0.0.1:{ports['management']}/api/users"
+    users = httpx.get(url, auth=(amqp.username, amqp.password)).json()
+    assert {user["name"] for user in users} == {"admin", *topology.SERVICES}
+
+
+def test_services_work_with_logins_that_the_vault_made(stack):
+    applications = ("esp-auth api", "esp-auth worker", "esp-ingest api", "esp-ingest worker")
+    listed = ",".join(f"'{name}'" for name in (*applications, "esp-ingest maintenance"))
+    assert (
+        stack.query(
+            "SELECT count(DISTINCT application_name) FROM pg_stat_activity"
+            f" WHERE usename LIKE 'v-approle-%' AND application_name IN ({listed})"
+        )
+        == 5
+    )
+    assert (
+        stack.query(
+            "SELECT count(*) FROM pg_stat_activity"
+            f" WHERE usename NOT LIKE 'v-approle-%' AND application_name IN ({listed})"
+        )
+        == 0
+    )
+    assert (
+        stack.query(
+            "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
+            " WHERE client_addr IS NOT NULL AND NOT ssl"
+        )
+        == 0
+    )
+    with stack.http() as client:
+        assert client.get("/health/ready").json()["vault"] == "ok"
 
 
 def test_status_shows_every_process_ready_and_what_flows(stack):
@@ -118,6 +247,18 @@ def test_a_second_up_changes_nothing(stack):
     before = stack.endpoints
     stack.make("up")
     assert stack.endpoints == before
+
+
+def test_whatever_holds_a_secret_is_for_its_owner_only(stack):
+    secrets = [
+        value.encode() for value in json.loads((stack.folder / "credentials.json").read_text()).values()
+    ]
+    secrets.append(b"PRIVATE KEY")
+    servers = ("data", "mnesia", "generated")  # what servers write themselves, in folders only they enter
+    files = [path for path in stack.folder.rglob("*") if path.is_file() and not {*path.parts} & {*servers}]
+    holders = {path for path in files if any(secret in path.read_bytes() for secret in secrets)}
+    assert len(holders) > 20
+    assert [path for path in holders if path.stat().st_mode & 0o077] == []
 
 
 def test_no_secret_is_in_a_command_line_an_environment_or_a_log(stack):

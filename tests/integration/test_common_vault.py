@@ -1,6 +1,7 @@
 """Settings and database logins from Vault: what a service gets, what it does not, and Vault going away."""
 
 import asyncio
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 import structlog
-from esp_common import vault
+from esp_common import telemetry, vault
 from esp_common.database import create_pool
 from esp_common.errors import InvalidInput
 from esp_common.settings import ServiceSettings
@@ -122,7 +123,8 @@ def deployed(server_home: Path, postgres_server: Postgres, make_database: Any) -
 
 @pytest.fixture(autouse=True)
 def running(deployed: Deployment) -> Iterator[None]:
-    """Vault up at the start of each test, and nothing known of it from the test before."""
+    """Vault up at the start of each test, and nothing known of it or of logs from the test before."""
+    structlog.reset_defaults()
     if not deployed.server.ready():
         deployed.server.kill()
         deployed.server.start()
@@ -245,7 +247,7 @@ def test_a_vault_that_dies_leaves_the_last_known_secrets(deployed, monkeypatch):
         assert connection.execute("SELECT n FROM kept.rows").fetchone() == (42,)
 
 
-def test_a_vault_away_at_the_start_is_replaced_loudly(deployed, monkeypatch, tmp_path):
+def test_a_vault_away_at_the_start_is_replaced_loudly(deployed, monkeypatch, tmp_path, capsys):
     private(tmp_path / "amqp", "amqp://from-a-file/")
     deployed.tell(
         monkeypatch,
@@ -253,13 +255,15 @@ def test_a_vault_away_at_the_start_is_replaced_loudly(deployed, monkeypatch, tmp
         ESP_INGEST_DATABASE_URL="postgresql://from-the-environment/",
     )
     deployed.server.kill()
-    with structlog.testing.capture_logs() as logs:
-        settings = IngestSettings.load()
+    settings = IngestSettings.load()
     assert settings.amqp_url == "amqp://from-a-file/"
     assert settings.database_url == "postgresql://from-the-environment/"
-    assert [(line["event"], line["log_level"]) for line in logs] == [("vault.fallback", "critical")]
     assert REGISTRY.get_sample_value("esp_vault_fallback") == 1
     assert vault.state()["vault"].startswith("fallback")
+    assert "critical: vault.fallback service=ingest" in capsys.readouterr().err
+    telemetry.configure("ingest", "api", settings)
+    line = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (line["event"], line["level"]) == ("vault.fallback", "critical")
 
 
 def test_a_sealed_vault_is_away(deployed, monkeypatch):

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
-import structlog
 from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -16,8 +15,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from esp_common import vault
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
-
-log = structlog.get_logger()
 
 FILE_SUFFIX: Final = "_FILE"
 
@@ -34,7 +31,7 @@ class _Vault(PydanticBaseSettingsSource):
         found = keeper.settings() if keeper else {}
         # It may be written for a newer version of the service than this one.
         if unknown := found.keys() - self.settings_cls.model_fields:
-            log.warning("vault.unknown-settings", service=service, names=sorted(unknown))
+            vault.say("warning", "vault.unknown-settings", service=service, names=sorted(unknown))
         return {name: value for name, value in found.items() if name not in unknown}
 
 

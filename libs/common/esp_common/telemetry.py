@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from esp_common import vault
 from esp_common.settings import ServiceSettings
 
 _MASK: Final = "***"
@@ -100,6 +101,7 @@ def configure(service: str, role: str, settings: ServiceSettings) -> None:
     stamina.instrumentation.set_on_retry_hooks([])  # a line for each attempt, where one for all is enough
     logging.captureWarnings(True)
     structlog.contextvars.bind_contextvars(service=service, role=role)
+    vault.say_again()
     if settings.otel_endpoint:
         _export_traces(service, role, settings.otel_endpoint)
 

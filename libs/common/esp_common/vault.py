@@ -9,6 +9,7 @@ loudly: a critical log line, `esp_vault_fallback` and `vault` in `/health/ready`
 
 import atexit
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
 
 log = structlog.get_logger()
+_said_early: list[tuple[str, str, dict[str, Any]]] = []
 
 VARIABLES: Final = {
     "ESP_VAULT_URL": "Vault's base URL, https unless it is on this machine; none: no Vault.",
@@ -310,7 +312,8 @@ class VaultKeeper:
         self._fell_back = True
         self._answers = False
         _FALLBACK.set(1)
-        log.critical(
+        say(
+            "critical",
             "vault.fallback",
             service=self._service,
             reason=_reason(error),
@@ -346,6 +349,23 @@ def forget_keepers() -> None:
     while _keepers:
         _keepers.popitem()[1].close()
     _FALLBACK.set(0)
+    _said_early.clear()
+
+
+def say(level: str, event: str, **fields: Any) -> None:
+    """Log what is found out while settings are read; before logs are set up, say it on stderr as well."""
+    if structlog.is_configured():
+        getattr(log, level)(event, **fields)
+        return
+    _said_early.append((level, event, fields))
+    print(f"{level}: {event}", *(f"{name}={value}" for name, value in fields.items()), file=sys.stderr)
+
+
+def say_again() -> None:
+    """Log what was said before logs were set up."""
+    while _said_early:
+        level, event, fields = _said_early.pop(0)
+        getattr(log, level)(event, **fields)
 
 
 def state() -> dict[str, str]:
