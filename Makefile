@@ -29,12 +29,15 @@ test:  ## Install what is missing and run every test against real servers
 	@$(INSTALL) dev
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile --reruns 1 $(PYTEST)
 
-check:  ## Lint, format check, types and import directions
+check:  ## Lint, format check, types, import directions, security lint, secrets in files and history
 	@$(INSTALL) dev
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/native/esp_stack
+	@$(BIN)/gitleaks dir --no-banner --redact --verbose --log-level warn .
+	@$(BIN)/gitleaks git --no-banner --redact --verbose --log-level warn .
 
 bench:  ## Measure against ceilings taken in the same run; prints ratios (BENCH=--quick or --full)
 	@$(INSTALL) dev
