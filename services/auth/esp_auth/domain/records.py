@@ -1,0 +1,231 @@
+"""What services say happened, as records fit to be stored: complete, bounded, and without secrets."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from esp_common.contracts.events import decode_event
+from esp_common.errors import InvalidInput
+from esp_common.telemetry import mask, mask_secrets
+
+from esp_auth.domain.chain import Record, microseconds
+
+ACTOR_KINDS: Final = frozenset({"user", "key", "service", "cli", "anonymous"})
+OUTCOMES: Final = frozenset({"success", "denied", "failed"})
+
+TEXT_LIMITS: Final[Mapping[str, int]] = {
+    "service": 50,
+    "actor_id": 200,
+    "action": 200,
+    "object": 500,
+    "source_address": 100,
+    "trace_id": 100,
+}
+"""Characters of each text; an index entry of 500 still fits a page. What is longer is cut."""
+
+DETAIL_TEXT: Final = 1000
+DETAIL_BYTES: Final = 16 * 1024
+DETAIL_DEPTH: Final = 8
+CUT: Final = "…"
+
+_FIRST_FORM: Final = frozenset({"actor", "action", "subject", "data"})
+_INT64: Final = range(-(2**63), 2**63)
+_INT32_MAX: Final = 2**31 - 1
+_HINTS: Final = (
+    *("://", "esp_live_", "eyj", "bearer", "passw", "secret", "token", "apikey", "api_key", "api-key"),
+    *("authorization", "credential", '"key"'),
+)
+"""Every text in which `mask` or `mask_secrets` find something has one of these; they take a hundred times as
+long to look."""
+
+
+class Unfit(Exception):
+    """The record cannot be stored: what is wrong with which field."""
+
+
+def bodies_of(headers: Mapping[str, Any], body: bytes) -> list[Any]:
+    """Return the records of a message, still as they came; raise InvalidInput if it is in neither form.
+
+    A batch is `{"records": [...]}`; an event of a service's outbox carries one record as its data.
+    """
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"not JSON: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("records"), list):
+        records: list[Any] = content["records"]
+        return records
+    if not isinstance(content, dict):
+        raise InvalidInput("neither a batch of audit records nor one of them")
+    return [_completed(content, headers, body)]
+
+
+def _completed(content: dict[str, Any], headers: Mapping[str, Any], body: bytes) -> dict[str, Any]:
+    """Return an event's record; what it does not say of itself, its envelope says."""
+    try:
+        event = decode_event(headers, body)
+    except InvalidInput:
+        return content  # a record by itself has to be complete
+    if content.keys() <= _FIRST_FORM:
+        content = _of_first_form(content)
+    return {"id": event.id, "time": event.time.isoformat(), "service": event.source} | content
+
+
+def _of_first_form(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a record from before there were fields for how it ended: only what was done had one."""
+    actor = content.get("actor")
+    return {
+        "actor_id": actor,
+        "actor_kind": "cli" if str(actor).startswith("cli:") else "key",
+        "action": content.get("action"),
+        "object": content.get("subject"),
+        "outcome": "success",
+        "detail": content.get("data"),
+    }
+
+
+def record_of(fields: Any) -> Record:
+    """Return a record as it is to be stored; raise Unfit naming the field that is wrong.
+
+    Texts that are too long are cut, and secrets are masked, by their field's name and by their form.
+    """
+    if not isinstance(fields, dict):
+        raise Unfit("a record is an object")
+    text = _TextReader(fields)
+    return Record(
+        id=_uuid(fields.get("id")),
+        time_us=_time_us(fields.get("time")),
+        service=text.required("service"),
+        actor_id=text.optional("actor_id"),
+        actor_kind=_one_of("actor_kind", fields, ACTOR_KINDS),
+        action=text.required("action"),
+        object=text.required("object", may_be_empty=True),
+        outcome=_one_of("outcome", fields, OUTCOMES),
+        status=_integer("status", fields, 0) if fields.get("status") is not None else None,
+        source_address=text.optional("source_address"),
+        trace_id=text.optional("trace_id"),
+        count=_integer("count", fields, 1) if "count" in fields else 1,
+        detail=_detail(fields.get("detail")),
+    )
+
+
+def _uuid(value: Any) -> UUID:
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise Unfit("id is not a UUID") from None
+
+
+def _time_us(value: Any) -> int:
+    try:
+        time = datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        raise Unfit("time is not RFC 3339") from None
+    if time.tzinfo is None:
+        raise Unfit("time has no offset")
+    # Python knows no year beyond 9999, where an offset may lead to.
+    if not 2 <= time.year <= 9998:
+        raise Unfit("time is not of the years 2 to 9998")
+    return microseconds(time.astimezone(UTC))
+
+
+def _one_of(name: str, fields: Mapping[str, Any], known: frozenset[str]) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or value not in known:
+        raise Unfit(f"{name} is none of {', '.join(sorted(known))}")
+    return value
+
+
+def _integer(name: str, fields: Mapping[str, Any], least: int) -> int:
+    value = fields[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _INT32_MAX:
+        raise Unfit(f"{name} is not an integer from {least}")
+    return value
+
+
+class _TextReader:
+    """Reads texts of a record: cut, storable and masked."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    def required(self, name: str, *, may_be_empty: bool = False) -> str:
+        """Return the text `name`."""
+        value = self._fields.get(name)
+        if not isinstance(value, str) or not (value or may_be_empty):
+            raise Unfit(f"{name} is not a text")
+        return _clean(value, TEXT_LIMITS[name])
+
+    def optional(self, name: str) -> str | None:
+        """Return the text `name`, None if there is none."""
+        return None if self._fields.get(name) is None else self.required(name, may_be_empty=True)
+
+
+def _clean(text: str, limit: int) -> str:
+    """Return `text` without secrets and NUL, which PostgreSQL cannot hold, and not longer than `limit`."""
+    if "\0" in text:
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    # First, or half a secret would be left that does not look like one.
+    if may_hold_secret(text):
+        text = mask(text[: 4 * limit])
+    return text if len(text) <= limit else text[: limit - 1] + CUT
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether `mask` may find something in `text`; quick."""
+    folded = text.casefold()
+    return any(hint in folded for hint in _HINTS)
+
+
+def _detail(value: Any) -> Any:
+    """Return the details in the form in which the database gives them back."""
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        value = {"value": value}
+    try:
+        written = orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise Unfit(f"detail: {error}") from None
+    plain = len(written) <= DETAIL_TEXT and b"\\u0000" not in written
+    if plain and not may_hold_secret(written.decode()):
+        return _plain(value, 0, _number_only)
+    if len(written) > DETAIL_BYTES:
+        return {"cut": _clean(written[: 4 * DETAIL_TEXT].decode(errors="ignore"), DETAIL_TEXT)}
+    return _plain(mask_secrets(None, "", value), 0, _clean_text)
+
+
+def _plain(value: Any, depth: int, text: Callable[[str], str]) -> Any:
+    """Return `value` so that jsonb gives it back unchanged; `text` is applied to each text."""
+    match value:
+        case str():
+            return text(value)
+        case bool() | None:
+            return value
+        case int():
+            return value if value in _INT64 else str(value)
+        case float():
+            return _plain_float(value)
+    if depth == DETAIL_DEPTH:
+        return CUT
+    if isinstance(value, dict):
+        return {text(key): _plain(item, depth + 1, text) for key, item in value.items()}
+    return [_plain(item, depth + 1, text) for item in value]
+
+
+def _plain_float(value: float) -> Any:
+    # jsonb writes 1e16 and 16-digit whole numbers alike.
+    if not value.is_integer():
+        return value
+    whole = int(value)
+    return whole if whole in _INT64 else str(value)
+
+
+def _number_only(text: str) -> str:
+    return text
+
+
+def _clean_text(text: str) -> str:
+    return _clean(text, DETAIL_TEXT)
