@@ -1,0 +1,203 @@
+"""What an auditor does with the audit log: page through it, take it away, and prove that it is whole."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+import structlog
+from esp_common import outbox, topology
+from esp_common.contracts.events import Event
+from esp_common.errors import InvalidInput
+
+from esp_auth.domain.chain import GENESIS, Head, Link, Verdict, Verifier
+from esp_auth.store.audit import AuditFilter, Position, link_of, page, read_head, reading
+from esp_auth.store.connection import Connection, Pool
+
+log = structlog.get_logger()
+
+HEAD_NOTED: Final = "auth.audit-head"
+EXPORTED: Final = (
+    *("seq", "time", "id", "service", "actor_id", "actor_kind", "action", "object", "outcome", "status"),
+    *("source_address", "trace_id", "count", "detail", "hash"),
+)
+"""Columns of an export, in their order."""
+
+_ROWS: Final = 2000
+"""Rows held at a time, whatever is verified or exported."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class ExportFormat(StrEnum):
+    """Comma-separated values with a header, or a JSON object on each line."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying found in the records from `from_seq` to `to_seq`, and the head it was held against."""
+
+    from_seq: int
+    to_seq: int
+    head: Head | None
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the API and the command show it."""
+        return {
+            "intact": self.verdict.intact,
+            "from_seq": self.from_seq,
+            "to_seq": self.to_seq,
+            "records": self.verdict.records,
+            "findings_total": self.verdict.findings_total,
+            "findings": [
+                {
+                    "kind": str(finding.kind),
+                    "seq": finding.seq,
+                    "until_seq": finding.until_seq,
+                    "id": finding.id and str(finding.id),
+                    "detail": finding.detail,
+                }
+                for finding in self.verdict.findings
+            ],
+            "head": self.head and {"seq": self.head.seq, "hash": self.head.hash.hex()},
+        }
+
+
+class AuditLog:
+    """The audit log as it can be read, on behalf of somebody who may; `chain_key` is the chain's.
+
+    It remembers the furthest head it has seen: a log that was cut back behind that is found by `verify`, as
+    long as this process lives. What was cut before it started, only a head noted elsewhere can show.
+    """
+
+    def __init__(self, pool: Pool, chain_key: bytes) -> None:
+        self._pool = pool
+        self._key = chain_key
+        self._furthest = Head(0, GENESIS)
+
+    async def page(self, wanted: AuditFilter, after: Position | None, limit: int) -> list[Link]:
+        """Return up to `limit` records that fit, newest first, that come after time and number `after`."""
+        return await page(self._pool, wanted, after, limit)
+
+    async def export(self, form: ExportFormat, wanted: AuditFilter) -> AsyncIterator[bytes]:
+        """Yield the records that fit, newest first, as one document in parts of some hundred kilobytes.
+
+        What it holds is of one moment. In CSV a text that a spreadsheet would take for a formula has a `'`
+        before it.
+        """
+        write = _csv if form is ExportFormat.CSV else _json_lines
+        if form is ExportFormat.CSV:
+            yield _csv_lines([EXPORTED])
+        # By pages, not from a cursor: whoever takes it slowly must not hold a transaction open meanwhile.
+        async with self._pool.acquire() as connection:
+            end = await read_head(connection)
+        after: Position | None = None
+        while links := await page(self._pool, wanted, after, _ROWS, up_to=end.seq):
+            yield await asyncio.to_thread(write, links)
+            after = (links[-1].record.time, links[-1].seq)
+
+    async def verify(
+        self,
+        from_seq: int | None = None,
+        to_seq: int | None = None,
+        *,
+        noted: Iterable[Head] = (),
+    ) -> Verification:
+        """Look through the chain, or its records `from_seq` to `to_seq`; time grows with their number.
+
+        `noted`: heads from the log or the event `auth.audit-head`, which the chain must contain. Raises
+        InvalidInput for a range that begins after its end or after the head.
+        """
+        if from_seq is not None and to_seq is not None and from_seq > to_seq:
+            raise InvalidInput(f"from_seq {from_seq} comes after to_seq {to_seq}")
+        async with reading(self._pool) as reader:
+            head = await reader.head()
+            if from_seq is not None and head is not None and from_seq > max(head.seq, self._furthest.seq, 1):
+                raise InvalidInput(f"the chain ends with record {head.seq}", fix="ask for records up to it")
+            first = 1 if from_seq is None else from_seq
+            verifier = Verifier(
+                self._key,
+                first_seq=first,
+                before=GENESIS if first == 1 else await reader.hash_at(first - 1),
+                witnesses=[*noted, self._furthest],
+            )
+            async for rows in reader.links(from_seq, to_seq, _ROWS):
+                await asyncio.to_thread(_feed, verifier, rows)
+        verdict = verifier.finish(head, to_seq)
+        if head and head.seq > self._furthest.seq and verdict.intact:
+            self._furthest = head
+        if not verdict.intact:
+            log.critical(
+                "audit.not-intact", findings=verdict.findings_total, first=verdict.findings[0]._asdict()
+            )
+        end = max(head.seq if head else 0, verifier.last_seq)
+        return Verification(first, end if to_seq is None else to_seq, head, verdict)
+
+
+async def note_head(connection: Connection) -> Head:
+    """Tell where the chain ends, in the log and as an event, and return it.
+
+    Whoever keeps either outside can show later that the table was cut together with its head.
+    """
+    head = await read_head(connection)
+    data = {"seq": head.seq, "hash": head.hash.hex()}
+    event = Event(HEAD_NOTED, "auth", str(head.seq), data)
+    await outbox.enqueue(connection, event, topology.EVENTS)
+    log.info("audit.head", **data)
+    return head
+
+
+def shown(link: Link) -> dict[str, Any]:
+    """Return a record as it is shown: the fields of `EXPORTED`."""
+    record = link.record
+    return {
+        "seq": link.seq,
+        "time": record.time.isoformat(timespec="microseconds"),
+        "id": str(record.id),
+        "service": record.service,
+        "actor_id": record.actor_id,
+        "actor_kind": record.actor_kind,
+        "action": record.action,
+        "object": record.object,
+        "outcome": record.outcome,
+        "status": record.status,
+        "source_address": record.source_address,
+        "trace_id": record.trace_id,
+        "count": record.count,
+        "detail": record.detail,
+        "hash": link.hash.hex(),
+    }
+
+
+def _feed(verifier: Verifier, rows: Sequence[Any]) -> None:
+    verifier.feed(map(link_of, rows))
+
+
+def _json_lines(links: Sequence[Link]) -> bytes:
+    return b"".join(orjson.dumps(shown(link), option=orjson.OPT_APPEND_NEWLINE) for link in links)
+
+
+def _csv(links: Sequence[Link]) -> bytes:
+    return _csv_lines([_cell(value) for value in shown(link).values()] for link in links)
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value
