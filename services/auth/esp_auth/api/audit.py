@@ -1,0 +1,152 @@
+"""The audit log over HTTP: read by the page, taken away as a file, verified."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from esp_common.auth import require
+from esp_common.errors import InvalidInput
+from esp_common.http import decode_cursor, encode_cursor
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, Field
+
+from esp_auth.api.answers import Cursor, Limit, Page, problems
+from esp_auth.audit import AuditLog, ExportFormat, shown
+from esp_auth.domain.chain import Head, Kind
+from esp_auth.store.audit import AuditFilter, Position
+
+Text = Annotated[str | None, Query(max_length=500)]
+Since = Annotated[AwareDatetime | None, Query(alias="from", description="Only those at or after this time.")]
+Until = Annotated[AwareDatetime | None, Query(alias="to", description="Only those before this time.")]
+Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]
+HashHex = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="HMAC-SHA256 in hexadecimal.")]
+
+MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl"}
+
+
+class AuditRecord(BaseModel):
+    """One record: who did what to which object, how it ended, and its place in the chain."""
+
+    seq: int
+    time: datetime
+    id: str
+    service: str
+    actor_id: str | None
+    actor_kind: str
+    action: str
+    object: str
+    outcome: str
+    status: int | None
+    source_address: str | None
+    trace_id: str | None
+    count: int
+    detail: Any
+    hash: str
+
+
+class ChainHead(BaseModel):
+    """The last record's number and seal."""
+
+    seq: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    hash: HashHex
+
+
+class VerifyRequest(BaseModel, extra="forbid"):
+    """What to verify: all, or the records of a range; `noted`: heads that the chain must contain."""
+
+    from_seq: Seq | None = None
+    to_seq: Seq | None = None
+    noted: Annotated[list[ChainHead], Field(max_length=1000)] = []
+
+
+class AuditFinding(BaseModel):
+    """What is wrong with the records `seq` to `until_seq`."""
+
+    kind: Kind
+    seq: int
+    until_seq: int
+    id: str | None
+    detail: str
+
+
+class VerifyAnswer(BaseModel):
+    """Whether the chain is whole; the first 100 findings if it is not."""
+
+    intact: bool
+    from_seq: int
+    to_seq: int
+    records: int
+    findings_total: int
+    findings: list[AuditFinding]
+    head: ChainHead | None
+
+
+def wanted(
+    actor: Text = None,
+    object: Text = None,  # noqa: A002 - the name the query shows
+    action: Text = None,
+    service: Text = None,
+    outcome: Text = None,
+    since: Since = None,
+    until: Until = None,
+) -> AuditFilter:
+    """Return the filter that a query asks for."""
+    return AuditFilter(actor, object, action, service, outcome, since, until)
+
+
+Wanted = Annotated[AuditFilter, Depends(wanted)]
+
+
+def audit_router(trail: AuditLog) -> APIRouter:
+    """Return the routes of the audit log."""
+    router = APIRouter(prefix="/audit", tags=["audit"])
+    may_read = [Depends(require("audit:read"))]
+    may_verify = [Depends(require("audit:verify"))]
+
+    @router.get("", response_model=Page[AuditRecord], dependencies=may_read, responses=problems())
+    async def list_audit(wanted: Wanted, cursor: Cursor = None, limit: Limit = 100) -> Any:
+        """Return audit records, newest first."""
+        links = await trail.page(wanted, _position(cursor), limit + 1)
+        items = links[:limit]
+        following = None
+        if len(links) > limit:
+            following = encode_cursor(items[-1].record.time.isoformat(), items[-1].seq)
+        return {"items": [shown(link) for link in items], "next_cursor": following}
+
+    @router.get(
+        "/export",
+        response_class=StreamingResponse,
+        dependencies=may_read,
+        responses={**problems(), 200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    )
+    async def export_audit(wanted: Wanted, format: ExportFormat = ExportFormat.CSV) -> Any:  # noqa: A002
+        """Return the audit records that fit as one file, newest first."""
+        name = f'attachment; filename="audit.{format}"'
+        return StreamingResponse(
+            trail.export(format, wanted),
+            media_type=MEDIA_TYPES[format],
+            headers={"Content-Disposition": name},
+        )
+
+    @router.post("/verify", response_model=VerifyAnswer, dependencies=may_verify, responses=problems())
+    async def verify_audit(request: VerifyRequest | None = None) -> Any:
+        """Look for records that were changed, removed, added or moved.
+
+        Some 50,000 records a second; a long log is verified by ranges, or with `esp-auth audit verify`.
+        """
+        asked = request or VerifyRequest()
+        noted = [Head(head.seq, bytes.fromhex(head.hash)) for head in asked.noted]
+        return (await trail.verify(asked.from_seq, asked.to_seq, noted=noted)).to_json()
+
+    return router
+
+
+def _position(cursor: str | None) -> Position | None:
+    if cursor is None:
+        return None
+    time, seq = decode_cursor(cursor, 2)
+    try:
+        # What has no offset is no time of ours; taken for local it cannot do harm.
+        return datetime.fromisoformat(time).astimezone(UTC), range(2**63)[seq]
+    except (TypeError, ValueError, IndexError, OverflowError):
+        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from None
