@@ -25,7 +25,7 @@ from esp_common.messaging import Delivery, Publisher
 from prometheus_client import Counter as Metric
 from prometheus_client import Gauge, Histogram
 
-from esp_ingest.domain.decode import Body, decode
+from esp_ingest.domain.decode import ARROW_TYPE, Body, decode
 from esp_ingest.domain.frozen import FrozenTracker
 from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
@@ -64,8 +64,9 @@ FIRST_PREFETCH: Final = 1
 POISON_PAUSE_S: Final = 1.0
 """Pause before a message that failed goes back, in case its trouble passes."""
 
-_BYTES_PER_READING: Final = 400
-"""Between Arrow's 200 and JSON's 700: how large a flush is to be is no exact science."""
+_ARROW_BYTES: Final = 200
+_JSON_BYTES: Final = 650
+"""What a reading of all channels takes: how large a flush is to be is no exact science."""
 
 _LOG_EVERY_S: Final = 10.0
 
@@ -182,7 +183,7 @@ class Intake:
             self._waiting.append(delivery)
         size = len(delivery.body)
         self._bytes += size
-        self._readings += 1 + size // _BYTES_PER_READING
+        self._readings += _about(delivery)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._settings.flush_ms / 1000, self._due.set)
@@ -535,13 +536,18 @@ def _screen(bodies: Sequence[Body], registry: Registry, now_us: int) -> Screened
     return screen(decode(bodies), registry, now_us)
 
 
+def _about(delivery: Delivery) -> int:
+    """Return about how many readings a message holds, without reading it."""
+    return 1 + len(delivery.body) // (_ARROW_BYTES if delivery.content_type == ARROW_TYPE else _JSON_BYTES)
+
+
 def _parts(deliveries: Sequence[Delivery], readings: int) -> Iterator[Sequence[Delivery]]:
     """Split what waited while all slots were taken into flushes of about `readings`."""
     part: list[Delivery] = []
     size = 0
     for delivery in deliveries:
         part.append(delivery)
-        size += 1 + len(delivery.body) // _BYTES_PER_READING
+        size += _about(delivery)
         if size >= readings:
             yield part
             part, size = [], 0
