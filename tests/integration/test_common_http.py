@@ -8,14 +8,11 @@ from typing import Annotated, Any
 import httpx
 import pytest
 import uvicorn
-from esp_auth.keys import Keys
-from esp_auth.worker import KeyAnswers
-from esp_common import topology
-from esp_common.auth import KeyVerifier, Principal, new_api_key, require
+from esp_common.auth import PERMISSIONS, KeyVerifier, Principal, key_digest, new_api_key, require
 from esp_common.errors import Unavailable
 from esp_common.health import Health
 from esp_common.http import create_app
-from esp_common.messaging import LeanConsumer, Publisher, Requester
+from esp_common.messaging import Requester
 from esp_stack.servers import Vhost
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
@@ -73,17 +70,10 @@ async def health() -> Health:
 
 
 @pytest.fixture(scope="module")
-async def base(vhost: Vhost, health: Health) -> AsyncIterator[str]:
+async def base(vhost: Vhost, health: Health, auth_service: Any) -> AsyncIterator[str]:
     """Base URL of an application whose keys are verified over the broker."""
-    async with Publisher(vhost.url_for("auth")) as replies, Requester(vhost.url_for("ingest")) as requester:
-        answers = KeyAnswers(Keys(KEY), replies)
-        consumer = LeanConsumer(
-            vhost.url_for("auth"),
-            topology.AUTH_VERIFY_KEY,
-            prefetch=10,
-            on_message=lambda question: answers.take(question, consumer),
-        )
-        consuming = asyncio.create_task(consumer.run())
+    auth_service.keys[key_digest(KEY)] = Principal("bootstrap", "key", frozenset(PERMISSIONS))
+    async with Requester(vhost.url_for("ingest")) as requester:
         app = create_app(
             "Test", health=health, verifier=KeyVerifier(requester), routers=[router], max_body_bytes=LIMIT
         )
@@ -93,8 +83,6 @@ async def base(vhost: Vhost, health: Health) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         await serving
-        await consumer.stop()
-        await consuming
 
 
 @pytest.fixture

@@ -1,24 +1,76 @@
-"""The `esp-auth` command: one subcommand for each role."""
+"""The `esp-auth` command: one subcommand for each role, and what an administrator does by hand."""
 
+import asyncio
+import logging
+import secrets
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from getpass import getuser
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import structlog
 import typer
 import uvloop
 from esp_common import telemetry
-from esp_common.errors import run_cli
+from esp_common.database import create_pool
+from esp_common.errors import Conflict, InvalidInput, Unavailable, run_cli
+from esp_common.redis import connect_redis
+from esp_common.secrets import read_secret
 from esp_common.settings import settings_table
 
-from esp_auth import worker
+from esp_auth import app as roles
+from esp_auth.api_keys import NewKey
+from esp_auth.audit import AuditLog, ExportFormat
+from esp_auth.bootstrap import bootstrap, read_first_ones
+from esp_auth.changes import SERVICE, Actor
+from esp_auth.domain.secrets import AUDIT_CHAIN
+from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
+from esp_auth.store.audit import AuditFilter
+from esp_auth.store.connection import OUTAGES, Pool
 from esp_auth.store.migrations import migrate
 
-app = typer.Typer(help="Answers who may do what.", no_args_is_help=True, pretty_exceptions_enable=False)
+Result = TypeVar("Result")
+Username = Annotated[str, typer.Argument(help="The user's name.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, as `api-keys list` shows it.")]
+PasswordFile = Annotated[
+    Path | None, typer.Option(help="File with the password; none: one is made and printed.")
+]
+SecretFile = Annotated[Path, typer.Option("--file", help="JSON with api_key, admin and gateways; mode 0600.")]
+
+
+def _group(purpose: str) -> typer.Typer:
+    # Plain text: an error is a line, not a box.
+    return typer.Typer(
+        help=purpose, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+app = _group("Says who may do what, and keeps the record of what they did.")
+users = _group("People and their roles.")
+api_keys = _group("Keys of machines.")
+audit = _group("The record of what was done.")
+for name, group in (("users", users), ("api-keys", api_keys), ("audit", audit)):
+    app.add_typer(group, name=name)
+
+
+# --- roles ------------------------------------------------------------------------------------------------
+
+
+@app.command("api")
+def run_api() -> None:
+    """Serve the HTTP API."""
+    _run_role("api", roles.run_api)
 
 
 @app.command("worker")
 def run_worker() -> None:
-    """Answer every service's questions about API keys."""
-    settings = AuthSettings.load()
-    telemetry.configure("auth", "worker", settings)
-    uvloop.run(worker.run(settings))
+    """Answer every service's questions, keep the audit log, and publish events."""
+    _run_role("worker", roles.run_worker)
 
 
 @app.command("migrate")
@@ -33,6 +85,290 @@ def run_migrate() -> None:
 def show_settings() -> None:
     """Print every setting with its default and meaning."""
     typer.echo(settings_table(AuthSettings))
+
+
+# --- the first ones, and signing keys ---------------------------------------------------------------------
+
+
+@app.command("bootstrap")
+def run_bootstrap(file: SecretFile) -> None:
+    """Create the first signing key, administrator and API keys as FILE states; what exists stays as it is."""
+    first = read_first_ones(file)
+
+    async def command() -> None:
+        async with _identity() as identity:
+            done = await bootstrap(first, identity.users, identity.api_keys, identity.signing, actor())
+        for what in done.created:
+            typer.echo(f"created {what}")
+        for what in done.present:
+            typer.echo(f"{what} was there already")
+
+    _run(command())
+
+
+@app.command("rotate-keys")
+def rotate_keys() -> None:
+    """Publish a new signing key, which signs tokens once every service has had time to fetch it."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            key = await identity.signing.rotate(actor())
+        typer.echo(
+            f"key {key.kid} is published and signs from {key.signs_from.isoformat(timespec='seconds')}"
+        )
+
+    _run(command())
+
+
+# --- users ------------------------------------------------------------------------------------------------
+
+
+@users.command("create")
+def create_user(
+    username: Username,
+    role: Annotated[list[str] | None, typer.Option(help="A role; may be repeated.")] = None,
+    password_file: PasswordFile = None,
+) -> None:
+    """Add a user, who has to change the password at the first login."""
+    password = _password(password_file)
+
+    async def command() -> None:
+        async with _identity() as identity:
+            user = await identity.users.create(username, password, role or [], actor())
+        typer.echo(f"{user.user_id}\t{user.username}")
+        _show_password(password, password_file)
+
+    _run(command())
+
+
+@users.command("list")
+def list_users() -> None:
+    """Show the users by name."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            rows = await identity.users.page(None, sys.maxsize)
+        _show(
+            ("id", "username", "roles", "disabled", "totp", "last_login_at"),
+            (
+                (u.user_id, u.username, ",".join(u.roles), u.disabled, u.has_totp, u.last_login_at)
+                for u in rows
+            ),
+        )
+
+    _run(command())
+
+
+@users.command("disable")
+def disable_user(username: Username) -> None:
+    """Keep a user from logging in, and refuse every token."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            user = await identity.users.by_name(username)
+            await identity.users.update(user.user_id, actor(), disabled=True)
+        typer.echo(f"{user.username} is disabled")
+
+    _run(command())
+
+
+@users.command("reset-password")
+def reset_password(username: Username, password_file: PasswordFile = None) -> None:
+    """Set a password the user has to change, end every session, and forget failed logins."""
+    password = _password(password_file)
+
+    async def command() -> None:
+        async with _identity() as identity:
+            user = await identity.users.by_name(username)
+            await identity.users.reset_password(user.user_id, password, actor())
+        _show_password(password, password_file)
+
+    _run(command())
+
+
+# --- API keys ---------------------------------------------------------------------------------------------
+
+
+@api_keys.command("create")
+def create_api_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[list[str] | None, typer.Option(help="A permission; may be repeated.")] = None,
+    gateway: Annotated[str | None, typer.Option(help="Id of the gateway whose key it is.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, max=3650, help="Days until it expires.")] = None,
+) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+
+    async def command() -> None:
+        async with _identity() as identity:
+            issued = await identity.api_keys.create(NewKey(name, scope or [], gateway, expires_at), actor())
+        typer.echo(issued.key)
+
+    _run(command())
+
+
+@api_keys.command("list")
+def list_api_keys() -> None:
+    """Show the keys by id, without their secrets."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            rows = await identity.api_keys.page(None, None, sys.maxsize)
+        _show(
+            ("id", "name", "scopes", "gateway", "expires_at", "revoked_at", "last_used_at"),
+            (
+                (
+                    k.key_id,
+                    k.name,
+                    ",".join(k.scopes),
+                    k.gateway_id,
+                    k.expires_at,
+                    k.revoked_at,
+                    k.last_used_at,
+                )
+                for k in rows
+            ),
+        )
+
+    _run(command())
+
+
+@api_keys.command("revoke")
+def revoke_api_key(key_id: KeyId) -> None:
+    """Make a key invalid everywhere at once."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            await identity.api_keys.revoke(key_id, actor())
+        typer.echo(f"{key_id} is revoked")
+
+    _run(command())
+
+
+@api_keys.command("rotate")
+def rotate_api_key(
+    key_id: KeyId,
+    overlap_s: Annotated[
+        float | None, typer.Option(min=0, help="Seconds the old secret stays good; none: as is set.")
+    ] = None,
+) -> None:
+    """Give a key a new secret and print it; it cannot be shown again."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            issued = await identity.api_keys.rotate(key_id, actor(), overlap_s=overlap_s)
+        typer.echo(issued.key)
+
+    _run(command())
+
+
+# --- audit ------------------------------------------------------------------------------------------------
+
+
+@audit.command("verify")
+def verify_audit(
+    from_seq: Annotated[int | None, typer.Option(min=1, help="First record looked at.")] = None,
+    to_seq: Annotated[int | None, typer.Option(min=1, help="Last record looked at.")] = None,
+) -> None:
+    """Look for records that were changed, removed or put in another order; fail when there are any."""
+
+    async def command() -> None:
+        async with _audit_log() as trail:
+            verification = await trail.verify(from_seq, to_seq)
+        typer.echo(orjson.dumps(verification.to_json(), option=orjson.OPT_INDENT_2).decode())
+        if not verification.verdict.intact:
+            raise Conflict(
+                f"the audit log is not intact: {verification.verdict.findings_total} findings",
+                fix="keep the database as it is and look into it",
+            )
+
+    _run(command())
+
+
+@audit.command("export")
+def export_audit(
+    form: Annotated[ExportFormat, typer.Option("--format", help="Form of the export.")] = ExportFormat.JSONL,
+) -> None:
+    """Write every audit record to standard output, newest first."""
+
+    async def command() -> None:
+        async with _audit_log() as trail:
+            async for part in trail.export(form, AuditFilter()):
+                sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+
+    _run(command())
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+def actor() -> Actor:
+    """Return who runs this command, for the audit trail."""
+    return Actor(f"cli:{getuser()}", "cli")
+
+
+@asynccontextmanager
+async def _pool(settings: AuthSettings) -> AsyncIterator[Pool]:
+    async with await create_pool(settings, role="esp-auth cli", min_size=0, max_size=3) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def _identity() -> AsyncIterator[Identity]:
+    """Open what a command needs; what it revokes is copied to Redis if there is one, else by the worker."""
+    settings = AuthSettings.load()
+    redis = connect_redis(settings.redis_url)
+    async with _pool(settings) as pool:
+        try:
+            yield Identity(pool, settings, redis)
+        finally:
+            await redis.aclose()
+
+
+@asynccontextmanager
+async def _audit_log() -> AsyncIterator[AuditLog]:
+    # Looking through years of records takes longer than any statement of the roles may.
+    settings = AuthSettings.load().model_copy(update={"statement_timeout_s": 0})
+    async with _pool(settings) as pool:
+        yield AuditLog(pool, Identity(pool, settings).derived(AUDIT_CHAIN))
+
+
+def _password(file: Path | None) -> str:
+    return read_secret(file) if file else secrets.token_urlsafe(18)
+
+
+def _show_password(password: str, file: Path | None) -> None:
+    if file is None:
+        typer.echo(password)
+
+
+def _show(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
+    typer.echo("\t".join(columns))
+    for row in rows:
+        typer.echo("\t".join("-" if value is None else str(value) for value in row))
+
+
+def _run_role(name: str, role: roles.Role) -> None:
+    settings = AuthSettings.load()
+    if not settings.master_key:
+        raise InvalidInput("ESP_AUTH_MASTER_KEY is not set", fix="make one: openssl rand -base64 32")
+    telemetry.configure(SERVICE, name, settings)
+    uvloop.run(roles.run_role(role, settings))
+
+
+def _run(command: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command; a database that is away becomes the error that says so."""
+    # Its output is the answer; what libraries have to say is for the roles' logs.
+    logging.getLogger().addHandler(logging.NullHandler())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        return asyncio.run(command)
+    except OUTAGES as error:
+        raise Unavailable(
+            f"the database does not answer: {error}", fix="check ESP_AUTH_DATABASE_URL"
+        ) from error
 
 
 def main() -> None:

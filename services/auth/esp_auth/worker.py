@@ -1,96 +1,66 @@
-"""The worker: answers `auth.verify-key` for every service."""
+"""The worker's parts: the questions of every service answered, revocations copied, what is over forgotten."""
 
 import asyncio
-import signal
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-import orjson
+import asyncpg
 import structlog
-from esp_common import topology
-from esp_common.auth import encode_answer
 from esp_common.errors import EspError
-from esp_common.health import Health, serve_health
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from prometheus_client import Counter
 
-from esp_auth.keys import Keys
-from esp_auth.settings import AuthSettings
+from esp_auth.answers import Answers
+from esp_auth.store.connection import OUTAGES
 
 log = structlog.get_logger()
 
 PREFETCH = 200
 DIRECT_REPLY = "amq.rabbitmq.reply-to."
 """What the broker makes of a direct reply-to; anywhere else an answer would be a message to a queue."""
-_QUESTIONS = Counter("esp_auth_key_questions_total", "Questions for a key, by answer.", ["answer"])
+_QUESTIONS = Counter(
+    "esp_auth_questions_total", "Questions of other services, by outcome.", ["question", "outcome"]
+)
 
 
-class KeyAnswers:
-    """Takes questions from the broker and answers each to whoever asked."""
+class Questions(LeanConsumer):
+    """Takes the questions of one queue and answers each to whoever asked."""
 
-    def __init__(self, keys: Keys, publisher: Publisher) -> None:
-        self._keys = keys
+    def __init__(self, url: str, question: str, answers: Answers, publisher: Publisher) -> None:
+        super().__init__(url, question, prefetch=PREFETCH, on_message=self._take, service="auth")
+        self.question = question
+        self._answers = answers
         self._publisher = publisher
         self._answering: set[asyncio.Task[None]] = set()
 
-    def take(self, question: Delivery, consumer: LeanConsumer) -> None:
-        """Begin to answer one question; it is done when answered, or when nobody can be answered."""
+    def _take(self, question: Delivery) -> None:
+        """Begin to answer; a question is done when answered, or when nobody can be answered."""
         task = asyncio.create_task(self._answer(question))
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-        task.add_done_callback(lambda _: consumer.done([question]))
+        task.add_done_callback(lambda _: self.done([question]))
 
     async def _answer(self, question: Delivery) -> None:
-        digest = digest_of(question.body)
-        if digest is None or not (question.reply_to or "").startswith(DIRECT_REPLY):
-            _QUESTIONS.labels("malformed").inc()
-            log.warning("auth.malformed-question", content_type=question.content_type)
-            return
-        principal = self._keys.find(digest)
-        _QUESTIONS.labels("valid" if principal else "invalid").inc()
+        outcome = "malformed"
         try:
-            await self._publisher.reply(question, encode_answer(principal))
+            if (question.reply_to or "").startswith(DIRECT_REPLY):
+                answer = await self._answers.answer(self.question, question.body)
+                if answer is not None:
+                    outcome = "answered"
+                    await self._publisher.reply(question, answer)
         except EspError as error:
-            # Whoever asked has gone, or will ask again.
-            _QUESTIONS.labels("unanswered").inc()
-            log.debug("auth.answer-lost", reason=error.detail)
+            # Whoever asked has gone, or will ask again; without an answer they do not take it for a no.
+            outcome = "unanswered"
+            log.warning("auth.unanswered", question=self.question, reason=error.detail)
+        if outcome == "malformed":
+            log.warning("auth.malformed-question", question=self.question, content_type=question.content_type)
+        _QUESTIONS.labels(self.question, outcome).inc()
 
 
-def digest_of(body: bytes) -> str | None:
-    """Return the `key_sha256` that a question carries, None when it carries none."""
-    try:
-        question: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    digest = question.get("key_sha256") if isinstance(question, dict) else None
-    return digest if isinstance(digest, str) else None
-
-
-async def run(settings: AuthSettings) -> None:
-    """Answer until SIGTERM or SIGINT."""
-    if settings.bootstrap_key is None:
-        log.warning("auth.no-bootstrap-key", fix="set ESP_AUTH_BOOTSTRAP_KEY_FILE")
-    health = Health()
-    async with Publisher(settings.amqp_url, name="esp-auth replies") as publisher:
-        answers = KeyAnswers(Keys(settings.bootstrap_key), publisher)
-        consumer = LeanConsumer(
-            settings.amqp_url,
-            topology.AUTH_VERIFY_KEY,
-            prefetch=PREFETCH,
-            on_message=lambda question: answers.take(question, consumer),
-            service="auth",
-        )
-        health.add_flag("consumer", lambda: consumer.alive, "the broker does not have this consumer")
-        health.add_flag("publisher", lambda: publisher.connected, "not connected to the broker")
-        async with serve_health(health, settings):
-            parts = [asyncio.ensure_future(part) for part in (consumer.run(), _until_told_to_stop())]
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            await consumer.stop()
-            await parts[0]
-            parts[1].cancel()
-
-
-async def _until_told_to_stop() -> None:
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    await told.wait()
+async def every(period_s: float, act: Callable[[], Awaitable[object]], name: str) -> None:
+    """Do `act` every `period_s` seconds until cancelled; without the database it is tried again then."""
+    while True:
+        try:
+            await act()
+        except (*OUTAGES, asyncpg.PostgresError, EspError) as error:
+            log.warning("auth.delayed", what=name, reason=str(error) or type(error).__name__)
+        await asyncio.sleep(period_s)

@@ -1,0 +1,1 @@
+"""The HTTP API: routers that parse, authorise, call and answer."""

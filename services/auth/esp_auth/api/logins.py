@@ -1,0 +1,214 @@
+"""Logging in and out, the caller's own password and second factor, and the public keys."""
+
+from typing import Annotated, Any
+
+from esp_common.auth import PUBLIC, Principal, authenticated
+from fastapi import APIRouter, Depends, Request, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from esp_auth.api.answers import Person, actor_of, person, problems
+from esp_auth.identity import Identity
+from esp_auth.sessions import Grant
+
+Text = Annotated[str, Field(min_length=1, max_length=1024)]
+Secret = Annotated[
+    str, Field(min_length=1, max_length=1024, repr=False, json_schema_extra={"format": "password"})
+]
+Code = Annotated[str, Field(min_length=1, max_length=16)]
+Known = Annotated[Principal, Depends(authenticated)]
+Me = Annotated[Person, Depends(person)]
+
+_EXAMPLE_PASSWORD = "seven-wells-under-the-rain"  # noqa: S105 - of the documentation
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [fields]})
+
+
+class Login(BaseModel):
+    """Who logs in; `totp`: the code, of a user with a second factor."""
+
+    model_config = _example(username="maria", password=_EXAMPLE_PASSWORD)
+
+    username: Text
+    password: Secret
+    totp: Code | None = Field(None, repr=False)
+
+
+class Refresh(BaseModel):
+    """The last refresh token, which this spends."""
+
+    model_config = _example(refresh_token="esp_refresh_…")  # noqa: S106 - of the documentation
+
+    refresh_token: Secret
+
+
+class Logout(BaseModel):
+    """Whether to end every session of the user, or this one."""
+
+    model_config = _example(everywhere=False)
+
+    everywhere: bool = False
+
+
+class PasswordChange(BaseModel):
+    """The password as it is, and as it is to be."""
+
+    model_config = _example(current=_EXAMPLE_PASSWORD, new="nine-pumps-below-the-ice")
+
+    current: Secret
+    new: Secret
+
+
+class Confirmation(BaseModel):
+    """The code the authenticator shows."""
+
+    model_config = _example(code="492039")
+
+    code: Code
+
+
+class PasswordProof(BaseModel):
+    """The caller's password."""
+
+    model_config = _example(password=_EXAMPLE_PASSWORD)
+
+    password: Secret
+
+
+class Tokens(BaseModel):
+    """`access_token` is good for `expires_in` seconds, `refresh_token` once.
+
+    `must`: what the user has to do first; until then the access token is good for nothing else.
+    """
+
+    access_token: str = Field(repr=False)
+    token_type: str = "Bearer"  # noqa: S105 - the type's name
+    expires_in: int
+    refresh_token: str = Field(repr=False)
+    must: list[str]
+
+
+class Caller(BaseModel):
+    """Whose credential it is, and what it permits."""
+
+    id: str
+    kind: str
+    name: str | None
+    scopes: list[str]
+    gateway_id: str | None
+    must: list[str]
+
+
+class TotpSecret(BaseModel):
+    """What an authenticator needs; shown once."""
+
+    secret: str = Field(repr=False)
+    otpauth_uri: str = Field(repr=False)
+
+
+class Jwk(BaseModel):
+    """A public key (RFC 8037)."""
+
+    kty: str
+    crv: str
+    kid: str
+    x: str
+    alg: str
+    use: str
+
+
+class Jwks(BaseModel):
+    """The keys that sign, will sign, or signed tokens that are still good."""
+
+    keys: list[Jwk]
+
+
+def logins_router(identity: Identity) -> APIRouter:
+    """Return the routes under `/auth`."""
+    router = APIRouter(prefix="/auth", tags=["auth"])
+    _add_sessions(router, identity)
+    _add_own_account(router, identity)
+    _add_second_factor(router, identity)
+    return router
+
+
+def _tokens(grant: Grant) -> Tokens:
+    return Tokens(
+        access_token=grant.access_token,
+        refresh_token=grant.refresh_token,
+        expires_in=grant.expires_in,
+        must=list(grant.must),
+    )
+
+
+def _add_sessions(router: APIRouter, identity: Identity) -> None:
+    public = [Depends(PUBLIC)]
+
+    @router.post("/login", dependencies=public, response_model=Tokens, responses=problems())
+    async def log_in(body: Login, request: Request) -> Any:
+        """Open a session. A name nobody has, a wrong password and a wrong code are answered alike.
+
+        401 with code `totp-required`: the password is right, send the code of the second factor as well.
+        """
+        grant = await identity.logins.log_in(body.username, body.password, body.totp, actor_of(request))
+        return _tokens(grant)
+
+    @router.post("/refresh", dependencies=public, response_model=Tokens, responses=problems())
+    async def refresh(body: Refresh, request: Request) -> Any:
+        """Return the next tokens. A refresh token that comes a second time ends its session."""
+        return _tokens(await identity.sessions.refresh(body.refresh_token, actor_of(request)))
+
+    @router.get("/.well-known/jwks.json", dependencies=public, response_model=Jwks, responses=problems())
+    async def public_keys() -> Any:
+        """Return the public keys of access tokens."""
+        return await identity.signing.jwks()
+
+    @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=problems())
+    async def log_out(me: Me, request: Request, body: Logout | None = None) -> None:
+        """End this session, or all of the caller's; their tokens are refused from now on."""
+        await identity.sessions.log_out(
+            me.user_id,
+            me.session_id,
+            actor_of(request, me.principal),
+            everywhere=body is not None and body.everywhere,
+        )
+
+
+def _add_own_account(router: APIRouter, identity: Identity) -> None:
+    @router.get("/me", response_model=Caller, responses=problems())
+    async def read_me(caller: Known) -> Any:
+        """Return whose credential this is, and what it permits."""
+        return Caller(
+            id=caller.id,
+            kind=caller.kind,
+            name=caller.name,
+            scopes=sorted(caller.scopes),
+            gateway_id=caller.gateway_id,
+            must=sorted(caller.must),
+        )
+
+    @router.post("/password", status_code=status.HTTP_204_NO_CONTENT, responses=problems(409))
+    async def change_password(body: PasswordChange, me: Me, request: Request) -> None:
+        """Set another password; the other sessions end. Refresh to get a token without the duty to do so."""
+        await identity.logins.change_password(
+            me.user_id, me.session_id, body.current, body.new, actor_of(request, me.principal)
+        )
+
+
+def _add_second_factor(router: APIRouter, identity: Identity) -> None:
+    @router.post("/totp", status_code=201, response_model=TotpSecret, responses=problems(404, 409))
+    async def enrol(me: Me, request: Request) -> Any:
+        """Make the secret of a second factor, which is asked for once a code confirms it."""
+        enrolment = await identity.second_factor.enrol(me.user_id, actor_of(request, me.principal))
+        return TotpSecret(secret=enrolment.secret, otpauth_uri=enrolment.otpauth_uri)
+
+    @router.post("/totp/confirm", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
+    async def confirm(body: Confirmation, me: Me, request: Request) -> None:
+        """Ask for the second factor at each login from now on."""
+        await identity.second_factor.confirm(me.user_id, body.code, actor_of(request, me.principal))
+
+    @router.delete("/totp", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
+    async def remove(body: PasswordProof, me: Me, request: Request) -> None:
+        """Ask for no second factor any more; the password proves who asks."""
+        await identity.logins.remove_second_factor(me.user_id, body.password, actor_of(request, me.principal))

@@ -1,0 +1,170 @@
+"""The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+import structlog
+from esp_common import outbox, tokens, topology
+from esp_common.database import create_pool
+from esp_common.health import Health, serve_health
+from esp_common.http import create_app
+from esp_common.messaging import EventListener, Publisher, Requester
+from esp_common.redis import connect_redis
+from starlette.types import ASGIApp
+
+from esp_auth.answers import Answers
+from esp_auth.api.api_keys import api_keys_router
+from esp_auth.api.audit import audit_router
+from esp_auth.api.broker import BrokerDoor, broker_router
+from esp_auth.api.logins import logins_router
+from esp_auth.api.server import make_server
+from esp_auth.api.users import users_router
+from esp_auth.audit import AuditLog
+from esp_auth.changes import SERVICE
+from esp_auth.consumers import open_audit_writer
+from esp_auth.domain.secrets import AUDIT_CHAIN
+from esp_auth.identity import Identity
+from esp_auth.settings import AuthSettings
+from esp_auth.store.connection import Pool
+from esp_auth.worker import Questions, every
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 64 * 1024
+"""No request here needs more."""
+KEYS_CHECKED_S = 60.0
+
+Role = Callable[[AuthSettings, asyncio.Event], Coroutine[Any, Any, None]]
+Part = Coroutine[Any, Any, None]
+
+
+async def run_role(role: Role, settings: AuthSettings) -> None:
+    """Run a role until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await role(settings, stop)
+
+
+async def run_api(settings: AuthSettings, stop: asyncio.Event) -> None:
+    """Serve the API until `stop` is set; requests under way are answered first."""
+    async with open_api(settings) as (application, background):
+        server = make_server(application, settings)
+
+        async def stop_serving() -> None:
+            await stop.wait()
+            server.should_exit = True
+
+        await _until_first_ends(server.serve(), *background, others=[stop_serving()])
+
+
+@asynccontextmanager
+async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+    """Put the API together; yield the application and what must run beside it."""
+    health = Health()
+    async with AsyncExitStack() as stack:
+        pool = await _open_pool(settings, "api", stack)
+        redis = connect_redis(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        identity = Identity(pool, settings, redis, on_revoked=lambda event: verifier.on_event(event))
+        stack.push_async_callback(identity.api_keys.close)
+        # What other services ask over the broker is answered here at once, so that logging in, and managing
+        # who may, need no broker.
+        answers = Answers(identity.api_keys, identity.signing, identity.revocations)
+        verifier = tokens.Verifier(cast(Requester, answers))
+        listener = EventListener(
+            settings.amqp_url, [*tokens.EVENTS], on_event=verifier.on_event, on_connected=verifier.forget
+        )
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add("signing keys", identity.signing.ensure)
+        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
+        application = create_app(
+            "ESP auth",
+            health=health,
+            verifier=verifier,
+            routers=[
+                logins_router(identity),
+                users_router(identity.users),
+                api_keys_router(identity.api_keys),
+                audit_router(AuditLog(pool, identity.derived(AUDIT_CHAIN))),
+            ],
+            max_body_bytes=MAX_BODY_BYTES,
+        )
+        application.include_router(broker_router(identity.gateways))
+        background = [
+            verifier.run(),
+            listener.run(),
+            every(KEYS_CHECKED_S, identity.signing.ensure, "signing keys"),
+        ]
+        yield BrokerDoor(application, settings.broker_secret), background
+
+
+async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
+    """Answer every service's questions, keep the audit log and relay events until `stop` is set."""
+    health = Health()
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        pool = await _open_pool(settings, "worker", stack)
+        redis = connect_redis(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        publisher = await stack.enter_async_context(Publisher(settings.amqp_url, name="esp-auth worker"))
+        writer = await stack.enter_async_context(open_audit_writer(settings, pool))
+        identity = Identity(pool, settings, redis)
+        stack.push_async_callback(identity.api_keys.close)
+        answers = Answers(identity.api_keys, identity.signing, identity.revocations)
+        consumers = [
+            Questions(settings.amqp_url, question, answers, publisher) for question in topology.REQUESTS
+        ]
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("publisher", lambda: publisher.connected, "not connected to the broker")
+        for consumer in consumers:
+            _watch(health, consumer)
+        health.add_flag("audit", lambda: writer.alive, "the broker does not have this consumer")
+        health.add_flag("audit store", lambda: not writer.stalled, "records wait for the database")
+
+        async def stop_consuming() -> None:
+            await stop.wait()
+            await asyncio.gather(*(consumer.stop() for consumer in consumers))
+
+        await _until_first_ends(
+            _all(writer.run(stop), *(consumer.run() for consumer in consumers)),
+            outbox.Relay(pool, publisher, SERVICE).run(),
+            every(settings.revocations_copy_s, identity.revocations.copy, "revocations"),
+            every(settings.tidy_s, identity.tidy, "tidying"),
+            others=[stop_consuming()],
+        )
+
+
+def _watch(health: Health, consumer: Questions) -> None:
+    health.add_flag(consumer.question, lambda: consumer.alive, "the broker does not have this consumer")
+
+
+async def _open_pool(settings: AuthSettings, role: str, stack: AsyncExitStack) -> Pool:
+    """Return a pool that connects when it is first used: a role starts, not ready, without a database."""
+    pool = await create_pool(
+        settings, role=f"esp-auth {role}", min_size=0, max_size=settings.database_pool_size
+    )
+    stack.push_async_callback(pool.close)
+    return pool
+
+
+async def _all(*parts: Part) -> None:
+    async with asyncio.TaskGroup() as group:
+        for part in parts:
+            group.create_task(part)
+
+
+async def _until_first_ends(*parts: Part, others: list[Part]) -> None:
+    """Run all; return when the first of `parts` ends, raising what it died of. `others` may end before."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    beside = [asyncio.ensure_future(part) for part in others]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, *beside):
+            task.cancel()
+        await asyncio.gather(*tasks, *beside, return_exceptions=True)

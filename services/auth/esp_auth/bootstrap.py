@@ -1,0 +1,84 @@
+"""The first user and keys of a new platform, from a file that only its owner reads."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from esp_common.auth import PERMISSIONS
+from esp_common.errors import InvalidInput, NotFound
+from esp_common.secrets import read_secret
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from esp_auth.api_keys import GATEWAY_SCOPE, ApiKeys, NewKey
+from esp_auth.changes import Actor
+from esp_auth.signing import Signing
+from esp_auth.users import ADMIN, Users
+
+BOOTSTRAP_NAME: Final = "bootstrap"
+
+
+class FirstAdmin(BaseModel):
+    """The first administrator, who has to change this password."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    username: str
+    password: str = Field(repr=False)
+
+
+class FirstOnes(BaseModel):
+    """What the file states: any part may be left out."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    api_key: str | None = Field(None, repr=False)
+    admin: FirstAdmin | None = None
+    gateways: dict[str, str] = Field(default_factory=dict, repr=False)
+
+
+@dataclass(slots=True)
+class Done:
+    """What was created, and what was there already; what it is, never the secret."""
+
+    created: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+
+    def add(self, what: str, *, created: bool) -> None:
+        """Note one of them."""
+        (self.created if created else self.present).append(what)
+
+
+def read_first_ones(path: Path) -> FirstOnes:
+    """Return what the file states; raise InvalidInput, which quotes nothing of it."""
+    try:
+        return FirstOnes.model_validate_json(read_secret(path))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise InvalidInput(f"{path}: {wrong}", fix="see `esp-auth bootstrap --help`") from None
+
+
+async def bootstrap(
+    first: FirstOnes, users: Users, api_keys: ApiKeys, signing: Signing, actor: Actor
+) -> Done:
+    """Create what does not exist of the first signing key, administrator and keys; the rest stays."""
+    done = Done()
+    await signing.ensure()
+    if first.admin is not None:
+        created = await _create_admin(users, first.admin, actor)
+        done.add(f"user {first.admin.username}", created=created)
+    if first.api_key is not None:
+        wanted = NewKey(BOOTSTRAP_NAME, PERMISSIONS)
+        done.add("API key bootstrap", created=await api_keys.adopt(first.api_key, wanted, actor))
+    for gateway_id, key in first.gateways.items():
+        wanted = NewKey(f"gateway {gateway_id}", [GATEWAY_SCOPE], gateway_id)
+        done.add(f"API key of gateway {gateway_id}", created=await api_keys.adopt(key, wanted, actor))
+    return done
+
+
+async def _create_admin(users: Users, admin: FirstAdmin, actor: Actor) -> bool:
+    with suppress(NotFound):
+        await users.by_name(admin.username)
+        return False
+    await users.create(admin.username, admin.password, [ADMIN], actor)
+    return True

@@ -1,0 +1,43 @@
+"""What is written with every change, in its transaction: the event that tells of it and the audit record."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from esp_common import audit, outbox, topology
+from esp_common.contracts.events import Event
+
+from esp_auth.store.connection import Connection
+
+SERVICE: Final = "auth"
+USER_CHANGED: Final = "auth.user-changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something: a principal's id and kind, and where the request came from."""
+
+    id: str | None
+    kind: str
+    source_address: str | None = None
+    trace_id: str | None = None
+
+
+async def announce(connection: Connection, type_: str, subject: str, data: dict[str, Any]) -> Event:
+    """Write the event that tells every service of a change, and return it."""
+    event = Event(type=type_, source=SERVICE, subject=subject, data=data)
+    await outbox.enqueue(connection, event, topology.EVENTS)
+    return event
+
+
+async def note(
+    connection: Connection, actor: Actor, action: str, object_: str, detail: dict[str, Any] | None = None
+) -> None:
+    """Write to the audit trail that `actor` did `action`; `detail` holds no secret."""
+    await audit.record(
+        connection,
+        source=SERVICE,
+        actor=actor.id or "anonymous",
+        action=action,
+        subject=object_,
+        data=detail or {},
+    )

@@ -1,0 +1,46 @@
+"""How long one has to wait after failed logins: per account and per address, whether or not it exists."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`free` failures cost nothing; then each doubles the wait, from `first_s` up to `longest_s` seconds.
+
+    Failures are forgotten `forget_s` seconds after the last one, which is longer than any wait.
+    """
+
+    free: int
+    first_s: float
+    longest_s: float
+    forget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """The failures of one account or address that are not forgotten, and when the last one was."""
+
+    failures: int
+    last_at: datetime
+
+
+def wait_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
+    """Return the seconds until the next attempt is heard; 0: now."""
+    if attempts is None or attempts.failures < rule.free or _forgotten(attempts, rule, now):
+        return 0.0
+    # A float has room for 2 ** 1000; no wait needs the sixty-fifth doubling.
+    doublings = min(attempts.failures - rule.free, 64)
+    wait = timedelta(seconds=min(rule.first_s * 2**doublings, rule.longest_s))
+    return max(0.0, (attempts.last_at + wait - now).total_seconds())
+
+
+def after_failure(attempts: Attempts | None, rule: Rule, now: datetime) -> Attempts:
+    """Return the attempts with one failure more."""
+    if attempts is None or _forgotten(attempts, rule, now):
+        return Attempts(1, now)
+    return Attempts(attempts.failures + 1, max(now, attempts.last_at))
+
+
+def _forgotten(attempts: Attempts, rule: Rule, now: datetime) -> bool:
+    return now - attempts.last_at > timedelta(seconds=rule.forget_s)

@@ -1,0 +1,130 @@
+"""Everything the service can do, put together once; its parts are made when they are needed."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cached_property
+
+from esp_common.contracts.events import Event
+from redis.asyncio import Redis
+
+from esp_auth.api_keys import ApiKeys
+from esp_auth.domain import secrets
+from esp_auth.domain.lockout import Rule
+from esp_auth.domain.passwords import Cost, Passwords
+from esp_auth.gateways import Gateways
+from esp_auth.hashing import Hashing
+from esp_auth.logins import Logins
+from esp_auth.revocations import Revocations
+from esp_auth.second_factor import SecondFactor
+from esp_auth.sessions import Lifetimes, Sessions
+from esp_auth.settings import AuthSettings
+from esp_auth.signing import Signing
+from esp_auth.store.attempts import AttemptStore
+from esp_auth.store.connection import Pool
+from esp_auth.store.users import UserStore
+from esp_auth.throttle import Throttle
+from esp_auth.users import Users
+
+
+class Identity:
+    """The capabilities of the service. `redis`: where revocations are copied to (None: nowhere)."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: AuthSettings,
+        redis: "Redis | None" = None,
+        on_revoked: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._master = settings.master
+        self.revocations = Revocations(pool, redis, token_s=settings.access_token_s, on_revoked=on_revoked)
+
+    def derived(self, label: str) -> bytes:
+        """Return the key for one purpose."""
+        return secrets.derive(self._master, label)
+
+    @cached_property
+    def signing(self) -> Signing:
+        """Signing keys and tokens."""
+        return Signing(
+            self._pool,
+            self.derived(secrets.SIGNING_KEYS),
+            token_s=self._settings.access_token_s,
+            publish_s=self._settings.signing_key_publish_s,
+        )
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        """API keys."""
+        overlap_s = self._settings.api_key_overlap_s
+        return ApiKeys(self._pool, self.derived(secrets.API_KEY_PEPPER), overlap_s=overlap_s)
+
+    @cached_property
+    def gateways(self) -> Gateways:
+        """The broker's questions."""
+        return Gateways(self.api_keys, vhost=self._settings.broker_vhost)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Sessions."""
+        settings = self._settings
+        return Sessions(
+            self._pool,
+            self.derived(secrets.REFRESH),
+            self.signing,
+            self.revocations,
+            Lifetimes(settings.access_token_s, settings.refresh_token_s, settings.session_s),
+            totp_required_for_admin=settings.totp_required_for_admin,
+        )
+
+    @cached_property
+    def second_factor(self) -> SecondFactor:
+        """Second factors."""
+        return SecondFactor(self._pool, self.derived(secrets.TOTP))
+
+    @cached_property
+    def hashing(self) -> Hashing:
+        """Password hashes."""
+        settings = self._settings
+        cost = Cost(settings.argon2_memory_kib, settings.argon2_passes, settings.argon2_lanes)
+        return Hashing(Passwords(cost), slots=settings.hashes_at_once, max_waiting=settings.hashes_waiting)
+
+    @cached_property
+    def throttle(self) -> Throttle:
+        """Throttling of guesses."""
+        settings, key = self._settings, self.derived(secrets.LOGIN_ATTEMPTS)
+        return Throttle(
+            self._pool,
+            key,
+            account=self._rule(settings.lockout_account_failures),
+            address=self._rule(settings.lockout_address_failures),
+        )
+
+    @cached_property
+    def logins(self) -> Logins:
+        """Logins."""
+        return Logins(
+            self._pool, self.hashing, self.throttle, self.sessions, self.second_factor, self.revocations
+        )
+
+    @cached_property
+    def users(self) -> Users:
+        """Users."""
+        return Users(
+            self._pool, self.hashing, self.throttle, self.sessions, self.second_factor, self.revocations
+        )
+
+    async def tidy(self) -> None:
+        """Forget what nobody needs any more: old sessions, failures, revocations and signing keys."""
+        async with self._pool.acquire() as connection:
+            now = await UserStore(connection).now()
+            await AttemptStore(connection).prune(now - timedelta(seconds=self._settings.lockout_forget_s))
+        await self.sessions.prune(now - timedelta(days=self._settings.session_kept_days))
+        await self.revocations.prune(now)
+        await self.signing.prune()
+
+    def _rule(self, free: int) -> Rule:
+        settings = self._settings
+        return Rule(free, settings.lockout_first_s, settings.lockout_longest_s, settings.lockout_forget_s)

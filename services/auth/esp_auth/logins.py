@@ -1,0 +1,152 @@
+"""Logins, and whatever else asks for a password: as slow for a wrong name as for a wrong password."""
+
+from typing import ClassVar, Final
+from uuid import UUID
+
+from esp_common.errors import Conflict, InvalidInput, Unauthenticated
+
+from esp_auth.changes import Actor, note
+from esp_auth.domain.passwords import check_password
+from esp_auth.domain.users import is_username
+from esp_auth.hashing import Hashing, Turn
+from esp_auth.revocations import Revocations
+from esp_auth.second_factor import SecondFactor, locked
+from esp_auth.sessions import Grant, Sessions
+from esp_auth.store.connection import Connection, Pool
+from esp_auth.store.users import User, UserStore
+from esp_auth.throttle import Throttle
+
+NOBODY: Final = ""
+"""What is looked up for a text that can be nobody's name, so that the database is asked all the same."""
+
+
+class SecondFactorRequired(Unauthenticated):
+    """The password is right, and this user has a second factor: send its code as well."""
+
+    code: ClassVar[str] = "totp-required"
+
+
+class Logins:
+    """Checks passwords and codes, counts what fails, and opens sessions."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        hashing: Hashing,
+        throttle: Throttle,
+        sessions: Sessions,
+        second_factor: SecondFactor,
+        revocations: Revocations,
+    ) -> None:
+        self._pool = pool
+        self._hashing = hashing
+        self._throttle = throttle
+        self._sessions = sessions
+        self._second_factor = second_factor
+        self._revocations = revocations
+
+    async def log_in(self, username: str, password: str, code: str | None, actor: Actor) -> Grant:
+        """Open a session; raise Unauthenticated, SecondFactorRequired or RateLimited.
+
+        A name that does not exist, a user who is disabled, a wrong password and a wrong code are answered
+        alike, and after the same work.
+        """
+        async with self._hashing.turn() as turn:
+            await self._throttle.check(username, actor.source_address)
+            async with self._pool.acquire() as connection:
+                user = await UserStore(connection).by_name(
+                    username.lower() if is_username(username) else NOBODY
+                )
+            matches = await turn.matches(user.password_hash if user else None, password)
+            fresh_hash = await _rehashed(turn, user, password) if matches else None
+            async with self._pool.acquire() as connection, connection.transaction():
+                grant = None
+                if user is not None and matches:
+                    grant = await self._accept(connection, user, code, fresh_hash, actor)
+                if grant is None:
+                    await self._refuse(connection, username, user, actor)
+        if grant is None:
+            raise Unauthenticated(
+                "username, password or code is wrong", fix="try again, or ask an administrator"
+            )
+        return grant
+
+    async def change_password(
+        self, user_id: UUID, session_id: UUID, current: str, new: str, actor: Actor
+    ) -> None:
+        """Set another password and end the user's other sessions; the present one may be refreshed.
+
+        Raises Unauthenticated when `current` is wrong, InvalidInput when `new` is weak or the same.
+        """
+        user = await self._with_password(user_id, current, actor)
+        check_password(new, user.username)
+        if new == current:
+            raise InvalidInput("the new password is the current one", fix="choose another")
+        fresh_hash = await self._hashing.hash(new)
+        async with self._pool.acquire() as connection, connection.transaction():
+            now = await locked(connection, user_id)
+            if now.password_hash != user.password_hash:
+                raise Conflict("the password was changed at the same time", fix="log in with the new one")
+            await UserStore(connection).set_password(user_id, fresh_hash, must_change=False)
+            revoked = await self._sessions.end(connection, user_id, "password", but=session_id)
+            await note(connection, actor, "password.change", str(user_id))
+        await self._revocations.spread(revoked)
+
+    async def remove_second_factor(self, user_id: UUID, password: str, actor: Actor) -> None:
+        """Ask for no code at login any more; raise Unauthenticated when the password is wrong."""
+        user = await self._with_password(user_id, password, actor)
+        async with self._pool.acquire() as connection, connection.transaction():
+            if (await locked(connection, user_id)).totp_secret is None:
+                raise Conflict("there is no second factor", fix="nothing needs to be done")
+            await self._second_factor.remove(connection, user.user_id, actor)
+
+    async def _with_password(self, user_id: UUID, password: str, actor: Actor) -> User:
+        """Return the user whose password this is; a stolen token must not serve to guess it."""
+        async with self._pool.acquire() as connection:
+            user = await UserStore(connection).by_id(user_id)
+        if user is None:
+            raise Unauthenticated("this user is no more", fix="log in again")
+        async with self._hashing.turn() as turn:
+            await self._throttle.check(user.username, actor.source_address)
+            matches = await turn.matches(user.password_hash, password)
+            if not matches:
+                async with self._pool.acquire() as connection, connection.transaction():
+                    await self._refuse(connection, user.username, user, actor)
+        if not matches:
+            raise Unauthenticated("the current password is wrong", fix="try again")
+        return user
+
+    async def _accept(
+        self, connection: Connection, found: User, code: str | None, fresh_hash: str | None, actor: Actor
+    ) -> Grant | None:
+        """Open the session if, with the user's row held, everything is still as it was found."""
+        users = UserStore(connection)
+        user = await users.lock(found.user_id)
+        if user is None or user.disabled or user.password_hash != found.password_hash:
+            return None
+        now = await users.now()
+        if user.has_totp:
+            if code is None:
+                raise SecondFactorRequired("this login needs a code", fix="send it as totp")
+            step = self._second_factor.accepted(user, code, now)
+            if step is None:
+                return None
+            await users.spend_code(user.user_id, step)
+        if fresh_hash is not None:
+            await users.rehash(user.user_id, fresh_hash)
+        await users.note_login(user.user_id, now)
+        await self._throttle.clear(connection, user.username)
+        known = Actor(str(user.user_id), "user", actor.source_address, actor.trace_id)
+        await note(connection, known, "session.open", str(user.user_id), {"username": user.username})
+        return await self._sessions.open(connection, user, now)
+
+    async def _refuse(self, connection: Connection, username: str, user: User | None, actor: Actor) -> None:
+        """Count the failure. A name nobody has is not written down: people type passwords there."""
+        await self._throttle.count_failure(connection, username, actor.source_address)
+        subject = str(user.user_id) if user else "unknown"
+        await note(connection, actor, "session.refuse", subject)
+
+
+async def _rehashed(turn: Turn, user: User | None, password: str) -> str | None:
+    """Return the hash at today's cost when the stored one was made at another."""
+    return await turn.hash(password) if user and turn.outdated(user.password_hash) else None

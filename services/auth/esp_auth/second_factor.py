@@ -1,0 +1,74 @@
+"""The second factor: enrolled by its user, confirmed by a first code, asked for at each login."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from esp_common.errors import Conflict, InvalidInput, NotFound
+
+from esp_auth.changes import Actor, note
+from esp_auth.domain import totp
+from esp_auth.domain.secrets import seal, unseal
+from esp_auth.store.connection import Connection, Pool
+from esp_auth.store.users import User, UserStore
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What an authenticator needs to know; shown once."""
+
+    secret: str = field(repr=False)
+    otpauth_uri: str = field(repr=False)
+
+
+class SecondFactor:
+    """Keeps users' TOTP secrets, sealed under `key`."""
+
+    def __init__(self, pool: Pool, key: bytes) -> None:
+        self._pool = pool
+        self._key = key
+
+    async def enrol(self, user_id: UUID, actor: Actor) -> Enrolment:
+        """Give the user a secret, good once a code confirms it; raise Conflict when one is in use."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            user = await locked(connection, user_id)
+            if user.has_totp:
+                raise Conflict("a second factor is in use", fix="remove it first: DELETE /api/v1/auth/totp")
+            secret = totp.new_secret()
+            await UserStore(connection).set_totp(user_id, seal(self._key, secret.encode(), str(user_id)))
+            await note(connection, actor, "totp.enrol", str(user_id))
+        return Enrolment(secret, totp.provisioning_uri(secret, user.username))
+
+    async def confirm(self, user_id: UUID, code: str, actor: Actor) -> None:
+        """Require the second factor from now on; raise InvalidInput when the code is not the secret's."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            user = await locked(connection, user_id)
+            if user.totp_secret is None or user.has_totp:
+                raise Conflict(
+                    "no second factor waits to be confirmed", fix="enrol one: POST /api/v1/auth/totp"
+                )
+            step = self.accepted(user, code, await UserStore(connection).now())
+            if step is None:
+                raise InvalidInput("this is not the code of this moment", fix="check the clock of the device")
+            await UserStore(connection).confirm_totp(user_id, step)
+            await note(connection, actor, "totp.confirm", str(user_id))
+
+    async def remove(self, connection: Connection, user_id: UUID, actor: Actor) -> None:
+        """Ask for no second factor any more, in the caller's transaction, which holds the user's row."""
+        await UserStore(connection).set_totp(user_id, None)
+        await note(connection, actor, "totp.remove", str(user_id))
+
+    def accepted(self, user: User, code: str, now: datetime) -> int | None:
+        """Return the step that `code` spends, None when it is wrong or spent."""
+        if user.totp_secret is None:
+            return None
+        secret = unseal(self._key, user.totp_secret, str(user.user_id)).decode()
+        return totp.accepted_step(secret, code, now.timestamp(), user.totp_step)
+
+
+async def locked(connection: Connection, user_id: UUID) -> User:
+    """Return a user whose row is held from now on; raise NotFound."""
+    user = await UserStore(connection).lock(user_id)
+    if user is None:
+        raise NotFound(f"no user {user_id}")
+    return user

@@ -1,0 +1,41 @@
+"""Failed logins by subject: the HMAC of an account's name or of an address."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Final
+
+from esp_common.database import load_queries
+
+from esp_auth.domain.lockout import Attempts
+from esp_auth.store.connection import Connection
+
+_QUERIES: Final = load_queries("esp_auth.store", "attempts.sql")
+
+
+class AttemptStore:
+    """Reads and writes attempts in the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def read(self, subjects: Collection[bytes]) -> dict[bytes, Attempts]:
+        """Return what is known of the subjects."""
+        rows = await self._connection.fetch(_QUERIES.read, list(subjects))
+        return {row["subject"]: Attempts(row["failures"], row["last_at"]) for row in rows}
+
+    async def lock(self, subjects: Collection[bytes], now: datetime) -> dict[bytes, Attempts]:
+        """Return the attempts of each subject, which nobody else counts until the transaction ends."""
+        rows = await self._connection.fetch(_QUERIES.lock, list(subjects), now)
+        return {row["subject"]: Attempts(row["failures"], row["last_at"]) for row in rows}
+
+    async def write(self, subject: bytes, attempts: Attempts) -> None:
+        """Store the attempts of a subject that is locked."""
+        await self._connection.execute(_QUERIES.write, subject, attempts.failures, attempts.last_at)
+
+    async def clear(self, subject: bytes) -> None:
+        """Forget a subject's failures."""
+        await self._connection.execute(_QUERIES.clear, subject)
+
+    async def prune(self, before: datetime) -> None:
+        """Forget failures from before a time."""
+        await self._connection.execute(_QUERIES.prune, before)

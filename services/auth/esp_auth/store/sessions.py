@@ -1,0 +1,76 @@
+"""Sessions and their refresh tokens; whoever changes them holds the user's row."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from esp_common.database import load_queries
+
+from esp_auth.store.connection import Connection
+
+_QUERIES: Final = load_queries("esp_auth.store", "sessions.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """A refresh token and the session it belongs to."""
+
+    session_id: UUID
+    user_id: UUID
+    used_at: datetime | None
+    expires_at: datetime
+    session_expires_at: datetime
+    ended_at: datetime | None
+
+
+class SessionStore:
+    """Reads and writes sessions in the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def open(self, session_id: UUID, user_id: UUID, now: datetime, expires_at: datetime) -> None:
+        """Begin a session."""
+        await self._connection.execute(_QUERIES.open, session_id, user_id, now, expires_at)
+
+    async def add_token(
+        self, token_hash: bytes, session_id: UUID, now: datetime, expires_at: datetime
+    ) -> None:
+        """Add the session's next refresh token."""
+        await self._connection.execute(_QUERIES.add_token, token_hash, session_id, now, expires_at)
+
+    async def holder(self, token_hash: bytes) -> UUID | None:
+        """Return whose refresh token this is."""
+        user_id: UUID | None = await self._connection.fetchval(_QUERIES.holder, token_hash)
+        return user_id
+
+    async def token(self, token_hash: bytes) -> RefreshToken | None:
+        """Return a refresh token as it is now."""
+        row = await self._connection.fetchrow(_QUERIES.token, token_hash)
+        return RefreshToken(**row) if row else None
+
+    async def spend(self, token_hash: bytes, now: datetime) -> None:
+        """Note that a refresh token was used."""
+        await self._connection.execute(_QUERIES.spend, token_hash, now)
+
+    async def end(
+        self,
+        user_id: UUID,
+        now: datetime,
+        why: str,
+        *,
+        only: UUID | None = None,
+        but: UUID | None = None,
+    ) -> list[UUID]:
+        """End a user's sessions, `only` one or all `but` one, and return those that ended by it."""
+        rows = await self._connection.fetch(_QUERIES.end, user_id, only, but, now, why)
+        return [row["session_id"] for row in rows]
+
+    async def is_open(self, session_id: UUID, user_id: UUID) -> bool:
+        """Return whether the session goes on."""
+        return bool(await self._connection.fetchval(_QUERIES.is_open, session_id, user_id))
+
+    async def prune(self, before: datetime) -> None:
+        """Forget the sessions that were over before a time."""
+        await self._connection.execute(_QUERIES.prune, before)
