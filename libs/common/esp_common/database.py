@@ -9,7 +9,10 @@ from typing import Any, Final
 import asyncpg
 
 from esp_common.settings import ServiceSettings, service_of
-from esp_common.vault import VaultKeeper, keeper_of
+from esp_common.vault import Login, VaultKeeper, keeper_of
+
+GRACE_S: Final = 5.0
+"""How much longer than the server's own timeout a statement is waited for."""
 
 _NAME: Final = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
 
@@ -68,6 +71,7 @@ async def create_pool(
         max_size=max_size,
         init=init,
         timeout=10,
+        command_timeout=settings.statement_timeout_s + GRACE_S if settings.statement_timeout_s else None,
         server_settings={
             "application_name": role,
             "statement_timeout": timeout_ms,
@@ -87,14 +91,18 @@ def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]
         if (login := keeper.login) is None:
             return await asyncpg.connect(*address, **options)
         try:
-            return await asyncpg.connect(
-                *address, **{**options, "user": login.user, "password": login.password}
-            )
-        except asyncpg.InvalidAuthorizationSpecificationError:
-            keeper.refused(login.user)
-            raise
+            return await asyncpg.connect(*address, **{**options, **_credentials(login)})
+        except asyncpg.InvalidAuthorizationSpecificationError as refusal:
+            if not await asyncio.to_thread(keeper.replace, login.user) or keeper.login is None:
+                # Callers take it as the outage that it is: both will be back.
+                raise ConnectionRefusedError(f"{refusal}; and Vault makes no other login") from refusal
+            return await asyncpg.connect(*address, **{**options, **_credentials(keeper.login)})
 
     return connect
+
+
+def _credentials(login: Login) -> dict[str, str]:
+    return {"user": login.user, "password": login.password}
 
 
 def _renew_with(keeper: VaultKeeper, pool: "asyncpg.Pool[Any]") -> None:

@@ -173,12 +173,16 @@ class VaultKeeper:
         """Have `call()` done, by the keeper's thread, each time there is a new database login."""
         self._on_login.append(call)
 
-    def refused(self, user: str) -> None:
-        """Say that the database refused `user`: if that is the current login, it is replaced at once."""
-        login = self._login
-        if login is not None and login.user == user:
-            self._login = None
-            self._wake.set()
+    def replace(self, user: str) -> bool:
+        """Make a new login at once if `user`, whom the database refused, still is the current one.
+
+        Returns whether there is another login now. Waits for Vault: not for an event loop's thread.
+        """
+        with self._lock:
+            if self._login is not None and self._login.user == user:
+                self._login = None
+                self._tend()
+            return self._login is not None
 
     def close(self) -> None:
         """Give the session back; with it ends the database login. Harmless when Vault is away."""
