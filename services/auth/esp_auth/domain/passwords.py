@@ -3,6 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Final
 
 from argon2 import PasswordHasher
@@ -78,10 +79,11 @@ def weaknesses(password: str, username: str) -> list[str]:
 
 
 def _is_common(folded: str) -> bool:
-    """Return whether the password is on the list, alone, decorated at its ends, or said over and over."""
+    """Return whether the password is on the list (alone, decorated, or repeated), or one of a kind."""
     core = _undecorated(folded)
     unit = _repeated_unit(folded)
-    return bool({folded, core, _repeated_unit(core)} & common_passwords()) or len(unit) <= len(folded) // 3
+    listed = bool({folded, core, _repeated_unit(core)} & common_passwords())
+    return listed or len(unit) <= len(folded) // 3 or _is_run(folded)
 
 
 def _undecorated(folded: str) -> str:
@@ -93,6 +95,12 @@ def _undecorated(folded: str) -> str:
 def _repeated_unit(text: str) -> str:
     """Return the shortest text of which `text` is a repetition: itself when it is none."""
     return text[: (text + text).find(text, 1)] if text else text
+
+
+def _is_run(text: str) -> bool:
+    """Return whether each character follows from the one before by the same step: 123456789012."""
+    # By ten, so that 0 comes after 9.
+    return len({(ord(after) - ord(before)) % 10 for before, after in pairwise(text)}) == 1
 
 
 @cache
