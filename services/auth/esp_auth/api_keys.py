@@ -4,7 +4,7 @@ import asyncio
 import hmac
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Final
 
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 GATEWAY_SCOPE: Final = "telemetry:write"
 USE_NOTED_S: Final = 60.0
 """How often at most a key's use is written down, seconds."""
+LONGEST_DAYS: Final = 3650
+"""How far ahead a key may expire that expires at all, days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +173,15 @@ def _check(wanted: NewKey) -> None:
         wrong.append(("gateway_id", "not an id of a gateway"))
     if wanted.gateway_id is not None and GATEWAY_SCOPE not in wanted.scopes:
         wrong.append(("scopes", f"a gateway's key needs {GATEWAY_SCOPE}"))
-    if wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC):
-        wrong.append(("expires_at", "is over"))
+    if wanted.expires_at is not None and not _is_ahead(wanted.expires_at):
+        wrong.append(("expires_at", f"is not within the next {LONGEST_DAYS} days"))
     if wrong:
         fields = [{"where": [where], "what": what} for where, what in wrong]
         raise InvalidInput("; ".join(f"{where}: {what}" for where, what in wrong), fields=fields)
+
+
+def _is_ahead(moment: datetime) -> bool:
+    return timedelta() < moment - datetime.now(UTC) <= timedelta(days=LONGEST_DAYS)
 
 
 def _existing(record: ApiKey | None, key_id: str) -> ApiKey:
