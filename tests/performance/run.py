@@ -1,5 +1,6 @@
 """Every benchmark on one test bed: `make bench`, or this file with `--quick` or `--full`."""
 
+from audit import audit
 from batches import batches
 from benchmark import main
 from memory import memory
@@ -8,4 +9,4 @@ from singles import singles
 from storage import storage
 
 if __name__ == "__main__":
-    main(batches, singles, posts, storage, memory)
+    main(batches, singles, posts, storage, memory, audit)

@@ -13,6 +13,7 @@ FIGURES = (
     "posts of one reading",
     "columnstore",
     "flood",
+    "audit records",
 )
 
 

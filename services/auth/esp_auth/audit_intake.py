@@ -39,8 +39,9 @@ REWOUND: Final = Counter(
 
 BATCH_RECORDS: Final = 2000
 BATCH_MS: Final = 100
-PREFETCH: Final = 300
-"""Messages sent ahead; of those with 200 records some 20 MB."""
+PREFETCH: Final = 4000
+HELD_BYTES: Final = 16 * 2**20
+"""Messages sent ahead: so many, and no more than fit into this by the largest that is held."""
 
 FIRST_PREFETCH: Final = 1
 """To a worker that has yet to see a message through: one that kills workers takes no others along."""
@@ -179,8 +180,13 @@ class AuditIntake:
             await asyncio.sleep(0.01)
 
     async def _suit_prefetch(self) -> None:
-        fitting = FIRST_PREFETCH if self._suspects else PREFETCH
-        if fitting != self._prefetch:
+        """Have as much sent ahead as fits, and one message while any is suspect."""
+        held = [*self._waiting, *self._suspects]
+        if not held:
+            return
+        room = HELD_BYTES // max(1, *(len(delivery.body) for delivery in held))
+        fitting = FIRST_PREFETCH if self._suspects else max(2, min(room, PREFETCH))
+        if not self._prefetch / 2 <= fitting <= self._prefetch * 1.5:
             self._prefetch = fitting
             await self.queue.limit(fitting)
 

@@ -132,7 +132,7 @@ def audit_router(trail: AuditLog) -> APIRouter:
     async def verify_audit(request: VerifyRequest | None = None) -> Any:
         """Look for records that were changed, removed, added or moved.
 
-        Some 50,000 records a second; a long log is verified by ranges, or with `esp-auth audit verify`.
+        It reads each of them: a log of millions is verified by ranges, or with `esp-auth audit verify`.
         """
         asked = request or VerifyRequest()
         noted = [Head(head.seq, bytes.fromhex(head.hash)) for head in asked.noted]

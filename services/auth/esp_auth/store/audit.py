@@ -108,7 +108,7 @@ class AuditStore:
             links = extend(self._key, head, records)
             if links:
                 await connection.copy_records_to_table(
-                    "audit_log", schema_name="auth", columns=COLUMNS, records=map(_row, links)
+                    "audit_log", schema_name="auth", columns=COLUMNS, records=map(row_of, links)
                 )
                 head = Head(links[-1].seq, links[-1].hash)
                 await connection.execute(_QUERIES.move_head, *head)
@@ -226,6 +226,28 @@ def link_of(row: Any) -> Link:
     return Link(row["seq"], record, bytes(row["hash"] or b""))
 
 
+def row_of(link: Link) -> tuple[Any, ...]:
+    """Return a link as a row of `COLUMNS`."""
+    record = link.record
+    return (
+        link.seq,
+        record.time,
+        record.id,
+        record.service,
+        record.actor_id,
+        record.actor_kind,
+        record.action,
+        record.object,
+        record.outcome,
+        record.status,
+        record.source_address,
+        record.trace_id,
+        record.count,
+        orjson.dumps(record.detail).decode(),
+        link.hash,
+    )
+
+
 def monday(time_us: int) -> date:
     """Return the Monday, UTC, of the week of a time in microseconds since 1970."""
     day = time_us // _DAY_US
@@ -245,27 +267,6 @@ async def _unknown(connection: Connection, records: Sequence[Record]) -> list[Re
     )
     known = {(row["id"], row["time"]) for row in rows}
     return [record for record, time in zip(records, times, strict=True) if (record.id, time) not in known]
-
-
-def _row(link: Link) -> tuple[Any, ...]:
-    record = link.record
-    return (
-        link.seq,
-        record.time,
-        record.id,
-        record.service,
-        record.actor_id,
-        record.actor_kind,
-        record.action,
-        record.object,
-        record.outcome,
-        record.status,
-        record.source_address,
-        record.trace_id,
-        record.count,
-        orjson.dumps(record.detail).decode(),
-        link.hash,
-    )
 
 
 def _detail(text: str | None) -> Any:
