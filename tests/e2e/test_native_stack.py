@@ -203,7 +203,7 @@ def test_the_broker_has_no_gateways_of_its_own(stack):
     amqp = httpx.URL(stack.endpoints["amqp"])
     url = f"http://127.0.0.1:{ports['management']}/api/users"
     users = httpx.get(url, auth=(amqp.username, amqp.password)).json()
-    assert {user["name"] for user in users} == {"admin", *topology.SERVICES}
+    assert {user["name"] for user in users} == {"admin", "session-keeper", *topology.SERVICES}
 
 
 def test_services_work_with_logins_that_the_vault_made(stack):

@@ -128,7 +128,11 @@ class Roles:
             "redis_url": stack.redis.url,
         }
         if service == "auth":
-            values |= {"master_key": stack.master_key, "broker_secret": stack.broker_secret}
+            values |= {
+                "master_key": stack.master_key,
+                "broker_secret": stack.broker_secret,
+                "broker_management_url": stack.rabbitmq.session_keeper_url,
+            }
         return values
 
     def _database_url(self, login: str) -> str:

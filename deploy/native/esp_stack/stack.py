@@ -15,7 +15,7 @@ from esp_stack.memory import Credentials, remembered_ports
 from esp_stack.programs import account, may, service_account
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, RabbitMQ, RabbitPorts, Redis, Server
 from esp_stack.servers.azurite import new_account_key
-from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS
+from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS, SESSION_KEEPER
 from esp_stack.supervision import Supervisor
 from esp_stack.vault import LOGIN_MAKER, Vault
 
@@ -82,7 +82,7 @@ class Stack:
     @cached_property
     def rabbitmq(self) -> RabbitMQ:
         """The broker."""
-        users = (ADMINISTRATOR, *topology.SERVICES)
+        users = (ADMINISTRATOR, SESSION_KEEPER, *topology.SERVICES)
         names = ("amqp", "mqtt", "management", "rabbitmq-metrics", "distribution", "epmd")
         return RabbitMQ(
             self.homes / "rabbitmq",

@@ -176,7 +176,7 @@ class Vault:
 def ensure_login_maker(admin_url: str, password: str) -> None:
     """Have the database role as which Vault makes logins and ends their sessions."""
     with psycopg.connect(admin_url, autocommit=True) as connection:
-        known = "SELECT FROM pg_roles WHERE rolname = %s"
+        known = "SELECT 1 FROM pg_roles WHERE rolname = %s"
         verb = "ALTER" if connection.execute(known, (LOGIN_MAKER,)).fetchone() else "CREATE"
         verifier = connection.pgconn.encrypt_password(
             password.encode(), LOGIN_MAKER.encode(), b"scram-sha-256"

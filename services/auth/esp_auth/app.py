@@ -23,6 +23,7 @@ from esp_auth.api.logins import logins_router
 from esp_auth.api.server import make_server
 from esp_auth.api.users import users_router
 from esp_auth.audit import AuditLog
+from esp_auth.broker_sessions import BrokerSessions
 from esp_auth.changes import SERVICE
 from esp_auth.consumers import open_audit_writer
 from esp_auth.domain.secrets import AUDIT_CHAIN
@@ -124,6 +125,15 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
         health.add_flag("audit", lambda: writer.alive, "the broker does not have this consumer")
         health.add_flag("audit store", lambda: not writer.stalled, "records wait for the database")
 
+        periodic = [
+            every(settings.revocations_copy_s, identity.revocations.copy, "revocations"),
+            every(settings.tidy_s, identity.tidy, "tidying"),
+        ]
+        if settings.broker_management_url:
+            sessions = BrokerSessions(pool, settings.broker_management_url)
+            stack.push_async_callback(sessions.close)
+            periodic.append(every(settings.broker_sessions_s, sessions.end_invalid, "ending broker sessions"))
+
         async def stop_consuming() -> None:
             await stop.wait()
             await asyncio.gather(*(consumer.stop() for consumer in consumers))
@@ -131,8 +141,7 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
         await _until_first_ends(
             _all(writer.run(stop), *(consumer.run() for consumer in consumers)),
             outbox.Relay(pool, publisher, SERVICE).run(),
-            every(settings.revocations_copy_s, identity.revocations.copy, "revocations"),
-            every(settings.tidy_s, identity.tidy, "tidying"),
+            *periodic,
             others=[stop_consuming()],
         )
 

@@ -73,10 +73,19 @@ class AuthSettings(ServiceSettings):
         description="Part of the path under which the broker asks; give it as a file. None: not served.",
     )
     broker_vhost: str = Field("/", description="Virtual host that gateways may use.")
+    broker_management_url: str | None = Field(
+        None,
+        repr=False,
+        description="Management API, http(s)://administrator:password@host:port/api; give it as a file."
+        " None: a connection outlives its key.",
+    )
 
     # worker
     revocations_copy_s: float = Field(
         5, gt=0, le=30, description="Period of writing revocations to Redis, seconds."
+    )
+    broker_sessions_s: float = Field(
+        10, gt=0, description="Period of ending connections whose key is not valid any more, seconds."
     )
     tidy_s: float = Field(300, gt=0, description="Period of forgetting what is over, seconds.")
 

@@ -16,6 +16,8 @@ from esp_stack.programs import Program, account, executable, free_port, private_
 from esp_stack.servers.server import Server
 
 ADMINISTRATOR = "admin"
+SESSION_KEEPER = "session-keeper"
+"""As whom auth ends gateways' connections, which takes an administrator; it has no right to any message."""
 GATEWAYS = ("gw-01", "gw-02", "gw-03", "gw-04", "gw-05", "gw-demo")
 PLUGINS = (
     "rabbitmq_management",
@@ -143,9 +145,8 @@ class RabbitMQ(Server):
         self.tls = tls
         self._auth_url = auth_url
         self._auth_cache_ttl_ms = auth_cache_ttl_ms
-        self.passwords = passwords or {
-            name: token_urlsafe(24) for name in (ADMINISTRATOR, *topology.SERVICES, *GATEWAYS)
-        }
+        users = (ADMINISTRATOR, SESSION_KEEPER, *topology.SERVICES, *GATEWAYS)
+        self.passwords = passwords or {name: token_urlsafe(24) for name in users}
 
     @property
     def url(self) -> str:
@@ -161,6 +162,12 @@ class RabbitMQ(Server):
     def management_url(self) -> str:
         """Base URL of the management API."""
         return f"http://127.0.0.1:{self.ports.management}/api"
+
+    @property
+    def session_keeper_url(self) -> str:
+        """URL of the management API with the credentials of who ends gateways' connections."""
+        login = f"{SESSION_KEEPER}:{self.passwords[SESSION_KEEPER]}"
+        return f"http://{login}@127.0.0.1:{self.ports.management}/api"
 
     def url_for(self, user: str, vhost: str = "/") -> str:
         """Return the AMQP URL of a service's or a gateway's user."""
@@ -198,7 +205,10 @@ class RabbitMQ(Server):
         services = {user: self.passwords[user] for user in (ADMINISTRATOR, *topology.SERVICES)}
         known = () if self._auth_url else GATEWAYS
         gateways = {gateway: self.passwords[gateway] for gateway in known}
-        return topology.definitions(services, gateways, vhost=vhost, administrator=ADMINISTRATOR)
+        found = topology.definitions(services, gateways, vhost=vhost, administrator=ADMINISTRATOR)
+        if self._auth_url:
+            found["users"].append(_administrator(SESSION_KEEPER, self.passwords[SESSION_KEEPER]))
+        return found
 
     def programs(self) -> Sequence[Program]:
         """Return the node and the name server it registers with, which nobody else uses."""
@@ -265,3 +275,13 @@ class RabbitMQ(Server):
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.home / "generated"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{ERLANG_OPTIONS}",
         }
+
+
+def _administrator(name: str, password: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": topology.password_hash(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": ["administrator"],
+        "limits": {},
+    }

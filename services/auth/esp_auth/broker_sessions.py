@@ -1,0 +1,80 @@
+"""Gateways' open connections to the broker, ended when the key they were opened with is no longer good.
+
+The broker asks about a connection that never pauses only when it is opened, so somebody has to look.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import structlog
+from esp_common.errors import Unavailable
+
+from esp_auth.store.broker_sessions import BrokerSession, ended
+from esp_auth.store.connection import Pool
+
+log = structlog.get_logger()
+
+TIMEOUT_S: Final = 10.0
+REASON: Final = "the gateway's API key is no longer valid"
+
+
+class BrokerSessions:
+    """Looks after gateways' connections over the broker's management API.
+
+    `management_url`: its base with the credentials of an administrator, `http://user:password@host:port/api`.
+    """
+
+    def __init__(self, pool: Pool, management_url: str) -> None:
+        self._pool = pool
+        address = httpx.URL(management_url)
+        self._client = httpx.AsyncClient(
+            base_url=address.copy_with(username="", password=""),
+            auth=(address.username, address.password),
+            timeout=TIMEOUT_S,
+        )
+
+    async def end_invalid(self) -> int:
+        """Close every connection whose key has been revoked, rotated or expired since; return how many.
+
+        A gateway that has another valid key connects again with it. Raises Unavailable without the broker.
+        """
+        try:
+            sessions = await self._gateways()
+            async with self._pool.acquire() as connection:
+                over = await ended(connection, sessions)
+            for session in over:
+                await self._close(session)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the broker's management API does not answer: {error}") from error
+        return len(over)
+
+    async def close(self) -> None:
+        """Let go of the connection to the management API."""
+        await self._client.aclose()
+
+    async def _gateways(self) -> list[BrokerSession]:
+        # The broker's own users (services, its administrators) it knows by itself: they have no keys.
+        own = {user["name"] for user in await self._get("users", "name")}
+        return [
+            BrokerSession(
+                found["name"], found["user"], datetime.fromtimestamp(found["connected_at"] / 1000, UTC)
+            )
+            for found in await self._get("connections", "name,user,connected_at")
+            # One that is just being opened has neither yet.
+            if found.get("connected_at") and found.get("user") and found["user"] not in own
+        ]
+
+    async def _get(self, what: str, columns: str) -> list[dict[str, Any]]:
+        answer = await self._client.get(what, params={"columns": columns})
+        found: list[dict[str, Any]] = answer.raise_for_status().json()
+        return found
+
+    async def _close(self, session: BrokerSession) -> None:
+        answer = await self._client.delete(
+            f"connections/{quote(session.name, safe='')}", headers={"X-Reason": REASON}
+        )
+        if answer.status_code != httpx.codes.NOT_FOUND:  # it has gone by itself
+            answer.raise_for_status()
+        log.warning("broker.session-ended", gateway_id=session.gateway_id, reason=REASON)

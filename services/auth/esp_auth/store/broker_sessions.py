@@ -1,0 +1,28 @@
+"""Which connections of gateways have outlived the keys they may have been opened with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from esp_common.database import load_queries
+
+from esp_auth.store.connection import Connection
+
+_QUERIES: Final = load_queries("esp_auth.store", "broker_sessions.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSession:
+    """One connection of a gateway to the broker, by the broker's name for it."""
+
+    name: str
+    gateway_id: str
+    since: datetime
+
+
+async def ended(connection: Connection, sessions: Sequence[BrokerSession]) -> list[BrokerSession]:
+    """Return those of `sessions` that no key justifies any more."""
+    columns = ([s.gateway_id for s in sessions], [s.since for s in sessions])
+    rows = await connection.fetch(_QUERIES.ended, *columns)
+    return [sessions[row["number"] - 1] for row in rows]

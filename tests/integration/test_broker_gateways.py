@@ -1,0 +1,302 @@
+"""Gateways on the broker as the stack has them: TLS, no users of its own, and auth to say who may what."""
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import aiormq
+import httpx
+import paho.mqtt.client as mqtt
+import pytest
+from esp_auth.api_keys import NewKey
+from esp_auth.app import run_api, run_worker
+from esp_auth.changes import Actor
+from esp_auth.identity import Identity
+from esp_auth.settings import AuthSettings
+from esp_auth.store.migrations import migrate
+from esp_common import topology
+from esp_common.auth import new_api_key
+from esp_common.database import create_pool
+from esp_common.errors import EspError
+from esp_common.messaging import Publisher
+from esp_gateway.link import with_credentials
+from esp_stack.certificates import Tls, renew
+from esp_stack.databases import AUTH_OWNER
+from esp_stack.programs import account, free_port
+from esp_stack.servers import OpenBao, RabbitMQ
+from esp_stack.vault import Vault
+
+CACHE_S = 2.0
+SWEEP_S = 0.5
+BROKER_SECRET = "0123456789abcdef0123456789abcdef"
+TESTER = Actor("tester", "service")
+REFUSED = (aiormq.exceptions.AMQPError, EspError, ConnectionError, RuntimeError)
+
+
+@dataclass
+class Field:
+    """A broker that asks auth, and auth."""
+
+    broker: RabbitMQ
+    tls: Tls
+    identity: Identity
+    auth_settings: AuthSettings
+
+    async def key(self, gateway_id: str) -> tuple[str, str]:
+        """Make a key of a gateway; return its id and the key."""
+        issued = await self.identity.api_keys.create(
+            NewKey(gateway_id, ["telemetry:write"], gateway_id), TESTER
+        )
+        return issued.record.key_id, issued.key
+
+    def url(self, user: str, password: str) -> str:
+        return with_credentials(f"{self.broker.address}/?cafile={self.tls.authority}", user, password)
+
+
+@pytest.fixture(scope="module")
+def server_tls(server_home: Path) -> Iterator[Tls]:
+    """A certificate for the broker."""
+    server = OpenBao(server_home / "gateways-authority")
+    server.start()
+    vault = Vault(server)
+    vault.ensure_engines()
+    authority = server_home / "gateways-ca.pem"
+    authority.write_text(vault.ensure_authority())
+    tls = Tls(server_home / "gateways-broker.pem", authority)
+    renew(tls, vault.issue_certificate, account("rabbitmq"))
+    yield tls
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+async def field(
+    server_home: Path, server_tls: Tls, make_database: Any, redis_url: str
+) -> AsyncIterator[Field]:
+    port = free_port()
+    broker = RabbitMQ(
+        server_home / "gateways-broker",
+        tls=server_tls,
+        auth_url=f"http://127.0.0.1:{port}/broker/{BROKER_SECRET}",
+        auth_cache_ttl_ms=int(CACHE_S * 1000),
+    )
+    await asyncio.to_thread(broker.start)
+    database = make_database("postgres")
+    migrate(database.url(AUTH_OWNER), "postgres")
+    settings = AuthSettings(
+        database_url=database.url("esp_auth"),
+        amqp_url=f"{broker.url_for('auth')}?cafile={server_tls.authority}",
+        redis_url=redis_url,
+        master_key=base64.b64encode(os.urandom(32)).decode(),
+        http_port=port,
+        broker_secret=BROKER_SECRET,
+        broker_management_url=broker.session_keeper_url,
+        broker_sessions_s=SWEEP_S,
+    )
+    pool = await create_pool(settings, role="test")
+    stop = asyncio.Event()
+    roles = [
+        asyncio.create_task(run_api(settings, stop)),
+        asyncio.create_task(run_worker(settings.model_copy(update={"http_port": free_port()}), stop)),
+    ]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        await eventually(lambda: _ready(client), 60)
+    yield Field(broker, server_tls, Identity(pool, settings), settings)
+    stop.set()
+    await asyncio.gather(*roles)
+    await pool.close()
+    await asyncio.to_thread(broker.kill)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
+    """Return when `holds()`; fail after `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/health/ready")).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def publish(url: str, routing_key: str, exchange: str = topology.INGEST) -> None:
+    """Publish once over a connection of its own; raises what it is refused with."""
+    async with Publisher(url, timeout_s=20) as publisher:
+        if publisher.failure:
+            raise publisher.failure
+        await publisher.publish(exchange, routing_key, b"[]")
+
+
+async def test_a_gateway_publishes_with_its_key_under_its_own_id(field):
+    _, key = await field.key("gw-own")
+    await publish(field.url("gw-own", key), "telemetry.gw-own")
+    await publish(field.url("gw-own", key), "telemetry.gw-own.P-1")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "routing_key"),
+    [
+        (topology.INGEST, "telemetry.gw-other"),
+        (topology.INGEST, "telemetry.gw-ownx"),
+        (topology.INGEST, "telemetry"),
+        (topology.EVENTS, "telemetry.gw-own"),
+        (topology.TELEMETRY, "telemetry.gw-own"),
+        (topology.COMMANDS, topology.AUTH_VERIFY_KEY),
+        ("", topology.INGEST_TELEMETRY),
+    ],
+)
+async def test_a_gateway_publishes_nowhere_else(field, exchange, routing_key):
+    _, key = await field.key("gw-own")
+    with pytest.raises(REFUSED):
+        await publish(field.url("gw-own", key), routing_key, exchange)
+
+
+async def test_a_gateway_reads_and_declares_nothing(field):
+    _, key = await field.key("gw-own")
+    for queue in (topology.INGEST_TELEMETRY, "mine"):
+        async with await aio_pika.connect(field.url("gw-own", key)) as connection:
+            channel = await connection.channel()
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await (await channel.declare_queue(queue, passive=queue != "mine")).get(fail=False)
+
+
+@pytest.mark.parametrize("wrong", ["another-gateways", "unknown", "malformed", "empty"])
+async def test_a_key_that_is_not_the_gateways_opens_no_connection(field, wrong):
+    _, key = await field.key("gw-right")
+    _, others = await field.key("gw-wrong")
+    password = {
+        "another-gateways": others,
+        "unknown": new_api_key("unknown"),
+        "malformed": key[:-1] + "_",
+        "empty": "",
+    }[wrong]
+    with pytest.raises(aiormq.exceptions.ProbableAuthenticationError):
+        await aio_pika.connect(field.url("gw-right", password))
+
+
+async def test_a_service_is_not_a_gateway_and_auth_is_not_asked_about_it(field):
+    with pytest.raises(aiormq.exceptions.ProbableAuthenticationError):
+        await aio_pika.connect(field.url("ingest", (await field.key("ingest"))[1]))
+
+
+async def test_the_broker_speaks_no_plain_amqp(field):
+    _, key = await field.key("gw-own")
+    with pytest.raises((OSError, aiormq.exceptions.AMQPError)):
+        await aio_pika.connect(field.url("gw-own", key).replace("amqps", "amqp"), timeout=10)
+    with pytest.raises(aiormq.exceptions.AMQPConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        await aio_pika.connect(field.url("gw-own", key).split("?")[0])
+
+
+async def test_mqtt_over_tls_has_the_same_rules(field):
+    _, key = await field.key("gw-mqtt")
+    before = await waiting(field)
+    assert await asyncio.to_thread(mqtt_publish, field, "gw-mqtt", key, "telemetry/gw-mqtt") == "Success"
+    await eventually(lambda: _exceeds(field, before))
+    wrong = new_api_key("gw-mqtt")
+    assert await asyncio.to_thread(mqtt_publish, field, "gw-mqtt", wrong, "telemetry/gw-mqtt") != "Success"
+
+
+async def _exceeds(field: Field, before: int) -> bool:
+    return await waiting(field) > before
+
+
+async def waiting(field: Field) -> int:
+    url = f"{field.broker.url}?cafile={field.tls.authority}"
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        queue = await channel.declare_queue(topology.INGEST_TELEMETRY, passive=True)
+        return int(queue.declaration_result.message_count or 0)
+
+
+def mqtt_publish(field: Field, gateway_id: str, key: str, topic: str) -> str:
+    """Publish by MQTT; return how the broker answered the connection."""
+    answers: list[str] = []
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=gateway_id)
+    client.username_pw_set(gateway_id, key)
+    client.tls_set_context(field.tls.client_context())
+    client.on_connect = lambda *arguments: answers.append(str(arguments[3]))
+    client.connect("127.0.0.1", field.broker.ports.mqtt)
+    while not answers:
+        client.loop(1)
+    if answers[0] == "Success":
+        sent = client.publish(topic, b"[]", qos=1)
+        while not sent.is_published():
+            client.loop(1)
+    client.disconnect()
+    return answers[0]
+
+
+@pytest.mark.parametrize("pause_s", [0.01, 1.0], ids=["busy", "slow"])
+async def test_a_connection_ends_soon_after_its_key_is_revoked(field, pause_s):
+    gateway_id = f"gw-revoked-{int(pause_s)}"
+    key_id, key = await field.key(gateway_id)
+    async with await aio_pika.connect(field.url(gateway_id, key)) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(topology.INGEST, ensure=False)
+
+        async def publish_until_refused() -> None:
+            while True:
+                await exchange.publish(aio_pika.Message(b"[]"), topology.telemetry_key(gateway_id))
+                await asyncio.sleep(pause_s)
+
+        publishing = asyncio.create_task(publish_until_refused())
+        await until_listed(field, gateway_id)
+        assert not publishing.done()
+        await field.identity.api_keys.revoke(key_id, TESTER)
+        async with asyncio.timeout(30):
+            with pytest.raises(REFUSED):
+                await publishing
+    # What the broker was told last counts until its cache forgets it.
+    await eventually(lambda: _is_refused(field.url(gateway_id, key)), CACHE_S + 20)
+
+
+async def _is_refused(url: str) -> bool:
+    try:
+        await (await aio_pika.connect(url)).close()
+    except aiormq.exceptions.ProbableAuthenticationError:
+        return True
+    return False
+
+
+async def test_a_gateway_with_another_valid_key_goes_on_with_it(field):
+    old_id, old = await field.key("gw-two")
+    _, new = await field.key("gw-two")
+    async with Publisher(field.url("gw-two", old)) as publisher:
+        await until_listed(field, "gw-two")
+        await field.identity.api_keys.revoke(old_id, TESTER)
+        await eventually(lambda: _is_cut(publisher))
+    async with Publisher(field.url("gw-two", new)) as publisher:
+        await until_listed(field, "gw-two")
+        for _ in range(5):
+            await publisher.publish(topology.INGEST, "telemetry.gw-two", b"[]")
+            await asyncio.sleep(SWEEP_S)
+        assert publisher.connected
+
+
+async def _is_cut(publisher: Publisher) -> bool:
+    return not publisher.connected
+
+
+async def until_listed(field: Field, user: str) -> None:
+    """Wait until the management API knows the connection of `user`, which takes it some seconds."""
+
+    async def is_listed() -> bool:
+        found = await asyncio.to_thread(field.broker.api, "GET", "connections?columns=user,connected_at")
+        return any(one.get("user") == user and one.get("connected_at") for one in found.json())
+
+    await eventually(is_listed)
+
+
+def test_the_broker_has_no_gateways_of_its_own_and_forgets_those_it_had(field):
+    field.broker.api("PUT", "users/gw-01", {"password": "old", "tags": ""})
+    field.broker.wait_ready()
+    users = {user["name"] for user in field.broker.api("GET", "users").json()}
+    assert users == {"admin", "session-keeper", *topology.SERVICES}
