@@ -8,16 +8,25 @@ from esp_common.errors import InvalidInput
 from esp_common.http import decode_cursor, encode_cursor
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from esp_auth.api.answers import Cursor, Limit, Page, problems
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
 from esp_auth.store.audit import AuditFilter, Position
 
-Text = Annotated[str | None, Query(max_length=500)]
-Since = Annotated[AwareDatetime | None, Query(alias="from", description="Only those at or after this time.")]
-Until = Annotated[AwareDatetime | None, Query(alias="to", description="Only those before this time.")]
+
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("beyond what there are years for") from None
+
+
+Text = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+Since = Annotated[Time | None, Query(alias="from", description="Only those at or after this time.")]
+Until = Annotated[Time | None, Query(alias="to", description="Only those before this time.")]
 Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]
 HashHex = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="HMAC-SHA256 in hexadecimal.")]
 
@@ -147,6 +156,6 @@ def _position(cursor: str | None) -> Position | None:
     time, seq = decode_cursor(cursor, 2)
     try:
         # What has no offset is no time of ours; taken for local it cannot do harm.
-        return datetime.fromisoformat(time).astimezone(UTC), range(2**63)[seq]
-    except (TypeError, ValueError, IndexError, OverflowError):
+        return datetime.fromisoformat(time).astimezone(UTC), range(2**63).index(seq)
+    except (TypeError, ValueError, OverflowError):
         raise InvalidInput("this cursor was not given out here", fix="start from the first page") from None
