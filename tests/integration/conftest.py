@@ -169,12 +169,18 @@ async def _until_ready(client: httpx.AsyncClient) -> None:
 
 
 @pytest.fixture(scope="module")
-async def ingest_api(make_database: Any, vhost: Vhost, auth_service: AuthService) -> AsyncIterator[IngestApi]:
+async def ingest_api(
+    make_database: Any, vhost: Vhost, auth_service: AuthService, redis_url: str
+) -> AsyncIterator[IngestApi]:
     """The API of the module, with an empty schema behind it."""
     database = make_database("postgres")
     migrate(database.url("esp_ingest_owner"), "postgres")
     settings = IngestSettings(
-        database_url=database.url("esp_ingest"), amqp_url=vhost.url_for("ingest"), http_port=free_port()
+        database_url=database.url("esp_ingest"),
+        amqp_url=vhost.url_for("ingest"),
+        redis_url=redis_url,
+        http_port=free_port(),
+        rate_limit_per_minute=100_000,
     )
     base_url = f"http://127.0.0.1:{settings.http_port}"
     stop = asyncio.Event()

@@ -170,7 +170,10 @@ async def test_a_change_is_announced_and_audited_in_its_transaction(api) -> None
     ]
     assert orjson.loads(rows[0]["body"]) == {"field_id": "loud", "name": "Loud"}
     assert orjson.loads(rows[2]["body"]) == {"deleted": True}
-    assert orjson.loads(rows[1]["body"])["actor"] == "key-0"
+    said = orjson.loads(rows[1]["body"])
+    assert (said["actor_id"], said["actor_kind"], said["object"]) == ("key-0", "key", "loud")
+    assert said["source_address"] == "127.0.0.1"
+    assert said["trace_id"]
 
 
 async def test_a_tag_map_is_stored_as_factors(api) -> None:

@@ -1,20 +1,367 @@
-"""Audit events: who did what to what, written with the change itself and kept by the auth service."""
+"""Audit records: who did what to what, with which outcome, kept by the auth service.
 
-from typing import Any, Final
+A request is noted by `AuditTrail`, which never keeps it waiting; an administrative action is recorded with
+`record` in the transaction that makes it. Both make records of the one form that `make_record` gives.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+from uuid import uuid4
+
+import orjson
+import structlog
+from prometheus_client import Counter, Gauge
 
 from esp_common import outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.errors import EspError
+from esp_common.messaging import Publisher
+from esp_common.spill import SpillFolder
+
+log = structlog.get_logger()
 
 RECORDED: Final = "audit.recorded"
+BATCH_RECORDS: Final = 200
+BATCH_S: Final = 0.1
+TALLY_S: Final = 1.0
+SEND_TIMEOUT_S: Final = 5.0
+RETRY_S: Final = 0.5
+RETRY_MAX_S: Final = 30.0
+CLOSE_S: Final = 3.0
+MEMORY_BATCHES: Final = 50
+"""Batches that wait in memory for the broker; what is more is spilled, or lost without a folder."""
+
+_BUFFERED: Final = Gauge("esp_audit_buffered", "Audit records that the broker does not have yet.")
+_SENT: Final = Counter("esp_audit_sent_total", "Audit records that the broker confirmed.")
+_SPILLED: Final = Counter("esp_audit_spilled_total", "Audit records written to files for want of the broker.")
+_LOST: Final = Counter("esp_audit_lost_total", "Audit records lost because nothing had room for them.")
+
+ActorKind = Literal["user", "key", "service", "cli", "anonymous"]
+Outcome = Literal["success", "denied", "failed"]
+Record = dict[str, Any]
+_DENIED: Final = (401, 403, 429)
+
+
+def outcome_of(status: int) -> Outcome:
+    """Return what an HTTP status says of a request."""
+    if status in _DENIED:
+        return "denied"
+    return "success" if 100 <= status < 400 else "failed"
+
+
+def make_record(
+    service: str,
+    action: str,
+    object_: str,
+    *,
+    actor_id: str | None,
+    actor_kind: ActorKind,
+    outcome: Outcome = "success",
+    status: int | None = None,
+    source_address: str | None = None,
+    trace_id: str | None = None,
+    count: int = 1,
+    detail: Mapping[str, Any] | None = None,
+) -> Record:
+    """Return a record of now, in the form in which it travels. `detail` must hold no secret."""
+    return {
+        "id": str(uuid4()),
+        "time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "service": service,
+        "actor_id": actor_id,
+        "actor_kind": actor_kind,
+        "action": action,
+        "object": object_,
+        "outcome": outcome,
+        "status": status,
+        "source_address": source_address,
+        "trace_id": trace_id,
+        "count": count,
+        "detail": dict(detail or {}),
+    }
+
+
+# --- administrative actions -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where the request under way comes from; `state` is the request's, with its `principal` once known."""
+
+    source_address: str | None
+    trace_id: str | None
+    state: MutableMapping[str, Any] = field(default_factory=dict)
+
+
+ORIGIN: Final[ContextVar[Origin | None]] = ContextVar("audit_origin", default=None)
+"""Set by the HTTP edge, so that an action's record says where it came from without every call saying so."""
 
 
 async def record(
-    connection: outbox.Connection, *, source: str, actor: str, action: str, subject: str, data: Any = None
+    connection: outbox.Connection,
+    *,
+    source: str,
+    actor: str | None,
+    action: str,
+    subject: str,
+    data: Any = None,
+    kind: ActorKind | None = None,
+    outcome: Outcome = "success",
 ) -> None:
     """Record in the caller's transaction that `actor` did `action` to `subject`, in service `source`.
 
-    `actor` is a principal's id, or `cli:<user>`; `action` like `quarantine.replayed`; `data` what it changed.
+    `actor`: a principal's id, `cli:<user>`, or None for nobody known; `action` like `quarantine.replayed`;
+    `data`: what it changed, without secrets. Address and trace id are those of the request under way.
     """
-    details = {"actor": actor, "action": action, "subject": subject, "data": data}
+    origin = ORIGIN.get() or Origin(None, None)
+    details = make_record(
+        source,
+        action,
+        subject,
+        actor_id=actor,
+        actor_kind=kind or _kind_of(actor, origin),
+        outcome=outcome,
+        source_address=origin.source_address,
+        trace_id=origin.trace_id,
+        detail=data if isinstance(data, Mapping) else {"data": data} if data is not None else {},
+    )
     event = Event(type=RECORDED, source=source, subject=subject, data=details)
     await outbox.enqueue(connection, event, topology.AUDIT, routing_key=f"{source}.{action}")
+
+
+def _kind_of(actor: str | None, origin: Origin) -> ActorKind:
+    if actor is None:
+        return "anonymous"
+    if actor.startswith("cli:"):
+        return "cli"
+    principal = origin.state.get("principal")
+    if principal is not None and principal.id == actor:
+        kind: ActorKind = principal.kind
+        return kind
+    return "service"
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+class _Tally(NamedTuple):
+    """What identical requests have in common; as many as there are within a second share a record."""
+
+    action: str
+    object_: str
+    actor_id: str | None
+    actor_kind: ActorKind
+    status: int
+    source_address: str | None
+
+
+class _Batch(NamedTuple):
+    """Records as one message; `name` puts batches in the order in which they were made."""
+
+    name: str
+    body: bytes
+    records: int
+
+
+class AuditTrail:
+    """Takes notes of requests and sees to it that the auth service gets them, at least once each.
+
+    `note` and `tally` never wait and never raise. Batches of `BATCH_RECORDS` or `BATCH_S` are published with
+    confirm. With the broker away they are spilled to `folder` (None: kept in memory, a few) and sent in their
+    order when it is back, by this process or the next one. Run `run()` beside the application and `close()`
+    before the publisher.
+    """
+
+    def __init__(
+        self, publisher: Publisher, service: str, folder: Path | None = None, *, spool_mib: float = 64
+    ) -> None:
+        self._publisher = publisher
+        self._service = service
+        self._spill = SpillFolder(folder, int(spool_mib * 1024 * 1024)) if folder else None
+        self._records: list[Record] = []
+        self._tallies: dict[_Tally, int] = {}
+        self._tallied_at = time.monotonic()
+        self._batches: deque[_Batch] = deque()
+        self._made = 0
+        self._full = asyncio.Event()
+        self._work = asyncio.Event()
+        self._losing = False
+
+    @property
+    def buffered(self) -> int:
+        """Records that the broker does not have yet."""
+        waiting = len(self._records) + sum(batch.records for batch in self._batches)
+        return waiting + len(self._tallies) + (self._spill.records if self._spill else 0)
+
+    def note(
+        self,
+        action: str,
+        object_: str,
+        *,
+        actor_id: str | None,
+        actor_kind: ActorKind,
+        status: int,
+        source_address: str | None = None,
+        trace_id: str | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note one request and how it was answered. `action`: `METHOD /template`; `object_`: the path."""
+        self._records.append(
+            make_record(
+                self._service,
+                action,
+                object_,
+                actor_id=actor_id,
+                actor_kind=actor_kind,
+                outcome=outcome_of(status),
+                status=status,
+                source_address=source_address,
+                trace_id=trace_id,
+                detail=detail,
+            )
+        )
+        if len(self._records) >= BATCH_RECORDS:
+            self._full.set()
+
+    def tally(
+        self,
+        action: str,
+        object_: str,
+        *,
+        actor_id: str | None,
+        actor_kind: ActorKind,
+        status: int,
+        source_address: str | None = None,
+    ) -> None:
+        """Note a request that shares its record with identical ones of the same second, as their `count`."""
+        key = _Tally(action, object_, actor_id, actor_kind, status, source_address)
+        self._tallies[key] = self._tallies.get(key, 0) + 1
+
+    async def run(self) -> None:
+        """Send what is noted until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._collect())
+            group.create_task(self._send_all())
+
+    async def close(self) -> None:
+        """Send what is left, or spill it when the broker does not take it soon."""
+        self._make_batches(everything=True)
+        with suppress(EspError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._batches:
+                    await self._send(self._batches[0])
+                    self._batches.popleft()
+        await self._spill_from(0)
+        _BUFFERED.set(self.buffered)
+
+    async def _collect(self) -> None:
+        """Make batches of notes; spill what the broker does not take as fast as they come."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BATCH_S):
+                    await self._full.wait()
+            self._full.clear()
+            self._make_batches()
+            if len(self._batches) > MEMORY_BATCHES:
+                await self._spill_from(1)  # the first is being sent
+            if self._batches:
+                self._work.set()
+            _BUFFERED.set(self.buffered)
+
+    def _make_batches(self, *, everything: bool = False) -> None:
+        if everything or time.monotonic() - self._tallied_at >= TALLY_S:
+            self._take_tallies()
+        records, self._records = self._records, []
+        for start in range(0, len(records), BATCH_RECORDS):
+            part = records[start : start + BATCH_RECORDS]
+            self._made += 1
+            name = f"{time.time_ns():020d}-{self._made % 10**6:06d}"
+            self._batches.append(_Batch(name, orjson.dumps({"records": part}), len(part)))
+
+    def _take_tallies(self) -> None:
+        tallies, self._tallies = self._tallies, {}
+        self._tallied_at = time.monotonic()
+        self._records += [
+            make_record(
+                self._service,
+                key.action,
+                key.object_,
+                actor_id=key.actor_id,
+                actor_kind=key.actor_kind,
+                outcome=outcome_of(key.status),
+                status=key.status,
+                source_address=key.source_address,
+                count=count,
+            )
+            for key, count in tallies.items()
+        ]
+
+    async def _send_all(self) -> None:
+        """Send spilled batches, then those in memory; on failure spill these and try again after a while."""
+        pause_s = RETRY_S
+        while True:
+            try:
+                await self._send_next()
+                pause_s = RETRY_S
+            except (EspError, TimeoutError) as error:
+                log.warning("audit.delayed", reason=str(error) or "no confirm", buffered=self.buffered)
+                await self._spill_from(0)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    async def _send_next(self) -> None:
+        """Send one batch, the oldest there is; wait when there is none."""
+        spilled = await self._spill.oldest() if self._spill else None
+        if spilled is not None and self._spill is not None:
+            await self._send(_Batch(*spilled))
+            await self._spill.remove(spilled)
+        elif self._batches:
+            batch = self._batches[0]
+            await self._send(batch)
+            if self._batches and self._batches[0] is batch:
+                self._batches.popleft()
+        else:
+            self._work.clear()
+            await self._work.wait()
+
+    async def _send(self, batch: _Batch) -> None:
+        event = Event(RECORDED, self._service, "requests", None, id=batch.name)
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await self._publisher.publish(
+                topology.AUDIT,
+                f"{self._service}.requests",
+                batch.body,
+                headers=event.headers(),
+                message_id=batch.name,
+            )
+        _SENT.inc(batch.records)
+
+    async def _spill_from(self, first: int) -> None:
+        """Move the batches in memory from position `first` on to files; without room for them they are lost.
+
+        Without a folder the newest are kept in memory.
+        """
+        keep = [self._batches.popleft() for _ in range(min(first, len(self._batches)))]
+        spilled, self._batches = list(self._batches), deque(keep)
+        for position, batch in enumerate(spilled):
+            if self._spill is not None and await self._spill.write(batch.name, batch.body, batch.records):
+                _SPILLED.inc(batch.records)
+                self._losing = False
+            elif self._spill is None and len(spilled) - position <= MEMORY_BATCHES:
+                self._batches.append(batch)
+            else:
+                self._lose(batch)
+
+    def _lose(self, batch: _Batch) -> None:
+        _LOST.inc(batch.records)
+        if not self._losing:
+            self._losing = True
+            log.critical("audit.lost", records=batch.records, fix="mend the broker, or raise AUDIT_SPOOL_MIB")

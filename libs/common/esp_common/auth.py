@@ -25,6 +25,7 @@ from esp_common import topology
 from esp_common.contracts.events import Event
 from esp_common.errors import EspError, Forbidden, Unauthenticated, Unavailable
 from esp_common.messaging import Requester
+from esp_common.rate_limit import RateLimiter
 
 log = structlog.get_logger()
 
@@ -311,7 +312,7 @@ class Authenticated:
     permission: str | None = None
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
-        """Return the caller; raise Unauthenticated or Unavailable."""
+        """Return the caller; raise Unauthenticated, Unavailable or RateLimited."""
         known: Principal | None = getattr(connection.state, "principal", None)
         if known is not None:
             return known
@@ -319,6 +320,9 @@ class Authenticated:
         given = credential(connection.headers)
         caller = verifier.cached(given) or await verifier.verify(given)
         connection.state.principal = caller
+        limiter: RateLimiter | None = getattr(connection.app.state, "limiter", None)
+        if limiter is not None:
+            limiter.hit(caller.id)
         return caller
 
 

@@ -128,6 +128,15 @@ class BrokerUnavailable(Unavailable):
     code, title = "broker-unavailable", "Broker unavailable"
 
 
+class PublishRefused(BrokerUnavailable):
+    """The broker closed the channel over a message in flight (no permission, no such exchange): maybe this.
+
+    Publish again alone to know whether it was this one.
+    """
+
+    code, title = "publish-refused", "Message refused by the broker for good"
+
+
 class Unroutable(EspError):
     """The broker returned a mandatory message: no queue is bound for it."""
 

@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -98,7 +98,7 @@ class Health:
         return [Route(f"/health/{name}", answer, methods=["GET"]) for name, answer in answers.items()]
 
 
-def is_local(request: Request) -> bool:
+def is_local(request: HTTPConnection) -> bool:
     """Return whether the request comes from this machine itself, not through a proxy on it."""
     proxied = "x-forwarded-for" in request.headers or "forwarded" in request.headers
     return not proxied and request.client is not None and request.client.host in ("127.0.0.1", "::1")

@@ -1,13 +1,17 @@
-"""The HTTP edge every API shares: problems (RFC 9457), request ids, metrics, limits, health, documentation.
+"""The HTTP edge every API shares: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
 
 Nothing but `/health/*` answers without a credential. `/metrics` answers this machine itself (a scraper
 beside the role, not through a proxy) and otherwise wants the permission `metrics:read`.
 """
 
+import asyncio
 import base64
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -21,20 +25,44 @@ from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from esp_common.auth import KeyVerifier, Principal, authenticated, require
+from esp_common.audit import ORIGIN, AuditTrail, Origin
+from esp_common.auth import CredentialVerifier, Principal, authenticated, require
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health, is_local, metrics_response
+from esp_common.rate_limit import RateLimiter
+from esp_common.telemetry import mask
 
 log = structlog.get_logger()
 
 PROBLEM_TYPE: Final = "application/problem+json"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+REQUEST_TIMEOUT_S: Final = 60.0
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECURITY_HEADERS: Final = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""On every answer that does not have its own."""
+
+_DOCS_POLICY: Final = (
+    "default-src 'none'; connect-src 'self'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; "
+    "style-src https://cdn.jsdelivr.net; img-src https://fastapi.tiangolo.com data:; frame-ancestors 'none'"
+)
+_CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID")
+_UNAUDITED: Final = "/health/"
+_SECRET_PARAMETER: Final = "secret"  # noqa: S105 - a name
+MAX_OBJECT_LENGTH: Final = 300
+_NORMAL_CLOSURE, _POLICY_VIOLATION, _SERVER_ERROR = 1000, 1008, 1011
 
 _REQUESTS: Final = Counter("esp_http_requests_total", "Requests answered.", ["method", "route", "status"])
 _SECONDS: Final = Histogram(
@@ -137,52 +165,171 @@ async def refuse_unknown_query(request: Request) -> None:
 
 
 class Edge:
-    """ASGI middleware around everything: request id, body limit, metrics, and a last catch."""
+    """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    `trail`: takes note of every request but those for health and the local scraper's; None: nobody does.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, timeout_s: float, trail: AuditTrail | None
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._timeout_s = timeout_s
+        self._trail = trail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
+        """Serve one request, or one WebSocket."""
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
-        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+        request_id = _request_id(scope)
+        origin = Origin(source_address(scope), request_id, scope.setdefault("state", {}))
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            token = ORIGIN.set(origin)
             try:
-                exchange.check_length()
-                await self._app(scope, exchange.receive, exchange.send)
-            except EspError as error:
-                await exchange.fail(error)
-            except Exception as error:
-                # Where an answer has begun it can only be cut short; the log has the reason.
-                failure = EspError("the request could not be served; the log knows it by its error id")
-                log.exception(
-                    "request.failed", error_id=failure.error_id, path=scope["path"], error=repr(error)
+                if scope["type"] == "http":
+                    status: int | None = await self._serve(
+                        _Exchange(scope, receive, send, self._max_body_bytes, request_id)
+                    )
+                else:
+                    status = await self._serve_socket(
+                        _Socket(scope, receive, send, self._note_accepted(origin))
+                    )
+            finally:
+                ORIGIN.reset(token)
+        if status is not None:
+            self._note(scope, origin, status)
+
+    async def _serve(self, exchange: "_Exchange") -> int:
+        """Have the application answer, and answer what it does not; return the status."""
+        try:
+            exchange.check_length()
+            async with asyncio.timeout(self._timeout_s) as exchange.timeout:
+                await self._app(exchange.scope, exchange.receive, exchange.send)
+        except EspError as error:
+            await exchange.fail(error)
+        except Exception as error:
+            if exchange.timeout is not None and exchange.timeout.expired():
+                late = Unavailable(
+                    f"no answer within {self._timeout_s:g} s", fix="ask for less, or again later"
                 )
-                await exchange.fail(failure)
+                await exchange.fail(late)
             else:
-                if exchange.too_large:
-                    await exchange.fail(exchange.too_large)
+                await exchange.fail(_log_failure(exchange.scope, error))
+        else:
+            if exchange.too_large:
+                await exchange.fail(exchange.too_large)
         exchange.observe()
+        return exchange.status
+
+    async def _serve_socket(self, socket: "_Socket") -> int | None:
+        """Have the application serve a WebSocket; return the status it was refused with, None if it was not.
+
+        Where the application fails, the connection is refused (before it is accepted: HTTP 403) or closed.
+        """
+        code = None
+        try:
+            await self._app(socket.scope, socket.receive, socket.send)
+        except EspError as error:
+            socket.log_refusal(error)
+        except Exception as error:
+            _log_failure(socket.scope, error)
+            code = _SERVER_ERROR
+        await socket.end(code)
+        return None if socket.accepted else HTTPStatus.FORBIDDEN
+
+    def _note_accepted(self, origin: Origin) -> Callable[[Scope], None]:
+        return lambda scope: self._note(scope, origin, HTTPStatus.SWITCHING_PROTOCOLS)
+
+    def _note(self, scope: Scope, origin: Origin, status: int) -> None:
+        path = scope["path"]
+        if (
+            self._trail is None
+            or path.startswith(_UNAUDITED)
+            or (path == "/metrics" and is_local(HTTPConnection(scope)))
+        ):
+            return
+        caller: Principal | None = origin.state.get("principal")
+        method = scope.get("method", "WS")
+        self._trail.note(
+            f"{method if method in _METHODS or method == 'WS' else 'other'} {_template(scope)}",
+            _audited_object(scope),
+            actor_id=caller.id if caller else None,
+            actor_kind=caller.kind if caller else "anonymous",
+            status=int(status),
+            source_address=origin.source_address,
+            trace_id=origin.trace_id,
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode(
+        "latin-1"
+    )
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def source_address(scope: Scope) -> str | None:
+    """Return where a request comes from: the peer, or whom this machine's own proxy names."""
+    peer: str | None = (scope.get("client") or (None,))[0]
+    if peer not in _LOOPBACK:
+        return peer
+    forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    # The last entry is the proxy's own; whatever is before it the client may have written.
+    last = forwarded[-1].decode("latin-1").rpartition(",")[2].strip() if forwarded else ""
+    try:
+        return str(ip_address(last))
+    except ValueError:
+        return peer
+
+
+def _template(scope: Scope) -> str:
+    """Return the whole template of the route: a router that is included knows its own part only."""
+    route = scope.get("route")
+    path: str | None = getattr(route, "path", None)
+    if path is None:
+        return "unmatched"
+    try:
+        own = getattr(route, "path_format", path).format(**scope.get("path_params", {}))
+    except (KeyError, IndexError, ValueError):
+        own = path
+    whole: str = scope["path"]
+    return whole.removesuffix(own) + path if whole.endswith(own) else path
+
+
+def _audited_object(scope: Scope) -> str:
+    """Return the path without secrets: those it is known to hold, and those that look like some."""
+    path: str = scope["path"]
+    if secret := scope.get("path_params", {}).get(_SECRET_PARAMETER):
+        path = path.replace(str(secret), "***")
+    return mask(path)[:MAX_OBJECT_LENGTH]
+
+
+def _log_failure(scope: Scope, error: Exception) -> EspError:
+    # Where an answer has begun it can only be cut short; the log has the reason.
+    failure = EspError("the request could not be served; the log knows it by its error id")
+    log.exception("request.failed", error_id=failure.error_id, path=_audited_object(scope), error=repr(error))
+    return failure
 
 
 class _Exchange:
     """One request and its answer, as they pass the edge."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
-        self._scope = scope
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, request_id: str
+    ) -> None:
+        self.scope = scope
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
+        self._request_id = request_id
         self._headers = dict(scope["headers"])
         self._received = 0
-        self._status = 0
         self._started = time.perf_counter()
+        self.status = 0
+        self.timeout: asyncio.Timeout | None = None
         self.too_large: TooLarge | None = None
-        given = self._headers.get(b"x-request-id", b"").decode("latin-1")
-        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
 
     def check_length(self) -> None:
         """Raise TooLarge when the announced body is."""
@@ -204,26 +351,64 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass on the answer, with the request's id on it."""
-        if self.too_large and not self._status:
+        if self.too_large and not self.status:
             return  # the framework takes our TooLarge for a broken body and says 400: `fail` answers instead
         if message["type"] == "http.response.start":
-            self._status = message["status"]
-            own = [(b"x-request-id", self.request_id.encode()), *_SECURITY_HEADERS]
-            message = {**message, "headers": [*message.get("headers", []), *own]}
+            self.status = message["status"]
+            if self.timeout is not None and not self.timeout.expired():
+                self.timeout.reschedule(None)  # a long answer is not a late one
+            headers = list(message.get("headers", []))
+            present = {name.lower() for name, _ in headers}
+            headers += [header for header in _SECURITY_HEADERS if header[0] not in present]
+            message = {**message, "headers": [*headers, (b"x-request-id", self._request_id.encode())]}
         await self._send(message)
 
     async def fail(self, error: EspError) -> None:
         """Answer with a problem, unless an answer has begun."""
-        if not self._status:
+        if not self.status:
             self.too_large = None
-            await problem_response(error, self._scope["path"])(self._scope, self._receive, self.send)
+            await problem_response(error, self.scope["path"])(self.scope, self._receive, self.send)
 
     def observe(self) -> None:
         """Count the request under its route's template: a path would make a series of each pump."""
-        route = getattr(self._scope.get("route"), "path", "unmatched")
-        method = self._scope["method"] if self._scope["method"] in _METHODS else "other"
-        _REQUESTS.labels(method, route, self._status).inc()
+        route = getattr(self.scope.get("route"), "path", "unmatched")
+        method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
+        _REQUESTS.labels(method, route, self.status).inc()
         _SECONDS.labels(method, route).observe(time.perf_counter() - self._started)
+
+
+class _Socket:
+    """One WebSocket, as it passes the edge. `on_accepted` is called with its scope when it is let in."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, on_accepted: Callable[[Scope], None]
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self._on_accepted = on_accepted
+        self.accepted = False
+        self._ended = False
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application says."""
+        if message["type"] == "websocket.accept":
+            self.accepted = True
+            self._on_accepted(self.scope)
+        elif message["type"] in ("websocket.close", "websocket.http.response.start"):
+            self._ended = True
+        await self._send(message)
+
+    def log_refusal(self, error: EspError) -> None:
+        """Say why nobody is served: a WebSocket has no place for a problem document."""
+        log.info("socket.refused", path=_audited_object(self.scope), code=error.code, error_id=error.error_id)
+
+    async def end(self, code: int | None) -> None:
+        """Close the connection unless the application did; the other side may have closed it already."""
+        if not self._ended:
+            code = code or (_NORMAL_CLOSURE if self.accepted else _POLICY_VIOLATION)
+            with suppress(RuntimeError, OSError):
+                await self._send({"type": "websocket.close", "code": code})
 
 
 # --- the application --------------------------------------------------------------------------------------
@@ -233,14 +418,20 @@ def create_app(
     title: str,
     *,
     health: Health,
-    verifier: KeyVerifier,
+    verifier: CredentialVerifier,
     routers: Sequence[APIRouter] = (),
     lifespan: Callable[[FastAPI], Any] | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    trail: AuditTrail | None = None,
+    limiter: RateLimiter | None = None,
+    request_timeout_s: float = REQUEST_TIMEOUT_S,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """Return an application with `routers` under `/api/v1` and everything of this page around them.
 
-    Routes of `routers` guard themselves with `esp_common.auth.require`.
+    Routes of `routers` guard themselves with `esp_common.auth.require`, `authenticated` or `PUBLIC`. `trail`
+    takes note of every request, `limiter` counts those of each caller, an answer begins within
+    `request_timeout_s`, and pages of `cors_origins` (none: of no other origin) may use the API.
     """
     app = FastAPI(
         title=title,
@@ -252,13 +443,22 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.verifier = verifier
+    app.state.limiter = limiter
     for kind, handler in (
         (EspError, _on_error),
         (HTTPException, _on_http_exception),
         (RequestValidationError, _on_invalid),
     ):
         app.add_exception_handler(kind, handler)
-    app.add_middleware(Edge, max_body_bytes=max_body_bytes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=sorted(_METHODS),
+            allow_headers=_CORS_HEADERS,
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(Edge, max_body_bytes=max_body_bytes, timeout_s=request_timeout_s, trail=trail)
     guard = [Depends(refuse_unknown_query)]
     for router in routers:
         app.include_router(router, prefix="/api/v1", dependencies=guard)
@@ -284,7 +484,9 @@ def _service_router() -> APIRouter:
 
     @router.get("/docs")
     async def docs(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> Response:
-        return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
+        page = get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
+        page.headers["Content-Security-Policy"] = _DOCS_POLICY
+        return page
 
     return router
 

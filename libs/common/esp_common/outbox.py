@@ -5,20 +5,33 @@ The table is `<service>.outbox(id, exchange, routing_key, headers jsonb, body by
 """
 
 import asyncio
-from typing import Any, Final
+import time
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
 import structlog
+from prometheus_client import Counter, Gauge
 
 from esp_common import topology
 from esp_common.contracts.events import CONTENT_TYPE, Event
-from esp_common.errors import EspError
+from esp_common.errors import BrokerUnavailable, EspError, PublishRefused, Unroutable
 from esp_common.messaging import Publisher
 
 log = structlog.get_logger()
 
 BATCH: Final = 200
+REFUSED_RETRY_S: Final = 60.0
+READY_TIMEOUT_S: Final = 3.0
+MOST_TRIED: Final = 10
+"""Kinds of messages tried one by one before a batch: each that is refused costs a connection."""
+
+_REFUSED: Final = Counter(
+    "esp_outbox_refused_total", "Kinds of messages that the broker refused for good.", ["exchange"]
+)
+_ASIDE: Final = Gauge(
+    "esp_outbox_refused_kinds", "Kinds of messages put aside because the broker refuses them."
+)
 _OPTIONAL: Final = (topology.EVENTS, topology.TELEMETRY)
 """Exchanges to which nobody may be listening, so that a message no queue takes is no error."""
 
@@ -45,22 +58,44 @@ def _table(service: str) -> str:
     return f"{service}.outbox"
 
 
+class _Kind(NamedTuple):
+    """What the broker decides by whether it takes a message."""
+
+    exchange: str
+    routing_key: str
+
+
 class Relay:
     """Publishes what stands in a service's outbox and deletes it once the broker has confirmed.
 
-    Any number may run: each takes rows nobody else has. Broker or database away: it waits and goes on.
+    Any number may run: each takes rows nobody else has. Broker or database away: it waits and goes on. What
+    the broker refuses for good (no permission, no queue) is put aside with all of its exchange and routing
+    key, and tried again every `refused_retry_s`, by itself; it stays in the outbox and its neighbours go on.
     """
 
     def __init__(
-        self, pool: "asyncpg.Pool[Any]", publisher: Publisher, service: str, *, poll_s: float = 0.5
+        self,
+        pool: "asyncpg.Pool[Any]",
+        publisher: Publisher,
+        service: str,
+        *,
+        poll_s: float = 0.5,
+        refused_retry_s: float = REFUSED_RETRY_S,
     ) -> None:
         self._pool = pool
         self._publisher = publisher
         self._poll_s = poll_s
+        self._refused_retry_s = refused_retry_s
+        self._aside: dict[_Kind, float] = {}
+        self._refused: set[_Kind] = set()
         table = _table(service)
+        columns = f"SELECT id, exchange, routing_key, headers::text, body FROM {table}"  # noqa: S608
         self._take = (
-            f"SELECT id, exchange, routing_key, headers::text, body FROM {table}"  # noqa: S608
+            f"{columns} WHERE (exchange, routing_key) NOT IN (SELECT * FROM unnest($2::text[], $3::text[]))"  # noqa: S608
             " ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED"
+        )
+        self._take_one = (
+            f"{columns} WHERE exchange = $1 AND routing_key = $2 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
         )
         self._delete = f"DELETE FROM {table} WHERE id = ANY($1)"  # noqa: S608
 
@@ -77,14 +112,55 @@ class Relay:
 
     async def relay_once(self) -> int:
         """Publish one batch and return how many went; raise the first error if none could."""
+        await self._try_aside()
+        if not await self._publisher.until_ready(READY_TIMEOUT_S):
+            raise BrokerUnavailable("not connected to the broker")
+        aside = list(self._aside)
+        exchanges, keys = [kind.exchange for kind in aside], [kind.routing_key for kind in aside]
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(self._take, BATCH)
+            rows = await connection.fetch(self._take, BATCH, exchanges, keys)
             outcomes = await asyncio.gather(*map(self._publish, rows), return_exceptions=True)
             gone = [row["id"] for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
-            if rows and not gone and isinstance(outcomes[0], BaseException):
-                raise outcomes[0]
             await connection.execute(self._delete, gone)
-            return len(gone)
+        errors = [(row, error) for row, error in zip(rows, outcomes, strict=True) if error is not None]
+        for row, error in errors:
+            if isinstance(error, Unroutable):
+                self._put_aside(_kind(row), error)
+            elif isinstance(error, PublishRefused):
+                # A channel that is closed takes all that was in flight with it: each is tried by itself.
+                self._aside.setdefault(_kind(row), time.monotonic())
+        if errors and not gone and len(self._aside) == len(aside):
+            raise errors[0][1]
+        return len(gone)
+
+    async def _try_aside(self) -> None:
+        """Publish the oldest row of each kind whose turn it is, with nothing beside it."""
+        due = [kind for kind, at in self._aside.items() if at <= time.monotonic()]
+        for kind in due[:MOST_TRIED]:
+            if not await self._publisher.until_ready(READY_TIMEOUT_S):
+                return
+            async with self._pool.acquire() as connection, connection.transaction():
+                row = await connection.fetchrow(self._take_one, *kind)
+                if row is not None:
+                    try:
+                        await self._publish(row)
+                    except (PublishRefused, Unroutable) as error:
+                        self._put_aside(kind, error)
+                        continue
+                    await connection.execute(self._delete, [row["id"]])
+            del self._aside[kind]
+            self._refused.discard(kind)
+            _ASIDE.set(len(self._refused))
+
+    def _put_aside(self, kind: _Kind, error: EspError) -> None:
+        self._aside[kind] = time.monotonic() + self._refused_retry_s
+        if kind not in self._refused:
+            self._refused.add(kind)
+            _REFUSED.labels(kind.exchange).inc()
+            _ASIDE.set(len(self._refused))
+            log.error(
+                "outbox.refused", exchange=kind.exchange, routing_key=kind.routing_key, reason=error.detail
+            )
 
     async def _publish(self, row: Any) -> None:
         headers = orjson.loads(row["headers"])
@@ -97,3 +173,7 @@ class Relay:
             message_id=headers.get("cloudEvents_id"),
             mandatory=row["exchange"] not in _OPTIONAL,
         )
+
+
+def _kind(row: Any) -> _Kind:
+    return _Kind(row["exchange"], row["routing_key"])

@@ -5,18 +5,23 @@ default that works natively and a description with its unit.
 """
 
 import os
+import re
 from collections.abc import Iterable
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+from urllib.parse import parse_qs, quote, urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from esp_common import vault
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
 
 FILE_SUFFIX: Final = "_FILE"
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
+_VERIFYING: Final = ("verify-ca", "verify-full")
 
 
 class _Vault(PydanticBaseSettingsSource):
@@ -79,6 +84,47 @@ class ServiceSettings(BaseSettings):
     otel_endpoint: str | None = Field(
         None, description="OpenTelemetry collector (OTLP over HTTP base URL); none: no traces."
     )
+    tls_ca_file: Path | None = Field(
+        None,
+        description="Authority (PEM) of amqps, rediss and sslmode=verify-full URLs; none: the system's.",
+    )
+    rate_limit_per_minute: int = Field(
+        600, ge=0, description="Most requests of one caller in a minute, but posts of readings; 0: no limit."
+    )
+    request_timeout_s: float = Field(
+        60, gt=0, description="Seconds after which a request without an answer gets 503."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, with commas between, whose pages may use the API; none: only its own.",
+    )
+    audit_folder: Path | None = Field(
+        None, description="Folder for audit records while the broker is away; none: a few thousand in memory."
+    )
+    audit_spool_mib: float = Field(64, gt=0, description="Most that folder may hold, MiB.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, given: Any) -> Any:
+        origins = tuple(filter(None, map(str.strip, given.split(",")))) if isinstance(given, str) else given
+        for origin in origins:
+            if not _ORIGIN.fullmatch(str(origin)):
+                raise ValueError("not an origin like https://console.example")
+        return origins
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_authority(cls, given: Any) -> Any:
+        """Write the authority's file into each URL that asks for TLS, where every client looks for it."""
+        ca_file = given.get("tls_ca_file") if isinstance(given, dict) else None
+        if not ca_file:
+            return given
+        named = {
+            name: with_authority(str(given[name]), str(ca_file))
+            for name in ("amqp_url", "redis_url", "database_url")
+            if given.get(name)
+        }
+        return {**given, **named}
 
     @classmethod
     def settings_customise_sources(
@@ -108,6 +154,28 @@ def service_of(cls: type[BaseSettings]) -> str:
     return str(cls.model_config.get("env_prefix", "")).lower().removeprefix("esp_").strip("_")
 
 
+def with_authority(url: str, ca_file: str) -> str:
+    """Return `url` naming the certificate authority in the way its client reads it, if it asks for TLS.
+
+    `amqps` (aiormq: `cafile`), `rediss` (redis-py: `ssl_ca_certs`) and PostgreSQL with `sslmode=verify-…`
+    (libpq and asyncpg: `sslrootcert`); any other URL, or one that names one already, stays as it is.
+    """
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    match parts.scheme:
+        case "amqps":
+            name = "cafile"
+        case "rediss":
+            name = "ssl_ca_certs"
+        case "postgresql" | "postgres" if query.get("sslmode", [""])[0] in _VERIFYING:
+            name = "sslrootcert"
+        case _:
+            return url
+    if name in query:
+        return url
+    return f"{url}{'&' if parts.query else '?'}{name}={quote(ca_file, safe='/')}"
+
+
 def env_name(cls: type[BaseSettings], field_name: str) -> str:
     """Return the environment variable that sets `field_name`."""
     return f"{cls.model_config.get('env_prefix', '')}{field_name}".upper()
@@ -116,7 +184,11 @@ def env_name(cls: type[BaseSettings], field_name: str) -> str:
 def settings_table(cls: type[ServiceSettings]) -> str:
     """Return the table of every setting: variable, default, and what it means."""
     rows = [
-        (env_name(cls, name), "-" if field.default is None else str(field.default), field.description or "")
+        (
+            env_name(cls, name),
+            "-" if field.default in (None, ()) else str(field.default),
+            field.description or "",
+        )
         for name, field in cls.model_fields.items()
     ]
     rows += [(name, "-", meaning) for name, meaning in vault.VARIABLES.items()]

@@ -9,12 +9,15 @@ from typing import Any, Final
 
 import stamina
 import structlog
-from esp_common.auth import KEY_REVOKED, KeyVerifier
+from esp_common import tokens
+from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
 from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
+from esp_common.rate_limit import RateLimiter
+from esp_common.tokens import Verifier
 
 from esp_ingest.api.assets import assets_router
 from esp_ingest.api.quality import quality_router
@@ -22,7 +25,7 @@ from esp_ingest.api.refusals import dead_letters_router, quarantine_router
 from esp_ingest.api.server import make_server
 from esp_ingest.api.telemetry import FastLane, TelemetryEndpoint
 from esp_ingest.api.telemetry_docs import telemetry_router
-from esp_ingest.assets import Assets
+from esp_ingest.assets import SERVICE, Assets
 from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import LiveRegistry, open_worker
 from esp_ingest.dead_letters import DeadLetters
@@ -88,7 +91,10 @@ async def open_api(
         stack.push_async_callback(pool.close)
         requester = Requester(settings.amqp_url, name="esp-ingest api", timeout_s=settings.confirm_timeout_s)
         await stack.enter_async_context(requester)
-        verifier = KeyVerifier(requester)
+        verifier = Verifier(requester, redis_url=settings.redis_url)
+        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
+        stack.push_async_callback(trail.close)
+        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
         registry = LiveRegistry(lambda: _load_registry(pool, health), settings.registry_reload_s)
         coalescer = Coalescer(requester, registry, settings)
         stack.push_async_callback(coalescer.close)
@@ -111,8 +117,13 @@ async def open_api(
                 dead_letters_router(DeadLetters(settings.amqp_url), requester, pool),
             ],
             max_body_bytes=settings.max_body_bytes,
+            trail=trail,
+            limiter=limiter,
+            request_timeout_s=settings.request_timeout_s,
+            cors_origins=settings.cors_origins,
         )
-        yield FastLane(application, endpoint), [_keep(registry), listener.run()]
+        background = [_keep(registry), listener.run(), verifier.run(), trail.run(), limiter.run()]
+        yield FastLane(application, endpoint), background
 
 
 async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
@@ -197,9 +208,9 @@ async def _keep(registry: LiveRegistry) -> None:
     await registry.run()
 
 
-def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: KeyVerifier) -> EventListener:
+def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: Verifier) -> EventListener:
     def on_event(event: Event) -> None:
-        if event.type == KEY_REVOKED:
+        if event.type in tokens.EVENTS:
             verifier.on_event(event)
         else:
             registry.note_change()
@@ -209,7 +220,7 @@ def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: KeyVerif
         verifier.forget()
         registry.note_change()
 
-    patterns = ["asset.*", KEY_REVOKED]
+    patterns = ["asset.*", *tokens.EVENTS]
     return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)
 
 

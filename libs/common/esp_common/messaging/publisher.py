@@ -9,11 +9,12 @@ from typing import Any, Final, Self
 from uuid import uuid4
 
 from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
-from esp_common.errors import BrokerUnavailable, Nacked, Unroutable
+from esp_common.errors import BrokerUnavailable, Nacked, PublishRefused, Unroutable
 from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import Link
 
@@ -22,6 +23,8 @@ START_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 _FRAME_OVERHEAD: Final = 8
 _PERSISTENT, _TRANSIENT = 2, 1
+_REFUSALS: Final = (ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed)
+"""Why the broker closes a channel that it would close again for the same message."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,13 @@ class Publisher(Link):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ready.wait(), timeout_s)
 
+    async def until_ready(self, timeout_s: float) -> bool:
+        """Return whether it is connected, waiting up to `timeout_s` for it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+        return self.connected
+
     async def close(self) -> None:
         """Close the connection; what is still in flight raises BrokerUnavailable."""
         await self.stop()
@@ -87,9 +97,10 @@ class Publisher(Link):
     ) -> None:
         """Publish one message and return once the broker has confirmed it.
 
-        Raises Unroutable (mandatory, and no queue takes it), Nacked (the broker refused to keep it) or
-        BrokerUnavailable (not connected, connection lost meanwhile, no confirm in time). After the last
-        two the message may or may not be stored: publish it again under the same `message_id`.
+        Raises Unroutable (mandatory, and no queue takes it), Nacked (the broker refused to keep it),
+        BrokerUnavailable (not connected, connection lost meanwhile, no confirm in time) or its kind
+        PublishRefused (the broker closed the channel over this message or one in flight beside it). After
+        all but the first the message may or may not be stored: publish it again under the same `message_id`.
         """
         properties = commands.Basic.Properties(
             content_type=content_type,
@@ -202,9 +213,12 @@ class Publisher(Link):
         lost, self._pending = self._pending, {}
         for pending in lost.values():
             if not pending.confirmed.done():
-                pending.confirmed.set_exception(
-                    BrokerUnavailable(f"connection lost before {pending.exchange} confirmed")
-                )
+                pending.confirmed.set_exception(self._loss(pending))
+
+    def _loss(self, pending: _Pending) -> BrokerUnavailable:
+        if isinstance(self.failure, _REFUSALS):
+            return PublishRefused(f"the broker closed the channel: {self.failure}")
+        return BrokerUnavailable(f"connection lost before {pending.exchange} confirmed")
 
 
 class Requester(Publisher):
