@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from esp_auth.store.migrations import migrate
 from esp_common import topology
 from esp_common.auth import new_api_key
 from esp_common.database import create_pool
-from esp_common.errors import EspError
+from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Publisher
+from esp_gateway.accounts import from_endpoints, from_key_file
 from esp_gateway.link import with_credentials
 from esp_stack.certificates import Tls, renew
 from esp_stack.databases import AUTH_OWNER
@@ -140,6 +142,29 @@ async def test_a_gateway_publishes_with_its_key_under_its_own_id(field):
     _, key = await field.key("gw-own")
     await publish(field.url("gw-own", key), "telemetry.gw-own")
     await publish(field.url("gw-own", key), "telemetry.gw-own.P-1")
+
+
+async def test_the_gateways_account_says_whom_to_believe(field, tmp_path):
+    _, key = await field.key("gw-file")
+    (tmp_path / "key").touch(0o600)
+    (tmp_path / "key").write_text(key)
+    address = f"{field.broker.address}/"
+    account = from_key_file(address, "gw-file", tmp_path / "key", field.tls.authority)
+    await publish(account.url, "telemetry.gw-file")
+    with pytest.raises(InvalidInput, match="no file"):
+        from_key_file(address, "gw-file", tmp_path / "key", tmp_path / "nothing.pem")
+
+
+async def test_a_running_stacks_endpoints_are_enough_for_a_gateway(field, tmp_path):
+    _, key = await field.key("gw-demo")
+    document = {
+        "amqp": field.broker.url,
+        "ca_file": str(field.tls.authority),
+        "gateway": {"id": "gw-demo", "key": key},
+    }
+    (tmp_path / "endpoints.json").touch(0o600)
+    (tmp_path / "endpoints.json").write_text(json.dumps(document))
+    await publish(from_endpoints(tmp_path / "endpoints.json").url, "telemetry.gw-demo")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import httpx
+import psycopg
 import typer
 from rich.console import Console
 
@@ -15,7 +17,11 @@ from esp_stack.status import LACKS, flow, process_table
 
 CHECKOUT = Path(__file__).parents[3]
 
-app = typer.Typer(help="Run the whole platform on this machine, without containers.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run the whole platform on this machine, without containers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 console = Console(highlight=False, soft_wrap=True)
 
 Folder = Annotated[
@@ -85,7 +91,7 @@ def main() -> None:
     """Run the command line; what goes wrong is one line on stderr."""
     try:
         app()
-    except StackError as failure:
+    except (StackError, httpx.HTTPError, psycopg.Error) as failure:
         print(f"error: {failure}", file=sys.stderr)
         sys.exit(1)
 

@@ -88,7 +88,13 @@ class Roles:
     def _role(self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> Role:
         port = self._stack.ports[name]
         prefix = command.replace("-", "_").upper()
-        program = self._program(name, command, arguments, {**settings, f"{prefix}_HTTP_PORT": str(port)})
+        own = {
+            f"{prefix}_HTTP_PORT": str(port),
+            f"{prefix}_AUDIT_FOLDER": str(
+                private_folder(self._stack.homes / "audit" / name, self._stack.user)
+            ),
+        }
+        program = self._program(name, command, arguments, {**settings, **own})
         return Role(program, f"http://127.0.0.1:{port}/health/ready")
 
     def _program(
