@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -25,23 +26,10 @@ from esp_common import topology
 from esp_common.contracts.events import Event
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
+from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 
 MASTER_KEY = b64encode(bytes(range(32))).decode()
-RUN_WRITER = """
-import asyncio
-from esp_auth.consumers import open_audit_writer
-from esp_auth.settings import AuthSettings
-from esp_common.database import create_pool
-
-async def main():
-    settings = AuthSettings.load()
-    async with await create_pool(settings, role="audit writer") as pool:
-        async with open_audit_writer(settings, pool) as writer:
-            await writer.run(asyncio.Event())
-
-asyncio.run(main())
-"""
 
 
 def record(**fields: Any) -> dict[str, Any]:
@@ -308,7 +296,9 @@ async def test_a_log_without_its_head_waits_for_it(trail: Trail) -> None:
     await trail.settled()
 
 
-async def test_a_writer_killed_at_any_moment_stores_each_record_once(trail: Trail, tmp_path: Any) -> None:
+async def test_a_worker_killed_at_any_moment_stores_each_record_once(
+    trail: Trail, tmp_path: Path, redis_url: str
+) -> None:
     master = tmp_path / "master"
     master.write_text(MASTER_KEY)
     master.chmod(0o600)
@@ -316,12 +306,15 @@ async def test_a_writer_killed_at_any_moment_stores_each_record_once(trail: Trai
         "ESP_AUTH_DATABASE_URL": trail.settings.database_url,
         "ESP_AUTH_AMQP_URL": trail.settings.amqp_url,
         "ESP_AUTH_MASTER_KEY_FILE": str(master),
+        "ESP_AUTH_REDIS_URL": redis_url,
+        "ESP_AUTH_HTTP_PORT": str(free_port()),
     }
+    command = (Path(sys.executable).with_name("esp-auth"), "worker")
     records = [record() for _ in range(6000)]
     for at in range(0, 6000, 20):
         await trail.send(*records[at : at + 20])
     for killed in range(3):
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUN_WRITER, env=environment)
+        process = await asyncio.create_subprocess_exec(*command, env=environment)
         try:
             # In the midst of it: some are stored, and of those not all may be acknowledged.
             await trail.stored(1 + killed * 1500, 60)

@@ -8,11 +8,8 @@ them under load, or a single one. After each round the log is verified, and has 
 import asyncio
 import base64
 import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from time import monotonic, perf_counter, sleep
@@ -25,7 +22,7 @@ import orjson
 import psutil
 import psycopg
 import uvloop
-from bed import Bed
+from bed import Bed, Role
 from benchmark import Size, main
 from esp_auth.audit import AuditLog
 from esp_auth.audit_intake import BATCH_RECORDS
@@ -43,21 +40,6 @@ TARGET = 5000
 IN_FLIGHT = 500
 DRAIN_S = 300
 POLL_S = 0.01
-RUN_WRITER = """
-import asyncio, uvloop
-from esp_auth.consumers import open_audit_writer
-from esp_auth.settings import AuthSettings
-from esp_common.database import create_pool
-
-async def main():
-    settings = AuthSettings.load()
-    async with await create_pool(settings, role="audit writer") as pool:
-        async with open_audit_writer(settings, pool) as writer:
-            await writer.run(asyncio.Event())
-
-uvloop.run(main())
-"""
-
 Records = list[dict[str, Any]]
 
 
@@ -92,19 +74,16 @@ class _Log:
         self.admin("UPDATE auth.audit_head SET seq = 0, hash = %s", bytes(32))
         self.bed.rabbitmq.api("DELETE", f"queues/%2F/{topology.AUTH_AUDIT}/contents")
 
-    @contextmanager
-    def writing(self) -> Iterator[psutil.Process]:
-        """Run the writer, in a process of its own."""
-        environment = os.environ | {
-            "ESP_AUTH_DATABASE_URL": self.settings.database_url,
-            "ESP_AUTH_AMQP_URL": self.settings.amqp_url,
-            "ESP_AUTH_MASTER_KEY": self.settings.master_key,
+    def worker(self) -> Role:
+        """Return the worker."""
+        environment = {
+            "DATABASE_URL": self.settings.database_url,
+            "AMQP_URL": self.settings.amqp_url,
+            "REDIS_URL": self.bed.redis.url,
+            "MASTER_KEY": self.settings.master_key,
+            "LOG_LEVEL": "WARNING",
         }
-        with subprocess.Popen([sys.executable, "-c", RUN_WRITER], env=environment) as process:
-            try:
-                yield psutil.Process(process.pid)
-            finally:
-                process.kill()
+        return Role(self.bed, "auth", "worker", environment)
 
 
 def audit(bed: Bed, size: Size) -> Iterator[Figure]:
@@ -183,7 +162,11 @@ def _writer_rates(log: _Log, messages: Sequence[bytes], records: int) -> tuple[f
     """Return records a second, of the clock and of the writer's processor time, after the first batch."""
     log.forget()
     asyncio.run(_publish(log.bed.rabbitmq.url, messages))
-    with log.writing() as writer, psycopg.connect(log.url("postgres"), autocommit=True) as connection:
+    with (
+        log.worker().running(ready=False) as worker,
+        psycopg.connect(log.url("postgres"), autocommit=True) as connection,
+    ):
+        writer = psutil.Process(worker.pid)
         first = _await_head(connection, writer, 1)
         last = _await_head(connection, writer, records)
     stored = log.admin("SELECT count(*), count(DISTINCT id) FROM auth.audit_log")[0]

@@ -135,6 +135,7 @@ class AuditIntake:
         self._outage_since: float | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._draining = False
+        self._failure: BaseException | None = None
         self.queue: Queue
 
     def offer(self, delivery: Delivery) -> None:
@@ -158,10 +159,12 @@ class AuditIntake:
         return self._outage_since is not None or self._recovering is not None
 
     async def run(self) -> None:
-        """Store whenever due, until cancelled."""
+        """Store whenever due, until cancelled; raise what nobody foresaw, so that it all is delivered again."""
         try:
             while True:
                 await self._due.wait()
+                if self._failure is not None:
+                    raise self._failure
                 await self._suit_prefetch()
                 await self._flush_waiting()
                 await self._flush_suspects()
@@ -220,6 +223,9 @@ class AuditIntake:
     def _flushed(self, task: "asyncio.Task[None]") -> None:
         self._flushing.discard(task)
         self._slots.release()
+        if not task.cancelled() and (failure := task.exception()):
+            self._failure = failure
+            self._due.set()
 
     async def _flush(self, deliveries: Sequence[Delivery]) -> None:
         """Carry a batch through: store what can be, bury what cannot, acknowledge."""
