@@ -159,7 +159,7 @@ class AuditIntake:
         return self._outage_since is not None or self._recovering is not None
 
     async def run(self) -> None:
-        """Store whenever due, until cancelled; raise what nobody foresaw, so that it all is delivered again."""
+        """Store whenever due, until cancelled; raise what nobody foresaw: then all held comes again."""
         try:
             while True:
                 await self._due.wait()
