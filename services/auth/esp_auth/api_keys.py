@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 from esp_common.auth import KEY_REVOKED, PERMISSIONS, Principal, key_digest, key_id_of, new_api_key
+from esp_common.contracts.events import Event
 from esp_common.errors import Conflict, InvalidInput, NotFound
 from esp_common.topology import GATEWAY_ID
 
@@ -46,12 +47,23 @@ class Issued:
 
 
 class ApiKeys:
-    """Keeps keys as HMACs of their digests under `pepper`: the database alone verifies none."""
+    """Keeps keys as HMACs of their digests under `pepper`: the database alone verifies none.
 
-    def __init__(self, pool: Pool, pepper: bytes, *, overlap_s: float) -> None:
+    `on_revoked` is called with each event `auth.key-revoked` after its transaction.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        pepper: bytes,
+        *,
+        overlap_s: float,
+        on_revoked: Callable[[Event], None] = lambda _: None,
+    ) -> None:
         self._pool = pool
         self._pepper = pepper
         self._overlap_s = overlap_s
+        self._on_revoked = on_revoked
         self._noting: set[asyncio.Task[None]] = set()
 
     async def verify(self, digest: str) -> Principal | None:
@@ -109,9 +121,10 @@ class ApiKeys:
             before = _existing(await store.lock(key_id), key_id)
             _refuse_if_over(before)
             record = _existing(await store.rotate(key_id, self._seal(key), overlap_s), key_id)
-            if overlap_s == 0 or before.previous_key_hash is not None:
-                await announce(connection, KEY_REVOKED, key_id, {"key_id": key_id})
+            event = await _announce_revoked(connection, key_id) if _ends_a_secret(before, overlap_s) else None
             await note(connection, actor, "api-key.rotate", key_id, {"overlap_s": overlap_s})
+        if event is not None:
+            self._on_revoked(event)
         return Issued(record, key)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
@@ -122,9 +135,10 @@ class ApiKeys:
             if before.revoked_at is not None:
                 return before
             record = _existing(await store.revoke(key_id), key_id)
-            await announce(connection, KEY_REVOKED, key_id, {"key_id": key_id})
+            event = await _announce_revoked(connection, key_id)
             await note(connection, actor, "api-key.revoke", key_id, {"name": record.name})
-            return record
+        self._on_revoked(event)
+        return record
 
     async def gateway_may_write(self, gateway_id: str) -> bool:
         """Return whether the gateway has a valid key to send readings with."""
@@ -194,6 +208,15 @@ def _refuse_if_over(record: ApiKey) -> None:
     expired = record.expires_at is not None and record.expires_at <= datetime.now(UTC)
     if record.revoked_at is not None or expired:
         raise Conflict(f"API key {record.key_id} is not valid any more", fix="make a new one")
+
+
+def _ends_a_secret(before: ApiKey, overlap_s: float) -> bool:
+    """Return whether a rotation ends a secret that may still be good."""
+    return overlap_s == 0 or before.previous_key_hash is not None
+
+
+async def _announce_revoked(connection: Connection, key_id: str) -> Event:
+    return await announce(connection, KEY_REVOKED, key_id, {"key_id": key_id})
 
 
 def _is_of(record: ApiKey, wanted: bytes) -> bool:

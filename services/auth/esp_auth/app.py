@@ -8,10 +8,12 @@ from typing import Any, cast
 
 import structlog
 from esp_common import outbox, tokens, topology
+from esp_common.audit import AuditTrail
 from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
+from esp_common.rate_limit import RateLimiter
 from esp_common.redis import connect_redis
 from starlette.types import ASGIApp
 
@@ -37,6 +39,8 @@ log = structlog.get_logger()
 MAX_BODY_BYTES = 64 * 1024
 """No request here needs more."""
 KEYS_CHECKED_S = 60.0
+KEYS_REMEMBERED_S = 1.0
+"""How long an API key is not looked up again: its revocation may come from a process that cannot tell."""
 
 Role = Callable[[AuthSettings, asyncio.Event], Coroutine[Any, Any, None]]
 Part = Coroutine[Any, Any, None]
@@ -72,16 +76,19 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
         stack.push_async_callback(redis.aclose)
         identity = Identity(pool, settings, redis, on_revoked=lambda event: verifier.on_event(event))
         stack.push_async_callback(identity.api_keys.close)
-        # What other services ask over the broker is answered here at once, so that logging in, and managing
-        # who may, need no broker.
+        # What other services ask over the broker is answered here from the database. So nothing of this API
+        # waits for the broker, nor does readiness: events and records are sent when it is back.
         answers = Answers(identity.api_keys, identity.signing, identity.revocations)
-        verifier = tokens.Verifier(cast(Requester, answers))
+        verifier = tokens.Verifier(cast(Requester, answers), ttl_s=KEYS_REMEMBERED_S)
         listener = EventListener(
             settings.amqp_url, [*tokens.EVENTS], on_event=verifier.on_event, on_connected=verifier.forget
         )
+        publisher = await stack.enter_async_context(Publisher(settings.amqp_url, name="esp-auth api"))
+        trail = AuditTrail(publisher, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
+        stack.push_async_callback(trail.close)
+        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add("signing keys", identity.signing.ensure)
-        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         application = create_app(
             "ESP auth",
             health=health,
@@ -93,11 +100,17 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
                 audit_router(AuditLog(pool, identity.derived(AUDIT_CHAIN))),
             ],
             max_body_bytes=MAX_BODY_BYTES,
+            trail=trail,
+            limiter=limiter,
+            request_timeout_s=settings.request_timeout_s,
+            cors_origins=settings.cors_origins,
         )
         application.include_router(broker_router(identity.gateways))
         background = [
             verifier.run(),
             listener.run(),
+            trail.run(),
+            limiter.run(),
             every(KEYS_CHECKED_S, identity.signing.ensure, "signing keys"),
         ]
         yield BrokerDoor(application, settings.broker_secret), background

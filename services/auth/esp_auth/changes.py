@@ -14,12 +14,11 @@ USER_CHANGED: Final = "auth.user-changed"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something: a principal's id and kind, and where the request came from."""
+    """Who does something: a principal's id and kind, and the address the request came from."""
 
     id: str | None
-    kind: str
+    kind: audit.ActorKind
     source_address: str | None = None
-    trace_id: str | None = None
 
 
 async def announce(connection: Connection, type_: str, subject: str, data: dict[str, Any]) -> Event:
@@ -30,14 +29,22 @@ async def announce(connection: Connection, type_: str, subject: str, data: dict[
 
 
 async def note(
-    connection: Connection, actor: Actor, action: str, object_: str, detail: dict[str, Any] | None = None
+    connection: Connection,
+    actor: Actor,
+    action: str,
+    object_: str,
+    detail: dict[str, Any] | None = None,
+    *,
+    outcome: audit.Outcome = "success",
 ) -> None:
     """Write to the audit trail that `actor` did `action`; `detail` holds no secret."""
     await audit.record(
         connection,
         source=SERVICE,
-        actor=actor.id or "anonymous",
+        actor=actor.id,
+        kind=actor.kind,
         action=action,
         subject=object_,
         data=detail or {},
+        outcome=outcome,
     )

@@ -24,7 +24,7 @@ from esp_common.settings import settings_table
 
 from esp_auth import app as roles
 from esp_auth.api_keys import NewKey
-from esp_auth.audit import AuditLog, ExportFormat
+from esp_auth.audit import AuditLog, ExportFormat, noted_head
 from esp_auth.bootstrap import bootstrap, read_first_ones
 from esp_auth.changes import SERVICE, Actor
 from esp_auth.domain.secrets import AUDIT_CHAIN
@@ -269,12 +269,16 @@ def rotate_api_key(
 def verify_audit(
     from_seq: Annotated[int | None, typer.Option(min=1, help="First record looked at.")] = None,
     to_seq: Annotated[int | None, typer.Option(min=1, help="Last record looked at.")] = None,
+    noted: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SEQ:HASH", help="A head noted before, which the log must contain; repeatable."),
+    ] = None,
 ) -> None:
     """Look for records that were changed, removed or put in another order; fail when there are any."""
 
     async def command() -> None:
         async with _audit_log() as trail:
-            verification = await trail.verify(from_seq, to_seq)
+            verification = await trail.verify(from_seq, to_seq, noted=map(noted_head, noted or ()))
         typer.echo(orjson.dumps(verification.to_json(), option=orjson.OPT_INDENT_2).decode())
         if not verification.verdict.intact:
             raise Conflict(

@@ -39,6 +39,7 @@ class Identity:
         self._pool = pool
         self._settings = settings
         self._master = settings.master
+        self._on_revoked = on_revoked
         self.revocations = Revocations(pool, redis, token_s=settings.access_token_s, on_revoked=on_revoked)
 
     def derived(self, label: str) -> bytes:
@@ -59,7 +60,8 @@ class Identity:
     def api_keys(self) -> ApiKeys:
         """API keys."""
         overlap_s = self._settings.api_key_overlap_s
-        return ApiKeys(self._pool, self.derived(secrets.API_KEY_PEPPER), overlap_s=overlap_s)
+        pepper = self.derived(secrets.API_KEY_PEPPER)
+        return ApiKeys(self._pool, pepper, overlap_s=overlap_s, on_revoked=self._on_revoked)
 
     @cached_property
     def gateways(self) -> Gateways:

@@ -136,7 +136,7 @@ class Logins:
             await users.rehash(user.user_id, fresh_hash)
         await users.note_login(user.user_id, now)
         await self._throttle.clear(connection, user.username)
-        known = Actor(str(user.user_id), "user", actor.source_address, actor.trace_id)
+        known = Actor(str(user.user_id), "user", actor.source_address)
         await note(connection, known, "session.open", str(user.user_id), {"username": user.username})
         return await self._sessions.open(connection, user, now)
 
@@ -144,7 +144,7 @@ class Logins:
         """Count the failure. A name nobody has is not written down: people type passwords there."""
         await self._throttle.count_failure(connection, username, actor.source_address)
         subject = str(user.user_id) if user else "unknown"
-        await note(connection, actor, "session.refuse", subject)
+        await note(connection, actor, "session.refuse", subject, outcome="denied")
 
 
 async def _rehashed(turn: Turn, user: User | None, password: str) -> str | None:

@@ -169,6 +169,7 @@ async def open_rig(database: Any, vhost: Vhost, redis_url: str, **overrides: Any
         http_port=free_port(),
         master_key=MASTER_KEY,
         broker_secret="the-broker-asks-here",
+        rate_limit_per_minute=0,
         **{**CHEAP, **overrides},
     )
     base_url = f"http://127.0.0.1:{settings.http_port}"

@@ -79,6 +79,7 @@ async def test_a_revoked_key_is_refused_at_once(auth: Any) -> None:
         revoked = await auth.client.post(f"/api/v1/api-keys/{made['id']}/revoke")
         assert revoked.status_code == 200
         assert revoked.json()["revoked_at"]
+    assert not await _works(auth, made["key"])
     assert await auth.identity.api_keys.verify(key_digest(made["key"])) is None
     assert {"key_id": made["id"]} in await auth.events("auth.key-revoked")
     assert len([r for r in await auth.records("api-key.revoke") if made["id"] in str(r)]) == 1

@@ -140,6 +140,23 @@ async def test_what_was_typed_as_a_name_is_stored_nowhere(auth: Any) -> None:
     assert not any("my-secret-password" in text or OTHER in text for text in dump)
 
 
+async def test_logins_are_recorded_with_who_and_from_where(auth: Any) -> None:
+    user = await auth.user("viewer")
+    await auth.try_log_in(user.username, OTHER, address="198.51.100.7")
+    await auth.try_log_in(user.username, PASSWORD, address="198.51.100.7")
+    refused, opened = [
+        [r for r in await auth.records(action) if r["object"] == str(user.user_id)]
+        for action in ("session.refuse", "session.open")
+    ]
+    (record,) = refused
+    assert (record["actor_id"], record["actor_kind"], record["outcome"]) == (None, "anonymous", "denied")
+    assert record["source_address"] == "198.51.100.7"
+    (record,) = opened
+    assert (record["actor_id"], record["actor_kind"]) == (str(user.user_id), "user")
+    assert record["outcome"] == "success"
+    assert record["trace_id"]
+
+
 # --- hashes -----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
 from esp_common.errors import Forbidden, InvalidInput
-from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor
+from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, source_address
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel
 
@@ -23,7 +23,6 @@ Cursor = Annotated[
 ]
 
 _PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 class Page(BaseModel, Generic[Item]):
@@ -60,21 +59,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def source_address(request: Request) -> str | None:
-    """Return where a request comes from: what our own proxy says, else the peer."""
-    peer = request.client.host if request.client else None
-    if peer in _LOOPBACK and (forwarded := request.headers.get("x-forwarded-for")):
-        return forwarded.rsplit(",", 1)[-1].strip()[:64]
-    return peer
-
-
 def actor_of(request: Request, caller: Principal | None = None) -> Actor:
-    """Return who acts in this request, for the audit trail."""
-    trace_id = request.headers.get("x-request-id")
-    address = source_address(request)
+    """Return who acts in this request."""
+    address = source_address(request.scope)
     if caller is None:
-        return Actor(None, "anonymous", address, trace_id)
-    return Actor(caller.id, caller.kind, address, trace_id)
+        return Actor(None, "anonymous", address)
+    return Actor(caller.id, caller.kind, address)
 
 
 @dataclass(frozen=True, slots=True)
