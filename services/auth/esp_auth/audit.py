@@ -134,10 +134,6 @@ class AuditLog:
         verdict = verifier.finish(head, to_seq)
         if head and head.seq > self._furthest.seq and verdict.intact:
             self._furthest = head
-        if not verdict.intact:
-            log.critical(
-                "audit.not-intact", findings=verdict.findings_total, first=verdict.findings[0]._asdict()
-            )
         end = max(head.seq if head else 0, verifier.last_seq)
         return Verification(first, end if to_seq is None else to_seq, head, verdict)
 
@@ -153,6 +149,18 @@ async def note_head(connection: Connection) -> Head:
     await outbox.enqueue(connection, event, topology.EVENTS)
     log.info("audit.head", **data)
     return head
+
+
+def noted_head(text: str) -> Head:
+    """Return the head that was noted as `<seq>:<hash>`; raise InvalidInput when that is none."""
+    seq, _, hash_ = text.partition(":")
+    try:
+        return Head(int(seq), bytes.fromhex(hash_))
+    except ValueError:
+        raise InvalidInput(
+            f"{text!r} is no noted head",
+            fix="give seq:hash of an audit.head line or an auth.audit-head event",
+        ) from None
 
 
 def shown(link: Link) -> dict[str, Any]:

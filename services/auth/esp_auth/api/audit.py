@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
+import structlog
 from esp_common.auth import require
 from esp_common.errors import InvalidInput
 from esp_common.http import decode_cursor, encode_cursor
@@ -14,6 +15,8 @@ from esp_auth.api.answers import Cursor, Limit, Page, problems
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
 from esp_auth.store.audit import AuditFilter, Position
+
+log = structlog.get_logger()
 
 
 def _utc(time: datetime) -> datetime:
@@ -145,7 +148,12 @@ def audit_router(trail: AuditLog) -> APIRouter:
         """
         asked = request or VerifyRequest()
         noted = [Head(head.seq, bytes.fromhex(head.hash)) for head in asked.noted]
-        return (await trail.verify(asked.from_seq, asked.to_seq, noted=noted)).to_json()
+        verification = await trail.verify(asked.from_seq, asked.to_seq, noted=noted)
+        if findings := verification.verdict.findings:
+            log.critical(
+                "audit.not-intact", findings=len(findings), kind=findings[0].kind, seq=findings[0].seq
+            )
+        return verification.to_json()
 
     return router
 
