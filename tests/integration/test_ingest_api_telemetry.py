@@ -1,6 +1,7 @@
 """`POST /api/v1/telemetry` and who may call what, over HTTP."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ import aio_pika
 import orjson
 import pytest
 from esp_common import topology
+from esp_common.auth import key_id_of
 from esp_common.contracts import arrow
 from esp_common.contracts.readings import empty_readings
 
@@ -61,6 +63,41 @@ async def test_one_reading_is_accepted_and_on_the_queue(api) -> None:
     assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "rejected": []})
     (message,) = await taken(api)
     assert (message.routing_key, orjson.loads(message.body)) == ("telemetry._api", [sent])
+
+
+async def test_every_post_is_in_an_audit_record(api, auditor) -> None:
+    key = api.key("telemetry:write")
+    own = (key_id_of(key["X-API-Key"]), None)
+    posts = [
+        *[api.bare.post(PATH, json=reading(), headers=key) for _ in range(50)],
+        *[
+            api.bare.post(PATH, json=reading(), headers={**key, "Idempotency-Key": f"audited-{n}"})
+            for n in range(3)
+        ],
+        *[api.bare.post(PATH, json={"pump_id": "P-9"}, headers=key) for _ in range(5)],
+        *[api.bare.post(PATH, json=reading()) for _ in range(7)],
+        *[api.bare.post(PATH, json=reading(), headers={**key, "X-Forwarded-For": "10.1.2.3"})],
+    ]
+    statuses = [answer.status_code for answer in await asyncio.gather(*posts)]
+    assert sorted(statuses) == [202] * 54 + [401] * 7 + [422] * 5
+
+    def counted() -> Counter[tuple[Any, ...]]:
+        counts: Counter[tuple[Any, ...]] = Counter()
+        for record in auditor.records.values():
+            if record["action"] == f"POST {PATH}" and record["actor_id"] in own:
+                counts[record["actor_kind"], record["status"], record["source_address"]] += record["count"]
+        return counts
+
+    async with asyncio.timeout(10):
+        while counted().total() < len(posts):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert counted() == {
+        ("key", 202, "127.0.0.1"): 53,
+        ("key", 202, "10.1.2.3"): 1,
+        ("key", 422, "127.0.0.1"): 5,
+        ("anonymous", 401, "127.0.0.1"): 7,
+    }
+    await taken(api)
 
 
 @pytest.mark.parametrize("shape", ["array", "wrapped", "arrow"])

@@ -104,7 +104,7 @@ async def open_api(
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
         assets, lists = Assets(pool), Lists(pool)
-        endpoint = TelemetryEndpoint(verifier, coalescer, settings.max_body_bytes)
+        endpoint = TelemetryEndpoint(verifier, coalescer, trail, settings.max_body_bytes)
         application = create_app(
             "ESP ingest",
             health=health,

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import uvicorn
 from esp_common.auth import Principal
+from esp_common.http import source_address
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -61,7 +62,9 @@ class _Protocol(HttpToolsProtocol):
         if not isinstance(post, _Post):
             super().on_message_complete()
             return
-        if not self._endpoint.take(post.caller, bytes(post.body), partial(self._answer, post)):
+        if not self._endpoint.take(
+            post.caller, source_address(self.scope), bytes(post.body), partial(self._answer, post)
+        ):
             post.response_complete = True
             super().on_headers_complete()
             self.cycle.body += post.body

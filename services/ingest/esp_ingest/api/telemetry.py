@@ -5,12 +5,13 @@ own (a task, an event and six dictionaries a request) is half of what a small po
 those to `TelemetryEndpoint.take` as they come off the wire. Both ways say what FastAPI would say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import orjson
 import structlog
-from esp_common.auth import KeyVerifier, Principal, credential
+from esp_common.audit import AuditTrail
+from esp_common.auth import CredentialVerifier, Principal, credential
 from esp_common.contracts.readings import API_GATEWAY
 from esp_common.errors import (
     EspError,
@@ -21,7 +22,7 @@ from esp_common.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from esp_common.http import problem_response
+from esp_common.http import problem_response, source_address
 from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 
 PATH: Final = "/api/v1/telemetry"
 PERMISSION: Final = "telemetry:write"
+ACTION: Final = f"POST {PATH}"
+"""What posts are called in the audit log."""
 MAX_KEY_LENGTH: Final = 128
 """Longest `Idempotency-Key`: it travels as an AMQP message_id, which has room for 255 bytes."""
 
@@ -61,21 +64,26 @@ class NothingAccepted(InvalidInput):
 class TelemetryEndpoint:
     """The ASGI application of the path; it needs nothing of the application around it."""
 
-    def __init__(self, verifier: KeyVerifier, coalescer: Coalescer, max_body_bytes: int) -> None:
+    def __init__(
+        self, verifier: CredentialVerifier, coalescer: Coalescer, trail: AuditTrail, max_body_bytes: int
+    ) -> None:
         self._verifier = verifier
         self._coalescer = coalescer
+        self._trail = trail
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         outcome: Receipt | Exception
+        scope.setdefault("state", {})
         try:
             outcome = await self._take(scope, receive)
         except ClientDisconnect:
             return
         except Exception as error:
             outcome = error
-        await _response(outcome)(scope, receive, send)
+        caller = scope["state"].get("principal")
+        await self._answer(outcome, caller, source_address(scope))(scope, receive, send)
 
     def known(self, headers: dict[bytes, bytes]) -> Principal | None:
         """Return who begins a post that `take` may serve: plain JSON, of a caller whose key is known."""
@@ -87,21 +95,36 @@ class TelemetryEndpoint:
             return None
         return caller if caller is not None and caller.may(PERMISSION) else None
 
-    def take(self, caller: Principal, content: bytes, answer: Callable[[Response], None]) -> bool:
+    def take(
+        self, caller: Principal, source: str | None, content: bytes, answer: Callable[[Response], None]
+    ) -> bool:
         """Take a small post of a `known` caller, and have `answer` called with the response.
 
-        Returns whether it did; any other post is one for `__call__`.
+        `source`: the address it came from. Returns whether it did; any other post is one for `__call__`.
         """
         body = Body(content, JSON_TYPE, _gateway(caller))
         try:
-            return self._coalescer.join(body, lambda outcome: answer(_response(outcome)))
+            return self._coalescer.join(body, lambda outcome: answer(self._answer(outcome, caller, source)))
         except Unavailable:
             return False
+
+    def _answer(self, outcome: Receipt | Exception, caller: Principal | None, source: str | None) -> Response:
+        """Return what the caller is told, having it noted: posts alike within a second share a record."""
+        response = _response(outcome)
+        self._trail.tally(
+            ACTION,
+            PATH,
+            actor_id=caller.id if caller else None,
+            actor_kind=caller.kind if caller else "anonymous",
+            status=response.status_code,
+            source_address=source,
+        )
+        return response
 
     async def _take(self, scope: Scope, receive: Receive) -> Receipt:
         """Authorise, then read, then hand over: nobody's body is read before their key is known."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        caller = await self._caller(headers)
+        caller = await self._caller(headers, scope["state"])
         if scope["query_string"]:
             raise InvalidInput("this path takes no query parameters", fix="leave them out")
         media_type = _media_type(headers)
@@ -109,9 +132,9 @@ class TelemetryEndpoint:
         content = await self._read(headers, receive)
         return await self._coalescer.post(Body(content, media_type, _gateway(caller), message_id))
 
-    async def _caller(self, headers: dict[bytes, bytes]) -> Principal:
+    async def _caller(self, headers: dict[bytes, bytes], state: MutableMapping[str, Any]) -> Principal:
         key = credential(_credentials(headers))
-        caller = self._verifier.cached(key) or await self._verifier.verify(key)
+        caller = state["principal"] = self._verifier.cached(key) or await self._verifier.verify(key)
         if not caller.may(PERMISSION):
             raise Forbidden(f"this needs the permission {PERMISSION}", fix="ask an administrator for it")
         return caller
