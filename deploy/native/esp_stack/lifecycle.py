@@ -4,6 +4,7 @@ import fcntl
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ READY_TIMEOUT_S = 90
 LAYOUT = "2"
 """Of what the stack writes. A running stack of another layout is stopped before it is started as this one."""
 ORPHANS_TIMEOUT_S = 60
+PAUSE_S = 0.2
+"""Between looks at what is starting: looking takes CPU from it."""
 
 Say = Callable[[str], None]
 
@@ -88,19 +91,26 @@ def clean(stack: Stack) -> None:
 
 def _prepare_data(stack: Stack, roles: Roles) -> None:
     """Wait for the servers, fill the vault, bring schemas up to date and the simulated field's assets in."""
-    _wait_server(stack, stack.postgres)
+    with ThreadPoolExecutor(1) as meanwhile:
+        generated = meanwhile.submit(_run_once, roles.simulated_assets())
+        _wait_server(stack, stack.postgres)
+        _prepare_database(stack, roles)
+        assets = stack.homes / "simulated-field.yaml"
+        assets.write_text(generated.result())
+    give(assets, stack.user, 0o644)
+    _run_once(roles.import_assets(assets))
+    for server in stack.servers:
+        _wait_server(stack, server)
+
+
+def _prepare_database(stack: Stack, roles: Roles) -> None:
+    """Make the database, fill the vault that makes logins in it, bring schemas up to date, add the first keys."""
     ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
     _fill_vault(stack, roles)
     # While the broker, the slowest to start, is still at it.
     for migration in roles.migrations():
         _run_once(migration)
     _run_once(roles.bootstrap())
-    assets = stack.homes / "simulated-field.yaml"
-    assets.write_text(_run_once(roles.simulated_assets()))
-    give(assets, stack.user, 0o644)
-    _run_once(roles.import_assets(assets))
-    for server in stack.servers:
-        _wait_server(stack, server)
 
 
 def _stop_earlier_layout(stack: Stack, say: Say) -> None:
@@ -177,6 +187,6 @@ def _wait_role(stack: Stack, role: Role) -> None:
     if url is None:
         return
     try:
-        wait_for(lambda: httpx.get(url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S)
+        wait_for(lambda: httpx.get(url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S, PAUSE_S)
     except StackError as failure:
         raise StackError(f"{failure} — see {stack.supervisor.log(name)}") from failure

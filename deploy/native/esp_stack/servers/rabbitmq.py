@@ -129,6 +129,7 @@ class RabbitMQ(Server):
 
     name = "rabbitmq"
     start_timeout_s = 120.0
+    start_pause_s = 0.2
 
     def __init__(
         self,

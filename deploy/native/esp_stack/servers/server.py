@@ -33,6 +33,7 @@ class Server(ABC):
 
     name: str
     start_timeout_s = 60.0
+    start_pause_s = 0.05
 
     def __init__(self, home: Path, user: str | None) -> None:
         self.home = home
@@ -65,7 +66,7 @@ class Server(ABC):
     def wait_ready(self) -> None:
         """Return when the server is ready; raise `StackError` with the end of its log if it is late."""
         try:
-            wait_for(self._check_alive, self.name, self.start_timeout_s)
+            wait_for(self._check_alive, self.name, self.start_timeout_s, self.start_pause_s)
         except StackError as failure:
             raise StackError(f"{failure}\n{self.log_tail()}") from failure
 
