@@ -1,15 +1,17 @@
 """The test bed: the platform's real servers, a migrated database, and the services' roles as processes."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from shutil import rmtree
 from time import monotonic, sleep
 from types import TracebackType
@@ -20,17 +22,19 @@ import httpx
 import numpy as np
 import psycopg
 import yaml
+from esp_auth.store.migrations import migrate as migrate_auth
 from esp_common import topology
+from esp_common.auth import new_api_key
 from esp_common.contracts.readings import Readings
 from esp_gateway.simulator.field import build_field
 from esp_stack.databases import OWNER
-from esp_stack.programs import Program, free_port, wait_for
+from esp_stack.programs import Program, free_port, private_file, wait_for
 from esp_stack.servers import Postgres, RabbitMQ, Redis
 from redis import Redis as RedisClient
 
 BINARIES = Path(sys.executable).parent
 SEED = 7
-BOOTSTRAP_KEY = f"esp_bench_{token_hex(16)}"
+BOOTSTRAP_KEY = new_api_key("bench")
 _EMPTIED = ("telemetry", "ledger", "quarantine", "quality_tally", "quality_hours", "dirty_buckets")
 
 
@@ -76,6 +80,14 @@ class Role:
             return httpx.get(f"{self.url}/health/ready", timeout=2).is_success
         except httpx.TransportError:
             return False
+
+    def run(self, *arguments: str) -> None:
+        """Run another command of the service, with the role's settings, to its end."""
+        command = (self._program.argv[0], *arguments)
+        environment = self._program.full_environment()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed: {done.stderr or done.stdout}")
 
     def signal(self, number: int) -> None:
         """Send the process a signal."""
@@ -242,13 +254,21 @@ class Bed:
 
     def auth(self, deployment: Deployment) -> Role:
         """Return the auth worker, which knows the bootstrap key."""
-        environment = {
-            "AMQP_URL": self.rabbitmq.url_for("auth"),
-            "DATABASE_URL": deployment.url("esp_auth"),
-            "REDIS_URL": self.redis.url,
-            "BOOTSTRAP_KEY": BOOTSTRAP_KEY,
-        }
-        return Role(self, "auth", "worker", environment)
+        migrate_auth(deployment.url("esp_auth_owner"), deployment.engine)
+        role = Role(
+            self,
+            "auth",
+            "worker",
+            {
+                "AMQP_URL": self.rabbitmq.url_for("auth"),
+                "DATABASE_URL": deployment.url("esp_auth"),
+                "REDIS_URL": self.redis.url,
+                "MASTER_KEY": b64encode(token_bytes(32)).decode(),
+            },
+        )
+        first = private_file(self.home / "first.json", json.dumps({"api_key": BOOTSTRAP_KEY}), None)
+        role.run("bootstrap", "--file", str(first))
+        return role
 
     def waiting(self) -> int:
         """Return the number of messages in the telemetry queue that no consumer has."""
