@@ -18,6 +18,7 @@ from esp_common.redis import connect_redis
 from starlette.types import ASGIApp
 
 from esp_auth.answers import Answers
+from esp_auth.api.answers import answer_outages
 from esp_auth.api.api_keys import api_keys_router
 from esp_auth.api.audit import audit_router
 from esp_auth.api.broker import BrokerDoor, broker_router
@@ -105,6 +106,7 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
         )
+        answer_outages(application)
         application.include_router(broker_router(identity.gateways))
         background = [
             verifier.run(),

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
-from esp_common.errors import Forbidden, InvalidInput
-from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, source_address
-from fastapi import Depends, Query, Request
+from esp_common.errors import Forbidden, InvalidInput, Unavailable
+from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, problem_response, source_address
+from fastapi import Depends, FastAPI, Query, Request, Response
 from pydantic import BaseModel
 
 from esp_auth.changes import Actor
+from esp_auth.store.connection import OUTAGES
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -57,6 +58,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
         for status in sorted({401, 403, 422, 429, 503, *statuses})
     }
+
+
+def answer_outages(application: FastAPI) -> None:
+    """Have the application answer 503 while the database is away."""
+
+    async def answer(request: Request, _: Exception) -> Response:
+        away = Unavailable("the database does not answer", retry_after_s=2)
+        return problem_response(away, request.url.path)
+
+    for kind in OUTAGES:
+        application.add_exception_handler(kind, answer)
 
 
 def actor_of(request: Request, caller: Principal | None = None) -> Actor:
