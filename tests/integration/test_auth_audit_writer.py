@@ -22,7 +22,8 @@ from esp_auth.audit import AuditLog
 from esp_auth.consumers import AuditWriter, chain_key, open_audit_writer
 from esp_auth.settings import AuthSettings
 from esp_auth.store.migrations import migrate
-from esp_common import topology
+from esp_common import audit, outbox, topology
+from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
@@ -171,6 +172,42 @@ async def test_both_forms_of_messages_become_records(trail: Trail) -> None:
         assert await trail.stored(3) == [first["id"], second["id"], said["id"]]
     await trail.settled()
     assert await trail.intact()
+
+
+async def test_what_services_note_and_record_is_what_is_stored(trail: Trail) -> None:
+    notes = AuditTrail(trail.publisher, "ingest")
+    noting = asyncio.create_task(notes.run())
+    who: Any = {"actor_id": "gw-01", "actor_kind": "key", "source_address": "10.0.0.9"}
+    notes.note("GET /api/v1/pumps/{id}", "/api/v1/pumps/P1", **who, status=403, trace_id="t-9")
+    for _ in range(3):
+        notes.tally("POST /api/v1/telemetry", "/api/v1/telemetry", **who, status=202)
+    async with (
+        trail.writing(),
+        await create_pool(trail.settings, role="test") as pool,
+        Publisher(trail.vhost.url_for("auth")) as auth,
+    ):
+        async with pool.acquire() as connection:
+            await audit.record(
+                connection,
+                source="auth",
+                actor="cli:ann",
+                action="api-key.revoked",
+                subject="k-1",
+                data={"n": 1},
+            )
+        await outbox.Relay(pool, auth, "auth").relay_once()
+        await trail.stored(3)
+    noting.cancel()
+    rows = await trail.admin.fetch(
+        "SELECT service, actor_id, actor_kind, action, object, outcome, status, source_address, trace_id,"
+        " count FROM auth.audit_log ORDER BY action"
+    )
+    key = ("ingest", "gw-01", "key")
+    assert [tuple(row) for row in rows] == [
+        (*key, "GET /api/v1/pumps/{id}", "/api/v1/pumps/P1", "denied", 403, "10.0.0.9", "t-9", 1),
+        (*key, "POST /api/v1/telemetry", "/api/v1/telemetry", "success", 202, "10.0.0.9", None, 3),
+        ("auth", "cli:ann", "cli", "api-key.revoked", "k-1", "success", None, None, None, 1),
+    ]
 
 
 async def test_a_batch_that_comes_again_is_stored_once(trail: Trail) -> None:
