@@ -104,7 +104,7 @@ def _prepare_data(stack: Stack, roles: Roles) -> None:
 
 
 def _prepare_database(stack: Stack, roles: Roles) -> None:
-    """Make the database, fill the vault that makes logins in it, bring schemas up to date, add the first keys."""
+    """Make the database, fill the vault that makes logins in it, bring schemas up to date, add first keys."""
     ensure_database(stack.postgres.admin_url, DATABASE, timescale=stack.postgres.has_timescale)
     _fill_vault(stack, roles)
     # While the broker, the slowest to start, is still at it.

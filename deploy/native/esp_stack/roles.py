@@ -117,20 +117,21 @@ class Roles:
         }
 
     def _files(self, app_role: AppRole) -> dict[str, str]:
-        """Return the settings that name the secret files of `app_role`."""
+        """Return the settings that name the secret files of `app_role`, and the stack's authority."""
         service, role = app_role.service, app_role.database_role
         login = f"{role}:{self._stack.postgres.passwords[role]}@"
         files = {
             name: self._secret(f"{service}.{name}", value) for name, value in self._values(service).items()
         }
         files["database_url"] = self._secret(f"{role}.database", self._database_url(login))
-        return {f"ESP_{service}_{name}_FILE".upper(): path for name, path in files.items()}
+        settings = {f"ESP_{service}_{name}_FILE".upper(): path for name, path in files.items()}
+        return settings | {f"ESP_{service}_TLS_CA_FILE".upper(): str(self._stack.ca_file)}
 
     def _values(self, service: str) -> dict[str, str]:
         """Return the secret settings of `service` but for its database's, which depend on the role."""
         stack = self._stack
         values = {
-            "amqp_url": stack.rabbitmq.url_for(service) + stack.amqp_query,
+            "amqp_url": stack.rabbitmq.url_for(service),
             "redis_url": stack.redis.url,
         }
         if service == "auth":
