@@ -14,6 +14,7 @@ import httpx
 import jwt
 import orjson
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_common import topology
 from esp_common.auth import PERMISSIONS, Principal, encode_answer, key_digest, new_api_key
@@ -23,6 +24,13 @@ from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """Print errors without their variables: the pretty form of a request's takes many seconds."""
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.stdlib.add_log_level, renderer])
 
 
 @dataclass
@@ -155,6 +163,52 @@ async def auth_service(vhost: Vhost) -> AsyncIterator[AuthService]:
     auth = AuthService(vhost)
     async with running(auth.serve()):
         yield auth
+
+
+class Auditor:
+    """Takes audit records as auth's worker does, and keeps one of each id."""
+
+    def __init__(self, url: str) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+        self.deliveries: list[Delivery] = []
+        self._consumer = LeanConsumer(url, topology.AUTH_AUDIT, prefetch=50, on_message=self._take)
+
+    def _take(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+        self.records |= {record["id"]: record for record in orjson.loads(delivery.body)["records"]}
+        self._consumer.done([delivery])
+
+    async def run(self) -> None:
+        """Take records until cancelled."""
+        await self._consumer.run()
+
+    async def until(self, count: int, **same: str) -> list[dict[str, Any]]:
+        """Wait until there are so many records, of those in which `same` holds, and return them."""
+        async with asyncio.timeout(60):
+            while True:
+                fitting = [each for each in self.records.values() if same.items() <= each.items()]
+                if sum(each["count"] for each in fitting) >= count:
+                    return fitting
+                await asyncio.sleep(0.02)
+
+    def objects(self) -> list[str]:
+        """Return what the records are about, in the order of their arrival."""
+        return [record["object"] for record in self.records.values()]
+
+
+@pytest.fixture
+async def auditor(vhost: Vhost) -> AsyncIterator[Auditor]:
+    """An auditor that listens; what others left is thrown away first."""
+    vhost.server.api("DELETE", f"queues/{vhost.name}/{topology.AUTH_AUDIT}/contents")
+    auditor = Auditor(vhost.url_for("auth"))
+    async with running(auditor.run()):
+        yield auditor
+
+
+@pytest.fixture
+def auditor_at() -> type[Auditor]:
+    """Makes an auditor of another broker; the test runs it."""
+    return Auditor
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:

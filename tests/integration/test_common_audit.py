@@ -9,41 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import orjson
 import pytest
-from esp_common import topology
 from esp_common.audit import MEMORY_BATCHES, RECORDED, AuditTrail
-from esp_common.messaging import Delivery, LeanConsumer, Publisher
+from esp_common.messaging import Publisher
 from esp_stack.servers import RabbitMQ, Vhost
 from prometheus_client import REGISTRY
-
-
-class Auditor:
-    """Takes audit records as auth's worker does, and keeps one of each id."""
-
-    def __init__(self, url: str) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
-        self.deliveries: list[Delivery] = []
-        self._consumer = LeanConsumer(url, topology.AUTH_AUDIT, prefetch=50, on_message=self._take)
-
-    def _take(self, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-        self.records |= {record["id"]: record for record in orjson.loads(delivery.body)["records"]}
-        self._consumer.done([delivery])
-
-    async def run(self) -> None:
-        """Take records until cancelled."""
-        await self._consumer.run()
-
-    async def until(self, count: int, seconds: float = 60) -> None:
-        """Wait until so many records are there."""
-        async with asyncio.timeout(seconds):
-            while sum(record["count"] for record in self.records.values()) < count:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-
-    def objects(self) -> list[str]:
-        """Return what the records are about, in the order of their arrival."""
-        return [record["object"] for record in self.records.values()]
 
 
 @asynccontextmanager
@@ -56,15 +26,6 @@ async def beside(*parts: Any) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.fixture
-async def auditor(vhost: Vhost) -> AsyncIterator[Auditor]:
-    """An auditor that listens; what others left is taken first."""
-    vhost.server.api("DELETE", f"queues/{vhost.name}/{topology.AUTH_AUDIT}/contents")
-    auditor = Auditor(vhost.url_for("auth"))
-    async with beside(auditor.run()):
-        yield auditor
 
 
 def note(trail: AuditTrail, object_: str, **other: Any) -> None:
@@ -84,7 +45,7 @@ async def publisher(vhost: Vhost) -> AsyncIterator[Publisher]:
         yield publisher
 
 
-async def test_a_note_arrives_as_the_record_the_contract_has(auditor: Auditor, publisher: Publisher) -> None:
+async def test_a_note_arrives_as_the_record_the_contract_has(auditor: Any, publisher: Publisher) -> None:
     trail = AuditTrail(publisher, "ingest")
     async with beside(trail.run()):
         note(trail, "/api/v1/pumps/P-1", source_address="10.0.0.1", trace_id="t-1", status=403)
@@ -107,7 +68,7 @@ async def test_a_note_arrives_as_the_record_the_contract_has(auditor: Auditor, p
     assert auditor.deliveries[0].headers["cloudEvents_type"] == RECORDED
 
 
-async def test_five_thousand_notes_arrive_in_batches(auditor: Auditor, publisher: Publisher) -> None:
+async def test_five_thousand_notes_arrive_in_batches(auditor: Any, publisher: Publisher) -> None:
     trail = AuditTrail(publisher, "ingest")
     async with beside(trail.run()):
         slowest = 0.0
@@ -121,7 +82,7 @@ async def test_five_thousand_notes_arrive_in_batches(auditor: Auditor, publisher
     assert slowest < 0.1, "a note waits for nobody"
 
 
-async def test_identical_posts_of_a_second_share_a_record(auditor: Auditor, publisher: Publisher) -> None:
+async def test_identical_posts_of_a_second_share_a_record(auditor: Any, publisher: Publisher) -> None:
     trail = AuditTrail(publisher, "ingest")
     async with beside(trail.run()):
         for number in range(300):
@@ -143,10 +104,10 @@ def broker(server_home: Path) -> Iterator[RabbitMQ]:
 
 
 async def test_with_the_broker_away_notes_are_spilled_and_arrive_once_and_in_order(
-    broker: RabbitMQ, tmp_path: Path
+    broker: RabbitMQ, auditor_at: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "audit"
-    auditor = Auditor(broker.url_for("auth"))
+    auditor = auditor_at(broker.url_for("auth"))
     async with Publisher(broker.url_for("ingest")) as publisher:
         trail = AuditTrail(publisher, "ingest", folder)
         async with beside(trail.run(), auditor.run()):
@@ -174,9 +135,7 @@ async def test_with_the_broker_away_notes_are_spilled_and_arrive_once_and_in_ord
     assert list(folder.iterdir()) == []
 
 
-async def test_what_a_process_leaves_the_next_one_sends(
-    auditor: Auditor, vhost: Vhost, tmp_path: Path
-) -> None:
+async def test_what_a_process_leaves_the_next_one_sends(auditor: Any, vhost: Vhost, tmp_path: Path) -> None:
     away = Publisher("amqp://127.0.0.1:1/")
     trail = AuditTrail(away, "ingest", tmp_path)
     for number in range(450):
@@ -229,8 +188,10 @@ async def test_a_folder_that_cannot_be_written_costs_records_but_no_request(tmp_
     assert lost() == before + 1
 
 
-async def test_a_broker_that_hangs_does_not_keep_notes_in_memory(broker: RabbitMQ, tmp_path: Path) -> None:
-    auditor = Auditor(broker.url_for("auth"))
+async def test_a_broker_that_hangs_does_not_keep_notes_in_memory(
+    broker: RabbitMQ, auditor_at: Any, tmp_path: Path
+) -> None:
+    auditor = auditor_at(broker.url_for("auth"))
     async with Publisher(broker.url_for("ingest")) as publisher:
         trail = AuditTrail(publisher, "ingest", tmp_path)
         async with beside(trail.run(), auditor.run()):

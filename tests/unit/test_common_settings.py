@@ -5,12 +5,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from esp_common import telemetry
+from esp_common import telemetry, vault
 from esp_common.database import Queries
 from esp_common.errors import InvalidInput, NotFound, Unavailable, run_cli
 from esp_common.http import decode_cursor, encode_cursor
 from esp_common.secrets import LooseSecretWarning, read_secret
-from esp_common.settings import ServiceSettings, settings_table
+from esp_common.settings import ServiceSettings, settings_table, with_authority
 
 
 def secret(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -51,7 +51,7 @@ def test_secrets_do_not_show_when_settings_are_printed() -> None:
 
 def test_the_table_tells_every_setting_and_its_meaning() -> None:
     table = settings_table(ServiceSettings).splitlines()
-    assert len(table) == 1 + len(ServiceSettings.model_fields)
+    assert len(table) == 1 + len(ServiceSettings.model_fields) + len(vault.VARIABLES)
     assert any(line.startswith("ESP_STATEMENT_TIMEOUT_S") and "Seconds" in line for line in table)
 
 
@@ -121,3 +121,47 @@ def test_a_cursor_comes_back_as_it_was() -> None:
 def test_a_cursor_of_someone_else_is_refused(cursor: str) -> None:
     with pytest.raises(InvalidInput):
         decode_cursor(cursor, 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("amqps://u:p@h/v", "amqps://u:p@h/v?cafile=/ca file.pem"),
+        ("amqps://u:p@h/v?heartbeat=5", "amqps://u:p@h/v?heartbeat=5&cafile=/ca file.pem"),
+        ("rediss://:p@h:6379/1", "rediss://:p@h:6379/1?ssl_ca_certs=/ca file.pem"),
+        (
+            "postgresql://u@h/d?sslmode=verify-full",
+            "postgresql://u@h/d?sslmode=verify-full&sslrootcert=/ca file.pem",
+        ),
+        ("postgresql://u@h/d?sslmode=require", None),
+        ("postgresql://u@h/d?sslmode=verify-full&sslrootcert=/other", None),
+        ("postgresql://u@h/d", None),
+        ("amqp://u:p@h/v", None),
+        ("redis://h", None),
+    ],
+)
+def test_the_authority_is_named_where_each_client_looks_for_it(url: str, named: str | None) -> None:
+    expected = (named or url).replace(" ", "%20")
+    assert with_authority(url, "/ca file.pem") == expected
+
+
+def test_every_url_that_asks_for_tls_gets_the_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESP_TLS_CA_FILE", "/ca.pem")
+    monkeypatch.setenv("ESP_AMQP_URL", "amqps://h/")
+    settings = ServiceSettings.load(redis_url="rediss://h/0")
+    assert settings.amqp_url == "amqps://h/?cafile=/ca.pem"
+    assert settings.redis_url == "rediss://h/0?ssl_ca_certs=/ca.pem"
+    assert settings.database_url == ServiceSettings().database_url
+
+
+def test_origins_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServiceSettings.load().cors_origins == ()
+    monkeypatch.setenv("ESP_CORS_ORIGINS", "https://console.example, http://127.0.0.1:3000")
+    assert ServiceSettings.load().cors_origins == ("https://console.example", "http://127.0.0.1:3000")
+
+
+@pytest.mark.parametrize("origin", ["*", "https://*.example", "null", "https://a.example/path", "file://x"])
+def test_no_setting_opens_the_api_to_every_page(origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESP_CORS_ORIGINS", origin)
+    with pytest.raises(InvalidInput, match="ESP_CORS_ORIGINS"):
+        ServiceSettings.load()

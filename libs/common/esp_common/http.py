@@ -21,7 +21,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esp_common.audit import ORIGIN, AuditTrail, Origin
-from esp_common.auth import CredentialVerifier, Principal, authenticated, require
+from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated, require
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health, is_local, metrics_response
 from esp_common.rate_limit import RateLimiter
@@ -132,6 +132,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+    try:
+        await _ask_guards(request)  # a body is read before the route's guards are asked
+    except EspError as refusal:
+        return problem_response(refusal, request.url.path)
     # Not the input itself: it may be large, or a secret.
     fields = [{"where": list(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()]
     what = "; ".join(f"{'.'.join(field['where'])}: {field['what']}" for field in fields[:3])
@@ -152,11 +156,24 @@ def _query_names(dependant: Dependant) -> set[str]:
     return names
 
 
-async def refuse_unknown_query(request: Request) -> None:
+async def _ask_guards(request: HTTPConnection) -> None:
+    """Have the route's own guards speak first: what a request does wrong is told only to who may make it."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    for guard in _guards(dependant) if dependant else []:
+        await guard(request)
+
+
+def _guards(dependant: Dependant) -> list[Authenticated]:
+    own = [dependant.call] if isinstance(dependant.call, Authenticated) else []
+    return own + [guard for inner in dependant.dependencies for guard in _guards(inner)]
+
+
+async def refuse_unknown_query(request: HTTPConnection) -> None:
     """Dependency of every route: a query parameter that the route does not know is an error, not a wish."""
     route = request.scope.get("route")
-    if not request.query_params or not isinstance(route, APIRoute):
+    if not request.query_params or not isinstance(route, APIRoute | APIWebSocketRoute):
         return
+    await _ask_guards(request)
     known = _query_names(route.dependant)
     if unknown := [name for name in request.query_params if name not in known]:
         fields = [{"where": ["query", name], "what": "unknown parameter"} for name in unknown]
@@ -237,7 +254,7 @@ class Edge:
             _log_failure(socket.scope, error)
             code = _SERVER_ERROR
         await socket.end(code)
-        return None if socket.accepted else HTTPStatus.FORBIDDEN
+        return None if socket.accepted else socket.status
 
     def _note_accepted(self, origin: Origin) -> Callable[[Scope], None]:
         return lambda scope: self._note(scope, origin, HTTPStatus.SWITCHING_PROTOCOLS)
@@ -365,6 +382,7 @@ class _Exchange:
 
     async def fail(self, error: EspError) -> None:
         """Answer with a problem, unless an answer has begun."""
+        self.timeout = None
         if not self.status:
             self.too_large = None
             await problem_response(error, self.scope["path"])(self.scope, self._receive, self.send)
@@ -388,6 +406,7 @@ class _Socket:
         self._send = send
         self._on_accepted = on_accepted
         self.accepted = False
+        self.status: int = HTTPStatus.FORBIDDEN
         self._ended = False
 
     async def send(self, message: Message) -> None:
@@ -395,7 +414,9 @@ class _Socket:
         if message["type"] == "websocket.accept":
             self.accepted = True
             self._on_accepted(self.scope)
-        elif message["type"] in ("websocket.close", "websocket.http.response.start"):
+        elif message["type"] == "websocket.http.response.start":
+            self._ended, self.status = True, message["status"]
+        elif message["type"] == "websocket.close":
             self._ended = True
         await self._send(message)
 
