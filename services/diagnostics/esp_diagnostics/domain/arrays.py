@@ -18,7 +18,7 @@ class Reason(IntEnum):
 
     OK = 0
     MISSING = 1
-    """An input is missing."""
+    """An input is missing, or a correction does not reach so far (liquid too thick for the charts)."""
     STOPPED = 2
     """The pump does not turn, or the well does not flow: there is nothing to compare."""
     ABOVE_CURVE = 3
@@ -28,7 +28,7 @@ class Reason(IntEnum):
     BEYOND_CURVE = 5
     """The rate is negative, or beyond the end of the curve."""
     NO_HEAD = 6
-    """The fluid takes all the pump's head (gas lock, or liquid too thick for the correction)."""
+    """The fluid leaves the pump no head at all (gas lock)."""
 
 
 def first_reason(*cases: tuple[Bools, Reason]) -> Reasons:

@@ -99,8 +99,14 @@ class Table:
             )
         _require_finite("rates", self.rates_bpd)
         _require_finite("values", self.at_rates)
-        if (np.diff(self.rates_bpd) <= 0).any() or self.rates_bpd[0] < 0:
-            raise InvalidCurve("a table's rates must rise from 0 or more", fix="sort the rows by rate")
+        if self.rates_bpd[0] < 0:
+            raise InvalidCurve(f"a table begins at {self.rates_bpd[0]:g} bpd", fix="begin at 0 or more")
+        if (stuck := np.flatnonzero(np.diff(self.rates_bpd) <= 0)).size:
+            before, after = self.rates_bpd[stuck[0]], self.rates_bpd[stuck[0] + 1]
+            raise InvalidCurve(
+                f"a table's rates must rise, and {after:g} bpd follows {before:g} bpd",
+                fix="sort the rows by rate, each rate once",
+            )
 
     @property
     def first_bpd(self) -> float:

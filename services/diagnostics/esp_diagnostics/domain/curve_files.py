@@ -67,7 +67,7 @@ def parse_json(text: str) -> PumpCurve:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid([Problem("text", f"is not JSON ({error})", "correct it there")]) from error
     if not isinstance(content, dict):
         raise _invalid([Problem("text", "is not an object", 'write {"model": …, "min_bpd": …, …}')])
@@ -103,7 +103,9 @@ def parse_csv(text: str) -> PumpCurve:
             rows.append((number, next(csv.reader([line], skipinitialspace=True))))
     if not rows:
         raise _invalid([Problem("text", "has no header and no rows", "start with a line rate,head,power")])
-    (_, header), *body = rows
+    (first, header), *body = rows
+    if len({name.strip() for name in header}) < len(header):
+        raise _invalid([Problem(f"line {first}", "names a column twice", "name each column once")])
     ragged = [
         Problem(f"line {number}", f"has {len(row)} values under {len(header)} columns", "fill or cut the row")
         for number, row in body
@@ -129,6 +131,7 @@ def _curve(document: _Document) -> PumpCurve:
     _check_names(document, problems)
     shapes, rate_factor = _shapes(document, problems)
     numbers = {name: _number(cell, problems) for name, cell in document.fields.items() if name in NUMBERS}
+    frequency = numbers.get("rated_frequency_hz")
     low, high, best = (_rate(end, numbers, rate_factor) for end in ("min", "max", "best"))
     for end, value in (("min", low), ("max", high)):
         if value is None and not problems:
@@ -148,7 +151,7 @@ def _curve(document: _Document) -> PumpCurve:
         min_bpd=low,
         max_bpd=high,
         declared_best_bpd=best,
-        rated_frequency_hz=numbers.get("rated_frequency_hz") or 60.0,
+        rated_frequency_hz=60.0 if frequency is None else frequency,
         gas_handler=handler,
     )
 
@@ -158,6 +161,11 @@ def _check_names(document: _Document, problems: list[Problem]) -> None:
         Problem(cell.where, f"{name!r} is no field of a curve", f"use {', '.join(FIELDS)}")
         for name, cell in document.fields.items()
         if name not in FIELDS
+    )
+    problems.extend(
+        Problem(document.fields[f"{end}_rate"].where, f"says what {end}_bpd says", "keep one of the two")
+        for end in ("min", "max", "best")
+        if {f"{end}_rate", f"{end}_bpd"} <= document.fields.keys()
     )
     if bool(document.polynomials) == bool(document.columns):
         problems.append(
@@ -177,6 +185,8 @@ def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Sha
     columns: dict[str, list[float | None]] = {}
     for name, cells in document.columns.items():
         quantity, factor = _column(name, problems)
+        if quantity in columns:
+            problems.append(Problem(f"column {name!r}", f"is a second {quantity}", "keep one of the two"))
         factors[quantity] = factor
         optional = quantity == "power"
         columns[quantity] = [
@@ -247,7 +257,7 @@ def _rate(end: str, numbers: Mapping[str, float | None], rate_factor: float) -> 
 def _number(cell: _Cell, problems: list[Problem]) -> float | None:
     try:
         number = float(cell.value) if not isinstance(cell.value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if math.isfinite(number):
         return number

@@ -10,8 +10,6 @@ PSI_PER_FT_OF_WATER: Final = 0.433
 GPM_PER_BPD: Final = 42.0 / 1440.0
 """US gallons a barrel, minutes a day."""
 
-WATER_PCT: Final = 100.0
-
 
 def oil_gravity(api_degrees: Values) -> Floats:
     """Return stock-tank oil's gravity relative to water at 60 °F: 141.5/(131.5 + °API), any shape."""
@@ -20,7 +18,7 @@ def oil_gravity(api_degrees: Values) -> Floats:
 
 def liquid_gravity(water_cut_pct: Values, oil: Values, water: Values = 1.0) -> Floats:
     """Return the gravity of dead oil and water together, any shape: `oil` and `water` mixed by volume."""
-    share = np.asarray(water_cut_pct) / WATER_PCT
+    share = np.asarray(water_cut_pct) / 100.0
     return np.asarray(share * water + (1.0 - share) * oil)
 
 

@@ -108,7 +108,9 @@ def gas_volume_factor_bbl(psia: Values, fahrenheit: Values, gas_gravity: Values)
 
 
 def compressibility(psia: Values, fahrenheit: Values, gas_gravity: Values) -> Floats:
-    """Return a natural gas's z, any shape; good to 2 % up to 3000 psia and above 50 °F.
+    """Return a natural gas's z, any shape.
+
+    Up to 3000 psia within 2 % of the Standing-Katz chart above 120 °F, and within 3 % above 80 °F.
 
     Papay (1968) with Sutton's (1985) pseudo-critical properties:
     z = 1 − 3.53·ppr/10^(0.9813·Tpr) + 0.274·ppr²/10^(0.8157·Tpr).

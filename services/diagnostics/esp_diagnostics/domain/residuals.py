@@ -74,7 +74,7 @@ def residuals(
     return Residuals(
         head=_head(pumps, measured, pumped, rate, made),
         power=_power(pumps, measured, pumped, rate),
-        power_at_virtual_flow=_power(pumps, measured, pumped, virtual.rate_bpd),
+        power_at_virtual_flow=_power_at(virtual, pumps, measured, pumped),
         flow=_flow(virtual, rate),
         virtual_flow=virtual,
     )
@@ -89,6 +89,11 @@ def _power(pumps: Pumps, measured: Measured, pumped: Pumped, rate: Floats) -> Re
     shaft = brake_hp(pumps, measured.frequency_hz, rate, pumped.mixture_gravity, pumped.correction)
     model = motor.shaft_kw(shaft) / pumped.drive_efficiency
     return _compared(pumps, measured, pumped, rate, np.asarray(measured.active_power_kw), model)
+
+
+def _power_at(virtual: Flow, pumps: Pumps, measured: Measured, pumped: Pumped) -> Residual:
+    value, reason = _power(pumps, measured, pumped, virtual.rate_bpd)
+    return Residual(value, np.where(virtual.reason == Reason.OK, reason, virtual.reason))
 
 
 def _compared(

@@ -52,6 +52,7 @@ def virtual_flow(
     Source: the curve inverted; σ_Q = σ_H/|dH/dQ| to first order.
     """
     scale = head_scale(pumps, frequency_hz, correction)
+    to_pump = rate_scale(pumps, frequency_hz, correction)
     with np.errstate(divide="ignore", invalid="ignore"):
         stage = head_ft / scale
     top, bottom = pumps.head.value(pumps.falling_from_bpd), pumps.head.value(pumps.ends_at_bpd)
@@ -59,7 +60,7 @@ def virtual_flow(
         (np.isnan(frequency_hz), Reason.MISSING),
         (np.asarray(frequency_hz) <= 0, Reason.STOPPED),
         (scale <= 0, Reason.NO_HEAD),
-        (np.isnan(stage), Reason.MISSING),
+        (np.isnan(stage + to_pump), Reason.MISSING),
         (stage > top, Reason.ABOVE_CURVE),
         (stage < bottom, Reason.BELOW_CURVE),
     )
@@ -69,7 +70,7 @@ def virtual_flow(
     bracket = _bracket(pumps, target)
     rate = _root(bracket, target, RATE_TOLERANCE * float(pumps.ends_at_bpd.max(initial=1.0)))
     sigma = _sigma(pumps, bracket.piece, rate, relative_head_sigma * target)
-    to_pump = np.where(known, rate_scale(pumps, frequency_hz, correction), np.nan)
+    to_pump = np.where(known, to_pump, np.nan)
     return Flow(rate * to_pump, sigma * to_pump, reason)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from esp_diagnostics.domain.arrays import Floats, Values
 from esp_diagnostics.domain.fluids import GPM_PER_BPD
-from esp_diagnostics.domain.pumps import Correction, Pumps
+from esp_diagnostics.domain.pumps import Correction, Pumps, speed_ratio
 
 WATER_CST: Final = 1.0
 CHART_FROM_CST: Final = 5.0
@@ -42,16 +42,18 @@ def factors(q_star: Values) -> tuple[Floats, Floats, Floats]:
     )
 
 
-def correction(pumps: Pumps, viscosity_cst: Values) -> Correction:
-    """Return what a liquid of `viscosity_cst` (..., n) does to `pumps`.
+def correction(pumps: Pumps, frequency_hz: Values, viscosity_cst: Values) -> Correction:
+    """Return what a liquid of `viscosity_cst` (..., n) does to `pumps` at `frequency_hz` (..., n).
 
-    NaN where the best-efficiency rate is unknown or the liquid is thicker than the charts go. The charts
-    begin at 5 cSt; from water to there their effect is faded in with ln ν, so that nothing jumps.
-    Power follows from the three: BHP ∝ Q·H/η. Source: Hydraulic Institute, by `factors`.
+    NaN where the best-efficiency rate is unknown, the pump does not turn or the liquid is thicker than the
+    charts go. The slower a pump, the more it suffers: head and rate at best efficiency are those at its
+    frequency. The charts begin at 5 cSt; from water to there their effect is faded in with ln ν, so that
+    nothing jumps. Power follows from the three: BHP ∝ Q·H/η. Source: Hydraulic Institute, by `factors`.
     """
     viscosity = np.asarray(viscosity_cst, dtype=np.float64)
-    best_head = pumps.head.value(pumps.best_bpd)
-    q_star = corrected_rate(np.maximum(viscosity, CHART_FROM_CST), best_head, pumps.best_bpd)
+    speed = speed_ratio(pumps, frequency_hz)
+    best_head = pumps.head.value(pumps.best_bpd) * speed**2
+    q_star = corrected_rate(np.maximum(viscosity, CHART_FROM_CST), best_head, pumps.best_bpd * speed)
     share = np.clip(np.log(np.maximum(viscosity, WATER_CST)) / np.log(CHART_FROM_CST), 0.0, 1.0)
     rate, head, efficiency = (1.0 - share * (1.0 - factor) for factor in factors(q_star))
     return Correction(head=head, rate=rate, power=rate * head / efficiency)
