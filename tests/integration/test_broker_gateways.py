@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import aio_pika
@@ -35,7 +36,7 @@ from esp_stack.vault import Vault
 
 CACHE_S = 2.0
 SWEEP_S = 0.5
-BROKER_SECRET = "0123456789abcdef0123456789abcdef"
+BROKER_SECRET = token_hex(16)
 TESTER = Actor("tester", "service")
 REFUSED = (aiormq.exceptions.AMQPError, EspError, ConnectionError, RuntimeError)
 
