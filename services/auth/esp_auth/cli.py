@@ -15,14 +15,12 @@ import orjson
 import structlog
 import typer
 import uvloop
-from esp_common import telemetry
 from esp_common.database import create_pool
 from esp_common.errors import Conflict, InvalidInput, Unavailable, run_cli
 from esp_common.redis import connect_redis
 from esp_common.secrets import read_secret
 from esp_common.settings import settings_table
 
-from esp_auth import app as roles
 from esp_auth.api_keys import NewKey
 from esp_auth.audit import AuditLog, ExportFormat, noted_head
 from esp_auth.bootstrap import bootstrap, read_first_ones
@@ -32,7 +30,6 @@ from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditFilter
 from esp_auth.store.connection import OUTAGES, Pool
-from esp_auth.store.migrations import migrate
 
 Result = TypeVar("Result")
 Username = Annotated[str, typer.Argument(help="The user's name.")]
@@ -64,18 +61,21 @@ for name, group in (("users", users), ("api-keys", api_keys), ("audit", audit)):
 @app.command("api")
 def run_api() -> None:
     """Serve the HTTP API."""
-    _run_role("api", roles.run_api)
+    _run_role("api")
 
 
 @app.command("worker")
 def run_worker() -> None:
     """Answer every service's questions, keep the audit log, and publish events."""
-    _run_role("worker", roles.run_worker)
+    _run_role("worker")
 
 
 @app.command("migrate")
 def run_migrate() -> None:
     """Bring the database's schema up to date."""
+    # Alembic takes longer to load than most commands take.
+    from esp_auth.store.migrations import migrate
+
     settings = AuthSettings.load()
     engine = migrate(settings.database_url, settings.engine)
     typer.echo(f"schema is up to date; storage engine: {engine}")
@@ -354,11 +354,17 @@ def _show(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
         typer.echo("\t".join("-" if value is None else str(value) for value in row))
 
 
-def _run_role(name: str, role: roles.Role) -> None:
+def _run_role(name: str) -> None:
+    # Only the roles need their frameworks, which take longer to load than most commands take.
+    from esp_common import telemetry
+
+    from esp_auth import app as roles
+
     settings = AuthSettings.load()
     if not settings.master_key:
         raise InvalidInput("ESP_AUTH_MASTER_KEY is not set", fix="make one: openssl rand -base64 32")
     telemetry.configure(SERVICE, name, settings)
+    role = {"api": roles.run_api, "worker": roles.run_worker}[name]
     uvloop.run(roles.run_role(role, settings))
 
 

@@ -57,12 +57,17 @@ class Signing:
         }
 
     async def rotate(self, actor: Actor) -> SigningKey:
-        """Publish a new key that will sign, and return it; raise Conflict while one waits for its time."""
+        """Publish a new key that will sign, and return it; raise Conflict while one waits for its time.
+
+        Raises WrongMasterKey when the key that signs does not open.
+        """
         async with self._pool.acquire() as connection, connection.transaction():
             store = SigningKeyStore(connection)
             await store.lock()
             now = await UserStore(connection).now()
             keys = await store.every()
+            if (current := signer(keys, now)) is not None:
+                self._private(current)  # under another master key nobody could sign from then on
             if waiting := [key for key in keys if key.signs_from > now]:
                 begins = waiting[0].signs_from.isoformat(timespec="seconds")
                 raise Conflict(f"a new key signs from {begins}", fix="rotate again after that")
