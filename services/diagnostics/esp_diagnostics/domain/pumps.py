@@ -51,9 +51,10 @@ WATER: Final = Correction()
 class Pumps:
     """n installed pumps; every array has the pump on its last axis. Rates are of the curve's frequency, bpd.
 
-    `falling_from_bpd` to `ends_at_bpd` is the falling branch, `joints_bpd` (K, n) the beginnings of the
-    head's pieces moved onto it, and `joint_heads_ft` a stage's head there; `starts_at_bpd` is the first
-    rate of the head curve; `power_from_bpd` to `power_to_bpd` is where power is known. NaN where unpublished.
+    `falling_from_bpd` to `ends_at_bpd` is the falling branch, `joints_bpd` (K+1, n) the beginnings of the
+    head's pieces moved onto it, with its end, and `joint_heads_ft` a stage's head there; `starts_at_bpd`
+    is the first rate of the head curve; `power_from_bpd` to `power_to_bpd` is where power is known. NaN
+    where unpublished.
     """
 
     head: Pieces
@@ -88,7 +89,7 @@ def stack(installed: Sequence[Installed]) -> Pumps:
     powers = [curve.brake_hp for curve in curves]
     falling_from, ends_at = np.array([curve.falling_bpd for curve in curves]).T
     head = Pieces.stack([curve.head_ft.chain() for curve in curves])
-    joints = np.clip(head.starts, falling_from, ends_at)
+    joints = np.vstack([np.clip(head.starts, falling_from, ends_at), ends_at])
     return Pumps(
         head=head,
         power=Pieces.stack([NOTHING_KNOWN if power is None else power.chain() for power in powers]),

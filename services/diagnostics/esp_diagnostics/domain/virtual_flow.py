@@ -55,7 +55,7 @@ def virtual_flow(
     to_pump = rate_scale(pumps, frequency_hz, correction)
     with np.errstate(divide="ignore", invalid="ignore"):
         stage = head_ft / scale
-    top, bottom = pumps.head.value(pumps.falling_from_bpd), pumps.head.value(pumps.ends_at_bpd)
+    top, bottom = pumps.joint_heads_ft[0], pumps.joint_heads_ft[-1]
     reason = first_reason(
         (np.isnan(frequency_hz), Reason.MISSING),
         (np.asarray(frequency_hz) <= 0, Reason.STOPPED),
@@ -80,13 +80,14 @@ def _bracket(pumps: Pumps, target: Floats) -> _Bracket:
     if len(pumps.head.starts) == 1:
         return _Bracket(pumps.head.at(low), low, high)
     piece = np.zeros(target.shape, dtype=np.intp)
-    for start, head in zip(pumps.head.starts[1:], pumps.joint_heads_ft[1:], strict=True):
+    for start, head in zip(pumps.head.starts[1:], pumps.joint_heads_ft[1:-1], strict=True):
         piece += (target <= head) & (start < high)
     pump = np.arange(len(high))
-    ends = np.append(pumps.joints_bpd[1:], high[None, :], axis=0)
-    return _Bracket(pumps.head.pick(piece), pumps.joints_bpd[piece, pump], ends[piece, pump])
+    joints = pumps.joints_bpd
+    return _Bracket(pumps.head.pick(piece), joints[piece, pump], joints[piece + 1, pump])
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _root(bracket: _Bracket, target: Floats, tolerance_bpd: float) -> Floats:
     """Return the rates where the pieces, falling between `low` and `high`, are `target` (..., n).
 
@@ -98,13 +99,10 @@ def _root(bracket: _Bracket, target: Floats, tolerance_bpd: float) -> Floats:
         value, slope = piece.value_and_slope(rate)
         above = value > target
         low, high = np.where(above, rate, low), np.where(above, high, rate)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = rate - (value - target) / slope
+        step = rate - (value - target) / slope
         inside = (step >= low) & (step <= high)
-        following = np.where(inside, step, (low + high) / 2.0)
-        moved = np.abs(following - rate).max(initial=0.0)
-        rate = following
-        if moved <= tolerance_bpd:
+        before, rate = rate, np.where(inside, step, (low + high) / 2.0)
+        if np.abs(rate - before).max(initial=0.0) <= tolerance_bpd:
             break
     return rate
 
