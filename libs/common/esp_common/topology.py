@@ -204,8 +204,10 @@ def _service(
     if service == "ingest":
         own.append(UNROUTED_QUEUE)
     default_exchange = [r"amq\.default"] if replies else []
+    # Everybody hears every event; dead letters, which hold what others were sent, are read by their owner.
     topics = {
-        name: (keys.get(name, _NOTHING), _ANY_KEY) for name in sorted({*writes, *reads} & _TOPIC_EXCHANGES)
+        name: (keys.get(name, _NOTHING), keys[DLX] if name == DLX else _ANY_KEY)
+        for name in sorted({*writes, *reads} & _TOPIC_EXCHANGES)
     }
     return Rights(
         configure=_any_of(own),
