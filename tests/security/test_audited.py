@@ -1,0 +1,90 @@
+"""Every request has its record, and the record says who did what to which object with what outcome."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from uuid import uuid4
+
+import httpx
+import pytest
+from deployed import NOWHERE, Deployed
+
+
+def until(holds: Callable[[], bool], within_s: float = 30) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.1)
+
+
+REQUESTS = (
+    ("auth", "GET", "/api/v1/users"),
+    ("auth", "GET", f"/api/v1/users/{NOWHERE}"),
+    ("auth", "POST", "/api/v1/users"),
+    ("auth", "DELETE", f"/api/v1/users/{NOWHERE}"),
+    ("auth", "POST", "/api/v1/auth/login"),
+    ("auth", "POST", "/api/v1/auth/refresh"),
+    ("auth", "GET", "/api/v1/auth/me"),
+    ("auth", "GET", "/api/v1/auth/.well-known/jwks.json"),
+    ("auth", "GET", "/api/v1/audit"),
+    ("auth", "GET", "/api/v1/nothing"),
+    ("auth", "GET", "/docs"),
+    ("auth", "GET", "/openapi.json"),
+    ("ingest", "GET", "/api/v1/pumps"),
+    ("ingest", "GET", "/api/v1/pumps/none"),
+    ("ingest", "PUT", "/api/v1/pumps/none"),
+    ("ingest", "DELETE", "/api/v1/pumps/none"),
+    ("ingest", "POST", "/api/v1/telemetry"),
+    ("ingest", "PATCH", "/api/v1/telemetry"),
+    ("ingest", "GET", "/nothing"),
+)
+
+
+@pytest.mark.parametrize("who", ["nobody", "a viewer", "a key", "a stranger"])
+def test_every_request_has_its_record(who: str, deployed: Deployed) -> None:
+    session = deployed.session("viewer")
+    header, actor, kind = {
+        "nobody": ({}, None, "anonymous"),
+        "a viewer": (session.header, session.user_id, "user"),
+        "a key": ({"X-API-Key": deployed.bootstrap_key}, "bootstrap", "key"),
+        "a stranger": ({"X-API-Key": "esp_live_x"}, None, "anonymous"),
+    }[who]
+    statuses: dict[str, tuple[int, str, str, str]] = {}
+    for service, method, path in REQUESTS:
+        trace_id = uuid4().hex
+        headers = {**header, "X-Request-ID": trace_id, "X-Forwarded-For": "198.51.100.3, 192.0.2.7"}
+        answer = httpx.request(method, f"{getattr(deployed, service).url}{path}", headers=headers, timeout=30)
+        statuses[trace_id] = (answer.status_code, service, method, path)
+
+    def records() -> list[tuple[object, ...]]:
+        return deployed.administer(
+            "SELECT trace_id, service, actor_id, actor_kind, action, object, outcome, status, source_address "
+            "FROM auth.audit_log WHERE trace_id = ANY(%s) AND action LIKE '%% /%%' OR "
+            "trace_id = ANY(%s) AND action LIKE '%% unmatched'",
+            list(statuses),
+            list(statuses),
+        )
+
+    until(lambda: len({row[0] for row in records()}) == len(statuses))
+    found = records()
+    assert {trace: count for trace, count in Counter(row[0] for row in found).items() if count != 1} == {}
+    for trace, service, actor_id, actor_kind, action, what, outcome, status, source in found:
+        answered, expected_service, method, path = statuses[str(trace)]
+        said = f"{method} {path} {answered}"
+        assert (service, status, what, source) == (expected_service, answered, path, "192.0.2.7"), said
+        assert str(action).startswith(f"{method} "), said
+        expected = "success" if answered < 400 else "denied" if answered in (401, 403, 429) else "failed"
+        assert outcome == expected, said
+        known = answered != 401 and path not in UNASKED
+        if known and answered != 404 and answered != 405:
+            assert (actor_id, actor_kind) == (actor, kind), said
+
+
+UNASKED = ("/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/.well-known/jwks.json")
+"""Routes that do not look at a credential."""
+
+
+def test_the_chain_of_what_was_recorded_is_intact(deployed: Deployed) -> None:
+    verdict = deployed.call("POST", "audit/verify", {}).json()
+    assert verdict["intact"], verdict
