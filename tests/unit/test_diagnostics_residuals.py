@@ -57,6 +57,18 @@ def test_a_worn_pump_has_less_head():
     assert (found.flow.value > 0.05).all()
 
 
+def test_a_head_factor_from_a_well_test_takes_the_residuals_away():
+    measured = healthy()
+    gain = measured.discharge_pressure_psi - 400.0
+    tested = measured._replace(discharge_pressure_psi=400.0 + 0.93 * gain)
+
+    left = residuals(PUMPS, tested, PUMPED).head.value
+    found = residuals(stack([Installed(an550(), 250, head_factor=1.0 + left[0])] * 3), tested, PUMPED)
+
+    assert found.head.value == pytest.approx(0.0)
+    assert found.flow.value == pytest.approx(0.0)
+
+
 def test_a_hole_in_the_tubing_shows_in_flow_and_not_in_power_at_the_pumps_own_rate():
     measured = healthy()._replace(flow_rate_bpd=np.full(3, 330.0))
 

@@ -20,7 +20,8 @@ NOTHING_KNOWN: Final = Chain(np.zeros(1), np.full((1, 1), np.nan))
 class Installed:
     """A pump as built into a well: its model's curve and its number of stages.
 
-    `head_factor` and `flow_factor` scale the curve's head and rate to this pump's last good well test.
+    `head_factor` and `flow_factor` scale the curve's head and rate to this pump as its last good well test
+    found it: after a test that left a residual rH, the head factor is multiplied by 1 + rH.
     """
 
     curve: PumpCurve
