@@ -115,7 +115,9 @@ async def test_the_database_over_tls(
     server_home: Path, authority: Authority, settings_of: tuple[Path, bool]
 ) -> None:
     ca_file, trusted = settings_of
-    server = Postgres(server_home / f"postgres-tls-{trusted}", throwaway=True, tls=authority.issue("postgres"))
+    server = Postgres(
+        server_home / f"postgres-tls-{trusted}", throwaway=True, tls=authority.issue("postgres")
+    )
     server.start()
     url = server.url("postgres", "postgres").split("?")[0] + "?sslmode=verify-full"
     settings = ServiceSettings(database_url=url, tls_ca_file=ca_file)
