@@ -75,7 +75,7 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
         pool = await _open_pool(settings, "api", stack)
         redis = connect_redis(settings.redis_url)
         stack.push_async_callback(redis.aclose)
-        identity = Identity(pool, settings, redis, on_revoked=lambda event: verifier.on_event(event))
+        identity = Identity(pool, settings, redis, on_event=lambda event: verifier.on_event(event))
         stack.push_async_callback(identity.api_keys.close)
         # What other services ask over the broker is answered here from the database. So nothing of this API
         # waits for the broker, nor does readiness: events and records are sent when it is back.

@@ -27,20 +27,24 @@ from esp_auth.users import Users
 
 
 class Identity:
-    """The capabilities of the service. `redis`: where revocations are copied to (None: nowhere)."""
+    """The capabilities of the service.
+
+    `redis`: where revocations are copied to (None: nowhere). `on_event`: what hears at once of the keys and
+    tokens that this process revokes, and of the keys it signs with.
+    """
 
     def __init__(
         self,
         pool: Pool,
         settings: AuthSettings,
         redis: "Redis | None" = None,
-        on_revoked: Callable[[Event], None] = lambda _: None,
+        on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._pool = pool
         self._settings = settings
         self._master = settings.master
-        self._on_revoked = on_revoked
-        self.revocations = Revocations(pool, redis, token_s=settings.access_token_s, on_revoked=on_revoked)
+        self._on_event = on_event
+        self.revocations = Revocations(pool, redis, token_s=settings.access_token_s, on_revoked=on_event)
 
     def derived(self, label: str) -> bytes:
         """Return the key for one purpose."""
@@ -54,6 +58,7 @@ class Identity:
             self.derived(secrets.SIGNING_KEYS),
             token_s=self._settings.access_token_s,
             publish_s=self._settings.signing_key_publish_s,
+            on_new_key=self._on_event,
         )
 
     @cached_property
@@ -61,7 +66,7 @@ class Identity:
         """API keys."""
         overlap_s = self._settings.api_key_overlap_s
         pepper = self.derived(secrets.API_KEY_PEPPER)
-        return ApiKeys(self._pool, pepper, overlap_s=overlap_s, on_revoked=self._on_revoked)
+        return ApiKeys(self._pool, pepper, overlap_s=overlap_s, on_revoked=self._on_event)
 
     @cached_property
     def gateways(self) -> Gateways:

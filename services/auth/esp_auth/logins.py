@@ -51,20 +51,18 @@ class Logins:
         A name that does not exist, a user who is disabled, a wrong password and a wrong code are answered
         alike, and after the same work.
         """
+        async with self._pool.acquire() as connection:
+            user = await UserStore(connection).by_name(username.lower() if is_username(username) else NOBODY)
         async with self._hashing.turn() as turn:
             await self._throttle.check(username, actor.source_address)
-            async with self._pool.acquire() as connection:
-                user = await UserStore(connection).by_name(
-                    username.lower() if is_username(username) else NOBODY
-                )
             matches = await turn.matches(user.password_hash if user else None, password)
             fresh_hash = await _rehashed(turn, user, password) if matches else None
-            async with self._pool.acquire() as connection, connection.transaction():
-                grant = None
-                if user is not None and matches:
-                    grant = await self._accept(connection, user, code, fresh_hash, actor)
-                if grant is None:
-                    await self._refuse(connection, username, user, actor)
+            if not matches:
+                # Before the next has its turn, so that guesses made at the same time are counted in between.
+                await self._count(username, user, actor)
+        grant = None
+        if user is not None and matches:
+            grant = await self._open(user, code, fresh_hash, actor)
         if grant is None:
             raise Unauthenticated(
                 "username, password or code is wrong", fix="try again, or ask an administrator"
@@ -110,11 +108,22 @@ class Logins:
             await self._throttle.check(user.username, actor.source_address)
             matches = await turn.matches(user.password_hash, password)
             if not matches:
-                async with self._pool.acquire() as connection, connection.transaction():
-                    await self._refuse(connection, user.username, user, actor)
+                await self._count(user.username, user, actor)
         if not matches:
             raise Unauthenticated("the current password is wrong", fix="try again")
         return user
+
+    async def _count(self, username: str, user: User | None, actor: Actor) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            await self._refuse(connection, username, user, actor)
+
+    async def _open(self, user: User, code: str | None, fresh_hash: str | None, actor: Actor) -> Grant | None:
+        """Open the session of a user whose password was right, or count what else was wrong."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            grant = await self._accept(connection, user, code, fresh_hash, actor)
+            if grant is None:
+                await self._refuse(connection, user.username, user, actor)
+            return grant
 
     async def _accept(
         self, connection: Connection, found: User, code: str | None, fresh_hash: str | None, actor: Actor
@@ -128,6 +137,8 @@ class Logins:
         if user.has_totp:
             if code is None:
                 raise SecondFactorRequired("this login needs a code", fix="send it as totp")
+            # Again, with the row held: codes guessed at the same time come one after another here.
+            await self._throttle.check(user.username, actor.source_address)
             step = self._second_factor.accepted(user, code, now)
             if step is None:
                 return None

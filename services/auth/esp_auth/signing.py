@@ -1,12 +1,14 @@
 """Signing keys: made, rotated with an overlap, published, and used for access tokens."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from esp_common.contracts.events import Event
 from esp_common.errors import Conflict
 
-from esp_auth.changes import Actor, announce, note
+from esp_auth.changes import SERVICE, Actor, announce, note
 from esp_auth.domain import tokens
 from esp_auth.domain.keys import SigningKey, published, retired, signer
 from esp_auth.domain.secrets import seal, unseal
@@ -19,13 +21,26 @@ SYSTEM: Final = Actor("auth", "service")
 
 
 class Signing:
-    """Signs tokens that live `token_s` seconds; a key is published `publish_s` seconds before it signs."""
+    """Signs tokens that live `token_s` seconds; a key is published `publish_s` seconds before it signs.
 
-    def __init__(self, pool: Pool, sealing_key: bytes, *, token_s: int, publish_s: float) -> None:
+    `on_new_key` is called with the event `auth.keys-rotated` before this process first signs with a key: what
+    it signs, it can verify itself.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        sealing_key: bytes,
+        *,
+        token_s: int,
+        publish_s: float,
+        on_new_key: Callable[[Event], None] = lambda _: None,
+    ) -> None:
         self._pool = pool
         self._sealing_key = sealing_key
         self._token_s = token_s
         self._publish_s = publish_s
+        self._on_new_key = on_new_key
         self._opened: dict[str, Ed25519PrivateKey] = {}
 
     async def token(self, connection: Connection, holder: tokens.Holder, now: datetime) -> str:
@@ -45,7 +60,9 @@ class Signing:
         async with self._pool.acquire() as connection, connection.transaction():
             now = await UserStore(connection).now()
             key = signer(await SigningKeyStore(connection).every(), now)
-            self._private(key or await self._first_key(connection, now))
+            key = key or await self._first_key(connection, now)
+        # Once it is committed: whoever is told of it looks it up.
+        self._private(key)
 
     async def jwks(self) -> dict[str, Any]:
         """Return the published keys as a JSON Web Key Set."""
@@ -112,4 +129,5 @@ class Signing:
         if key.kid not in self._opened:
             raw = unseal(self._sealing_key, key.sealed_private_key, key.kid)
             self._opened[key.kid] = Ed25519PrivateKey.from_private_bytes(raw)
+            self._on_new_key(Event(KEYS_ROTATED, SERVICE, key.kid, {}))
         return self._opened[key.kid]

@@ -28,8 +28,7 @@ class Throttle:
         """
         rules = dict(self._rules(username, address))
         async with self._pool.acquire() as connection:
-            known = await AttemptStore(connection).read(rules)
-            now = await UserStore(connection).now()
+            known, now = await AttemptStore(connection).read(rules)
         wait = max(wait_s(known.get(subject), rule, now) for subject, rule in rules.items())
         if wait > 0:
             raise RateLimited(

@@ -219,11 +219,11 @@ async def test_without_redis_everything_works_by_event_and_database(auth_with_wo
     rig = auth_with_worker
     away = connect_redis("redis://127.0.0.1:1/0")
     events: list[Any] = []
-    identity = Identity(rig.pool, rig.settings, away, on_revoked=events.append)
+    identity = Identity(rig.pool, rig.settings, away, on_event=events.append)
     user = await rig.user("viewer")
     session = await rig.log_in(user)
     await identity.users.revoke(user.user_id, TESTER)
-    assert [event.type for event in events] == ["auth.revoked"]
+    assert "auth.revoked" in [event.type for event in events]
     assert str(user.user_id) in orjson.loads(await identity.revocations.document())["users"]
     assert not await identity.revocations.copy()
 

@@ -238,6 +238,15 @@ async def test_guessing_codes_locks_the_account(auth: Any) -> None:
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
 
 
+async def test_codes_guessed_at_the_same_time_are_counted_one_by_one(auth: Any) -> None:
+    user = await auth.user("viewer")
+    await _enrol(auth, await auth.log_in(user))
+    tries = [auth.try_log_in(user.username, PASSWORD, totp="000000") for _ in range(20)]
+    statuses = [answer.status_code for answer in await asyncio.gather(*tries)]
+    assert statuses.count(401) == auth.settings.lockout_account_failures
+    assert statuses.count(429) == 20 - auth.settings.lockout_account_failures
+
+
 async def test_an_unconfirmed_second_factor_is_not_asked_for(auth: Any) -> None:
     user = await auth.user("viewer")
     session = await auth.log_in(user)

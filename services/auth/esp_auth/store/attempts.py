@@ -18,10 +18,15 @@ class AttemptStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def read(self, subjects: Collection[bytes]) -> dict[bytes, Attempts]:
-        """Return what is known of the subjects."""
+    async def read(self, subjects: Collection[bytes]) -> tuple[dict[bytes, Attempts], datetime]:
+        """Return what is known of the subjects, and the database's time."""
         rows = await self._connection.fetch(_QUERIES.read, list(subjects))
-        return {row["subject"]: Attempts(row["failures"], row["last_at"]) for row in rows}
+        known = {
+            row["subject"]: Attempts(row["failures"], row["last_at"])
+            for row in rows
+            if row["subject"] is not None
+        }
+        return known, rows[0]["now"]
 
     async def lock(self, subjects: Collection[bytes], now: datetime) -> dict[bytes, Attempts]:
         """Return the attempts of each subject, which nobody else counts until the transaction ends."""

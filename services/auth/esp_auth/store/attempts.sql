@@ -1,5 +1,7 @@
 -- name: read
-SELECT subject, failures, last_at FROM auth.login_attempts WHERE subject = ANY ($1)
+-- One row at least, for the time.
+SELECT clock_timestamp() AS now, subject, failures, last_at
+FROM (VALUES (1)) AS one LEFT JOIN auth.login_attempts ON subject = ANY ($1)
 
 -- name: lock
 -- Made first, so that there is a row to hold; in one order, so that two do not wait for each other.
