@@ -56,7 +56,8 @@ TABLE = {
     Fault.SCALE: row(1.0, 8, "up", "down", "down", "up", "up", "up", "down", "down"),
     Fault.PUMP_WEAR: row(1.0, 12, "up", "down", "down", "flat|down", "flat|up", "up", "down", "down"),
     Fault.EMULSION: row(1.0, 4, "up", "any", "down", "UP", "up", "flat", "down", "down"),
-    Fault.WATER_CUT_RISE: row(0.6, 12, "flat|up", "up", "up", "up", "flat", "flat", "down", "flat"),
+    # Q: what the pump lifts stays, but water does not shrink on its way up as oil does.
+    Fault.WATER_CUT_RISE: row(0.6, 12, "flat|up", "up", "up", "up", "flat", "flat", "down", "flat|up"),
     Fault.INFLOW_LOSS: row(0.7, 10, "down", "down", "flat|up", "down", "flat|up", "flat", "down", "down"),
     Fault.INFLOW_GAIN: row(1.0, 12, "up", "up", "down", "flat", "down", "flat", "up", "up"),
     Fault.OVERLOAD: row(1.0, 4, "any", "any", "any", "UP", "up", "up", "flat", "flat"),

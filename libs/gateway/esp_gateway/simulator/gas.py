@@ -35,7 +35,7 @@ def oil_volume(dissolved_scf: Floats, temperature_c: Floats) -> Floats:
     """Return the oil formation volume factor (bbl/stb), linear in Rs and temperature (Vazquez-Beggs form)."""
     fahrenheit = 1.8 * temperature_c + 32.0
     return np.asarray(
-        1.0 + 4.67e-4 * dissolved_scf + 1.1e-5 * (fahrenheit - 60.0) * OIL_GRAVITY_API / GAS_GRAVITY / 10
+        1.0 + 4.67e-4 * dissolved_scf + 1.1e-5 * (fahrenheit - 60.0) * OIL_GRAVITY_API / GAS_GRAVITY
     )
 
 
