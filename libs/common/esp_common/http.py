@@ -290,11 +290,11 @@ def _request_id(scope: Scope) -> str:
 def source_address(scope: Scope) -> str | None:
     """Return where a request comes from: the peer, or whom this machine's own proxy names."""
     peer: str | None = (scope.get("client") or (None,))[0]
-    if peer not in _LOOPBACK:
-        return peer
     forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    if not forwarded or peer not in _LOOPBACK:
+        return peer
     # The last entry is the proxy's own; whatever is before it the client may have written.
-    last = forwarded[-1].decode("latin-1").rpartition(",")[2].strip() if forwarded else ""
+    last = forwarded[-1].decode("latin-1").rpartition(",")[2].strip()
     try:
         return str(ip_address(last))
     except ValueError:
