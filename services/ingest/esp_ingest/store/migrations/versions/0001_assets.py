@@ -1,11 +1,10 @@
 """Assets, quarantine, data quality, ledger and outbox."""
 
-from alembic import op
-from esp_ingest.store.migrations import statements
+from esp_common.migrations import run_sql
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    op.execute(statements("0001_assets.sql"))
+    run_sql("0001_assets.sql")

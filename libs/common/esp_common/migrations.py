@@ -1,0 +1,87 @@
+"""The history of a service's schema: Alembic revisions that run plain SQL files, some of them one per engine.
+
+A service keeps it in a package: `versions/`, the files in `sql/`, and an `env.py` that calls `upgrade`. A
+revision runs its files by `run_sql`.
+"""
+
+from importlib.resources import files
+from typing import Any, Final, Literal
+
+import psycopg
+from alembic import command, context, op
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+Engine = Literal["timescale", "postgres"]
+
+_HAS_TIMESCALE: Final = """
+SELECT current_setting('timescaledb.license', true) = 'timescale'
+   AND EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
+"""
+
+
+def migrate(
+    package: str, schema: str, database_url: str, engine: str = "auto", *, sql: bool = False
+) -> Engine:
+    """Bring `schema` of a database to the newest revision of `package`; return the storage engine.
+
+    `engine`: `timescale`, `postgres`, or `auto` for TimescaleDB where the server has its TSL edition. With
+    `sql` nothing is run: the statements of the whole history are printed, and `auto` means `timescale`.
+    """
+    chosen = _choose(database_url, engine, offline=sql)
+    parent, _, folder = package.rpartition(".")
+    config = Config()
+    config.set_main_option("script_location", f"{parent}:{folder}")
+    config.attributes["url"] = make_url(database_url).set(drivername="postgresql+psycopg")
+    config.attributes.update(package=package, schema=schema, engine=chosen)
+    command.upgrade(config, "head", sql=sql)
+    return chosen
+
+
+def upgrade() -> None:
+    """Run what the database lacks, or print it: all that the `env.py` of a service does."""
+    if context.is_offline_mode():
+        _print()
+    else:
+        _run()
+
+
+def run_sql(name: str) -> None:
+    """Run a file of the package's `sql`; `{engine}` in its name is the storage engine."""
+    wanted = context.config.attributes
+    file = files(wanted["package"]).joinpath("sql", name.format(engine=wanted["engine"]))
+    op.execute(file.read_text(encoding="utf-8"))
+
+
+def _choose(database_url: str, engine: str, *, offline: bool) -> Engine:
+    if engine == "postgres":
+        return "postgres"
+    if engine == "timescale" or offline:
+        return "timescale"
+    with psycopg.connect(database_url) as connection:
+        row: tuple[Any, ...] | None = connection.execute(_HAS_TIMESCALE).fetchone()
+    return "timescale" if row and row[0] else "postgres"
+
+
+def _print() -> None:
+    schema = context.config.attributes["schema"]
+    # With another style of parameters every % in them would be doubled.
+    style = {"paramstyle": "named"}
+    context.configure(dialect_name="postgresql", dialect_opts=style, version_table_schema=schema)
+    with context.begin_transaction():
+        context.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        context.run_migrations()
+
+
+def _run() -> None:
+    """Run one upgrade at a time, each in one transaction."""
+    schema = context.config.attributes["schema"]
+    engine = create_engine(context.config.attributes["url"], poolclass=NullPool)
+    with engine.connect() as connection:
+        context.configure(connection=connection, version_table_schema=schema)
+        with context.begin_transaction():
+            connection.execute(text(f"SELECT pg_advisory_xact_lock(hashtext('{schema}.migrate'))"))
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+            context.run_migrations()
