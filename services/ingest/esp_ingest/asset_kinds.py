@@ -11,13 +11,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from esp_ingest.domain.tags import make_tag
 
+NO_NUL: Final = "^[^\\u0000]+$"
+"""What PostgreSQL can keep as text."""
+
 AssetId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 """Id of a field or gateway: it is a word of a routing key, so it has no dots."""
 
 EquipmentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 """Id of a well or pump."""
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Coefficients = Annotated[list[Finite], Field(min_length=1, max_length=10)]
@@ -140,7 +143,7 @@ class TagTarget(Asset):
         return self
 
 
-Tag = Annotated[str, Field(min_length=1, max_length=200)]
+Tag = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 
 
 class TagMap(Asset):

@@ -23,6 +23,9 @@ Cursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
 ]
 
+BODY: Final = (400, 413)
+"""How a body is refused that is no text, or is too large."""
+
 _PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 

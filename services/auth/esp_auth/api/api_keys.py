@@ -7,7 +7,7 @@ from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from esp_auth.api.answers import Cursor, Limit, Page, actor_of, page, position, problems
+from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api_keys import ApiKeys, Issued, NewKey
 from esp_auth.store.api_keys import ApiKey
 
@@ -104,7 +104,7 @@ def _add_reads(router: APIRouter, api_keys: ApiKeys) -> None:
 
 
 def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
-    @router.post("", status_code=201, response_model=KeyIssued, responses=problems(409))
+    @router.post("", status_code=201, response_model=KeyIssued, responses=problems(*BODY, 409))
     async def create_api_key(body: KeyWanted, caller: Writer, request: Request, response: Response) -> Any:
         """Make a key; its secret is shown this once."""
         wanted = NewKey(body.name, body.scopes, body.gateway_id, body.expires_at)
@@ -112,7 +112,7 @@ def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
         response.headers["Location"] = f"{request.url.path}/{issued.record.key_id}"
         return _issued(issued)
 
-    @router.post("/{id}/rotate", response_model=KeyIssued, responses=problems(404, 409))
+    @router.post("/{id}/rotate", response_model=KeyIssued, responses=problems(*BODY, 404, 409))
     async def rotate_api_key(
         id: KeyId,  # noqa: A002
         caller: Writer,

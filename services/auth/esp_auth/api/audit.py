@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from esp_auth.api.answers import Cursor, Limit, Page, problems
+from esp_auth.api.answers import BODY, Cursor, Limit, Page, problems
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
 from esp_auth.store.audit import AuditFilter, Position
@@ -140,7 +140,7 @@ def audit_router(trail: AuditLog) -> APIRouter:
             headers={"Content-Disposition": name},
         )
 
-    @router.post("/verify", response_model=VerifyAnswer, dependencies=may_verify, responses=problems())
+    @router.post("/verify", response_model=VerifyAnswer, dependencies=may_verify, responses=problems(*BODY))
     async def verify_audit(request: VerifyRequest | None = None) -> Any:
         """Look for records that were changed, removed, added or moved.
 

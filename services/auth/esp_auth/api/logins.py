@@ -6,7 +6,7 @@ from esp_common.auth import PUBLIC, Principal, authenticated
 from fastapi import APIRouter, Depends, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from esp_auth.api.answers import Person, actor_of, person, problems
+from esp_auth.api.answers import BODY, Person, actor_of, person, problems
 from esp_auth.identity import Identity
 from esp_auth.sessions import Grant
 
@@ -145,7 +145,7 @@ def _tokens(grant: Grant) -> Tokens:
 def _add_sessions(router: APIRouter, identity: Identity) -> None:
     public = [Depends(PUBLIC)]
 
-    @router.post("/login", dependencies=public, response_model=Tokens, responses=problems())
+    @router.post("/login", dependencies=public, response_model=Tokens, responses=problems(*BODY))
     async def log_in(body: Login, request: Request) -> Any:
         """Open a session. A name nobody has, a wrong password and a wrong code are answered alike.
 
@@ -154,7 +154,7 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
         grant = await identity.logins.log_in(body.username, body.password, body.totp, actor_of(request))
         return _tokens(grant)
 
-    @router.post("/refresh", dependencies=public, response_model=Tokens, responses=problems())
+    @router.post("/refresh", dependencies=public, response_model=Tokens, responses=problems(*BODY))
     async def refresh(body: Refresh, request: Request) -> Any:
         """Return the next tokens. A refresh token that comes a second time ends its session."""
         return _tokens(await identity.sessions.refresh(body.refresh_token, actor_of(request)))
@@ -164,7 +164,7 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
         """Return the public keys of access tokens."""
         return await identity.signing.jwks()
 
-    @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=problems())
+    @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY))
     async def log_out(me: Me, request: Request, body: Logout | None = None) -> None:
         """End this session, or all of the caller's; their tokens are refused from now on."""
         await identity.sessions.log_out(
@@ -188,7 +188,7 @@ def _add_own_account(router: APIRouter, identity: Identity) -> None:
             must=sorted(caller.must),
         )
 
-    @router.post("/password", status_code=status.HTTP_204_NO_CONTENT, responses=problems(409))
+    @router.post("/password", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 409))
     async def change_password(body: PasswordChange, me: Me, request: Request) -> None:
         """Set another password; the other sessions end. Refresh to get a token without the duty to do so."""
         await identity.logins.change_password(
@@ -203,12 +203,12 @@ def _add_second_factor(router: APIRouter, identity: Identity) -> None:
         enrolment = await identity.second_factor.enrol(me.user_id, actor_of(request, me.principal))
         return TotpSecret(secret=enrolment.secret, otpauth_uri=enrolment.otpauth_uri)
 
-    @router.post("/totp/confirm", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
+    @router.post("/totp/confirm", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
     async def confirm(body: Confirmation, me: Me, request: Request) -> None:
         """Ask for the second factor at each login from now on."""
         await identity.second_factor.confirm(me.user_id, body.code, actor_of(request, me.principal))
 
-    @router.delete("/totp", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
+    @router.delete("/totp", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
     async def remove(body: PasswordProof, me: Me, request: Request) -> None:
         """Ask for no second factor any more; the password proves who asks."""
         await identity.logins.remove_second_factor(me.user_id, body.password, actor_of(request, me.principal))

@@ -8,7 +8,7 @@ from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from esp_auth.api.answers import Cursor, Limit, Page, actor_of, page, position, problems
+from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api.logins import Secret
 from esp_auth.domain.users import USERNAME
 from esp_auth.store.users import User
@@ -113,14 +113,14 @@ def _add_reads(router: APIRouter, users: Users) -> None:
 
 
 def _add_changes(router: APIRouter, users: Users) -> None:
-    @router.post("", status_code=201, response_model=UserShown, responses=problems(409))
+    @router.post("", status_code=201, response_model=UserShown, responses=problems(*BODY, 409))
     async def create_user(body: NewUser, caller: Writer, request: Request, response: Response) -> Any:
         """Add a user, who has to change the password at the first login."""
         user = await users.create(body.username, body.password, body.roles, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{user.user_id}"
         return shown(user)
 
-    @router.patch("/{id}", response_model=UserShown, responses=problems(404, 409))
+    @router.patch("/{id}", response_model=UserShown, responses=problems(*BODY, 404, 409))
     async def update_user(id: UUID, body: UserChange, caller: Writer, request: Request) -> Any:  # noqa: A002
         """Change roles, disable or enable, or take a lost second factor away."""
         user = await users.update(
@@ -146,7 +146,7 @@ def _add_actions(router: APIRouter, users: Users) -> None:
         """End every session of the user and refuse every token there is."""
         await users.revoke(id, actor_of(request, caller))
 
-    @router.post("/{id}/password", status_code=done, responses=problems(404))
+    @router.post("/{id}/password", status_code=done, responses=problems(*BODY, 404))
     async def reset_password(id: UUID, body: PasswordReset, caller: Writer, request: Request) -> None:  # noqa: A002
         """Set a password the user has to change; every session ends."""
         await users.reset_password(id, body.password, actor_of(request, caller))

@@ -10,17 +10,25 @@ from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor
 from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel
 
+from esp_ingest.asset_kinds import NO_NUL
+
 Item = TypeVar("Item")
 Row = TypeVar("Row")
 
-Id = Annotated[str, Path(min_length=1, max_length=64)]
+Id = Annotated[str, Path(min_length=1, max_length=64, pattern=NO_NUL)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
 Cursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
 ]
-FieldFilter = Annotated[str | None, Query(max_length=64, description="Only those of this field.")]
+IdFilter = Annotated[str | None, Query(max_length=64, pattern=NO_NUL)]
+FieldFilter = Annotated[
+    str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this field.")
+]
 Since = Annotated[AwareDatetime | None, Query(alias="from", description="Only those at or after this time.")]
 Until = Annotated[AwareDatetime | None, Query(alias="to", description="Only those before this time.")]
+
+BODY: Final = (400, 413)
+"""How a body is refused that is no text, or is too large."""
 
 _PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
@@ -47,7 +55,10 @@ def position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...
     if cursor is None:
         return None
     try:
-        return tuple(part(text) for part, text in zip(parts, decode_cursor(cursor, len(parts)), strict=True))
+        texts = decode_cursor(cursor, len(parts))
+        if "\0" in "".join(texts):
+            raise ValueError("no database has such a key")  # noqa: TRY301
+        return tuple(part(text) for part, text in zip(parts, texts, strict=True))
     except (AttributeError, TypeError, ValueError) as error:
         raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error
 
@@ -65,5 +76,5 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of a route's errors: `statuses`, and those that every route has."""
     return {
         status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
-        for status in sorted({401, 403, 422, 503, *statuses})
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
     }

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Request, Response, status
 
-from esp_ingest.api.answers import Cursor, FieldFilter, Id, Limit, Page, page, position, problems
+from esp_ingest.api.answers import BODY, Cursor, FieldFilter, Id, Limit, Page, page, position, problems
 from esp_ingest.asset_kinds import KINDS, Kind, Problem, Statement, invalid
 from esp_ingest.assets import Assets
 
@@ -86,7 +86,7 @@ def _add_changes(router: APIRouter, assets: Assets, kind: Kind) -> None:
         status_code=status.HTTP_201_CREATED,
         response_model=model,
         operation_id=f"create_{kind.name}",
-        responses=problems(409),
+        responses=problems(*BODY, 409),
     )
     add(
         one,
@@ -94,7 +94,7 @@ def _add_changes(router: APIRouter, assets: Assets, kind: Kind) -> None:
         methods=["PUT"],
         response_model=model,
         operation_id=f"put_{kind.name}",
-        responses={201: {"model": model, "description": "Created"}, **problems()},
+        responses={201: {"model": model, "description": "Created"}, **problems(*BODY)},
     )
     add(
         one,

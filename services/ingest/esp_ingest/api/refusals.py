@@ -9,12 +9,13 @@ from uuid import UUID
 from esp_common.auth import Principal, require
 from esp_common.errors import NotFound
 from esp_common.messaging import Publisher
-from fastapi import APIRouter, Depends, Query, status
+from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel
 
 from esp_ingest.api.answers import (
     Cursor,
     Id,
+    IdFilter,
     Limit,
     Page,
     Since,
@@ -29,8 +30,6 @@ from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Quarantine
 from esp_ingest.store.connection import Pool
 from esp_ingest.store.lists import Lists, QuarantineFilter
-
-IdFilter = Annotated[str | None, Query(max_length=64)]
 
 
 class State(StrEnum):
