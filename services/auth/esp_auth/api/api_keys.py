@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api_keys import ApiKeys, Issued, NewKey
+from esp_auth.domain.granting import refuse_beyond
 from esp_auth.store.api_keys import ApiKey
 
 Reader = Depends(require("api-keys:read"))
@@ -106,7 +107,8 @@ def _add_reads(router: APIRouter, api_keys: ApiKeys) -> None:
 def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
     @router.post("", status_code=201, response_model=KeyIssued, responses=problems(*BODY, 409))
     async def create_api_key(body: KeyWanted, caller: Writer, request: Request, response: Response) -> Any:
-        """Make a key; its secret is shown this once."""
+        """Make a key; its secret is shown this once. A key gives another no permission it has not itself."""
+        refuse_beyond(caller, body.scopes)
         wanted = NewKey(body.name, body.scopes, body.gateway_id, body.expires_at)
         issued = await api_keys.create(wanted, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{issued.record.key_id}"
@@ -119,7 +121,11 @@ def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
         request: Request,
         body: Rotation | None = None,
     ) -> Any:
-        """Give the key a new secret, shown this once; the old one stays good for a while."""
+        """Give the key a new secret, shown this once; the old one stays good for a while.
+
+        A key rotates none that has a permission it has not itself.
+        """
+        refuse_beyond(caller, (await api_keys.get(id)).scopes)
         overlap_s = body.overlap_s if body else None
         return _issued(await api_keys.rotate(id, actor_of(request, caller), overlap_s=overlap_s))
 

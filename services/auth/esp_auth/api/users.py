@@ -4,12 +4,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from esp_common.auth import Principal, require
+from esp_common.auth import Principal, require, scopes_of
 from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api.logins import Secret
+from esp_auth.domain.granting import refuse_beyond
 from esp_auth.domain.users import USERNAME
 from esp_auth.store.users import User
 from esp_auth.users import Users
@@ -115,14 +116,22 @@ def _add_reads(router: APIRouter, users: Users) -> None:
 def _add_changes(router: APIRouter, users: Users) -> None:
     @router.post("", status_code=201, response_model=UserShown, responses=problems(*BODY, 409))
     async def create_user(body: NewUser, caller: Writer, request: Request, response: Response) -> Any:
-        """Add a user, who has to change the password at the first login."""
+        """Add a user, who has to change the password at the first login.
+
+        A key adds none who would have a permission it has not itself.
+        """
+        refuse_beyond(caller, scopes_of(body.roles))
         user = await users.create(body.username, body.password, body.roles, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{user.user_id}"
         return shown(user)
 
     @router.patch("/{id}", response_model=UserShown, responses=problems(*BODY, 404, 409))
     async def update_user(id: UUID, body: UserChange, caller: Writer, request: Request) -> Any:  # noqa: A002
-        """Change roles, disable or enable, or take a lost second factor away."""
+        """Change roles, disable or enable, or take a lost second factor away.
+
+        A key changes none who has, or would have, a permission it has not itself.
+        """
+        refuse_beyond(caller, scopes_of({*(await users.get(id)).roles, *(body.roles or ())}))
         user = await users.update(
             id,
             actor_of(request, caller),
@@ -148,7 +157,11 @@ def _add_actions(router: APIRouter, users: Users) -> None:
 
     @router.post("/{id}/password", status_code=done, responses=problems(*BODY, 404))
     async def reset_password(id: UUID, body: PasswordReset, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Set a password the user has to change; every session ends."""
+        """Set a password the user has to change; every session ends.
+
+        A key sets none of a user who has a permission it has not itself.
+        """
+        refuse_beyond(caller, scopes_of((await users.get(id)).roles))
         await users.reset_password(id, body.password, actor_of(request, caller))
 
     @router.post("/{id}/unlock", status_code=done, responses=problems(404))

@@ -1,0 +1,81 @@
+"""Attacks that once worked on the auth service, or might have, as its callers can make them."""
+
+from typing import Any
+
+import pytest
+from esp_auth.api_keys import NewKey
+from esp_auth.changes import Actor
+from esp_common.auth import PERMISSIONS, scopes_of
+
+TESTER = Actor("tester", "service")
+
+
+async def key_with(auth: Any, *scopes: str) -> dict[str, str]:
+    """Return the header of a new key with these scopes."""
+    issued = await auth.identity.api_keys.create(NewKey("attacker", scopes), TESTER)
+    return {"X-API-Key": issued.key}
+
+
+# --- a key that hands on more than it has -----------------------------------------------------------------
+
+
+async def test_a_key_makes_no_key_that_may_do_more_than_itself(auth: Any) -> None:
+    key = await key_with(auth, "api-keys:write", "telemetry:read")
+    more = {"name": "more", "scopes": ["telemetry:read", "users:write"]}
+    same = {"name": "same", "scopes": ["telemetry:read"]}
+    refused = await auth.bare.post("/api/v1/api-keys", json=more, headers=key)
+    made = await auth.bare.post("/api/v1/api-keys", json=same, headers=key)
+    assert (refused.status_code, made.status_code) == (403, 201)
+    assert "users:write" in refused.json()["detail"]
+
+
+async def test_a_key_takes_over_no_key_that_may_do_more_by_rotating_it(auth: Any) -> None:
+    strong = await auth.identity.api_keys.create(NewKey("strong", PERMISSIONS), TESTER)
+    weak = await auth.identity.api_keys.create(NewKey("weak", ["telemetry:write"], "gw-77"), TESTER)
+    key = await key_with(auth, "api-keys:write", "telemetry:write")
+    answers = [
+        await auth.bare.post(f"/api/v1/api-keys/{issued.record.key_id}/rotate", headers=key)
+        for issued in (strong, weak)
+    ]
+    assert [answer.status_code for answer in answers] == [403, 200]
+    still = await auth.bare.get("/api/v1/auth/me", headers={"X-API-Key": strong.key})
+    assert still.status_code == 200
+
+
+@pytest.mark.parametrize("role", ["admin", "engineer", "auditor"])
+async def test_a_key_makes_nobody_more_than_itself(auth: Any, role: str) -> None:
+    key = await key_with(auth, "users:write", *scopes_of(["viewer"]))
+    person = {"username": f"made-{role}", "password": "a long way down the well", "roles": [role]}
+    made = await auth.bare.post("/api/v1/users", json=person, headers=key)
+    viewer = await auth.user("viewer")
+    raised = await auth.bare.patch(f"/api/v1/users/{viewer.user_id}", json={"roles": [role]}, headers=key)
+    lowered = await auth.bare.patch(f"/api/v1/users/{viewer.user_id}", json={"roles": []}, headers=key)
+    assert [made.status_code, raised.status_code, lowered.status_code] == [403, 403, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/password", {"password": "known to the attacker"}),
+        ("PATCH", "", {"totp_enabled": False}),
+        ("PATCH", "", {"disabled": False}),
+    ],
+    ids=["password", "second factor", "enabled"],
+)
+async def test_a_key_takes_over_nobody_who_may_do_more(
+    auth: Any, method: str, path: str, body: dict[str, Any]
+) -> None:
+    key = await key_with(auth, "users:write")
+    admin = await auth.user("admin")
+    answer = await auth.bare.request(method, f"/api/v1/users/{admin.user_id}{path}", json=body, headers=key)
+    assert answer.status_code == 403
+    await auth.log_in(admin)
+
+
+async def test_an_administrator_gives_keys_and_roles_what_administrators_lack(auth: Any) -> None:
+    session = await auth.log_in(await auth.user("admin"))
+    gateway = {"name": "gw", "scopes": ["telemetry:write"], "gateway_id": "gw-78"}
+    made = await auth.bare.post("/api/v1/api-keys", json=gateway, headers=session.header)
+    person = {"username": "an-engineer", "password": "a long way down the well", "roles": ["engineer"]}
+    added = await auth.bare.post("/api/v1/users", json=person, headers=session.header)
+    assert (made.status_code, added.status_code) == (201, 201)
