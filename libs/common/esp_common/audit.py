@@ -22,6 +22,7 @@ from prometheus_client import Counter, Gauge
 
 from esp_common import outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.database import Connection
 from esp_common.errors import EspError
 from esp_common.messaging import Publisher
 from esp_common.spill import SpillFolder
@@ -106,7 +107,7 @@ ORIGIN: Final[ContextVar[Origin | None]] = ContextVar("audit_origin", default=No
 
 
 async def record(
-    connection: outbox.Connection,
+    connection: Connection,
     *,
     source: str,
     actor: str | None,

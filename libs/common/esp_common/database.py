@@ -4,12 +4,36 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from importlib.resources import files
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from esp_common.settings import ServiceSettings, service_of
 from esp_common.vault import Login, VaultKeeper, keeper_of
+
+Engine = Literal["timescale", "postgres"]
+"""Where readings and records are kept: in TimescaleDB, or in plain PostgreSQL."""
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
+    Pool = asyncpg.Pool[Any]
+else:
+    # asyncpg's classes are generic for type checkers only.
+    Connection = asyncpg.Connection | PoolConnectionProxy
+    Pool = asyncpg.Pool
+
+OUTAGES: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+)
+"""What the database raises when it is away, restarting or overtaxed: the same will do later."""
 
 GRACE_S: Final = 5.0
 """How much longer than the server's own timeout a statement is waited for."""
@@ -48,6 +72,17 @@ def load_queries(package: str, name: str = "queries.sql") -> Queries:
     return Queries(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
+def is_outage(error: Exception) -> bool:
+    """Whether `error` is the database's trouble, not that of what was written: then the same will do later.
+
+    A missing table or right is one as well: it fails all that is written alike, and will be mended.
+    """
+    fault_of_the_data = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+    return isinstance(error, OUTAGES) or (
+        isinstance(error, asyncpg.PostgresError) and not isinstance(error, fault_of_the_data)
+    )
+
+
 async def create_pool(
     settings: ServiceSettings,
     *,
@@ -55,7 +90,7 @@ async def create_pool(
     min_size: int = 1,
     max_size: int = 10,
     init: "Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[Any, Any, None]] | None" = None,
-) -> "asyncpg.Pool[Any]":
+) -> Pool:
     """Return a pool whose connections give up on a statement after the setting's seconds.
 
     `role` is what the server shows as the application (`esp-ingest worker`). The server enforces the
@@ -105,7 +140,7 @@ def _credentials(login: Login) -> dict[str, str]:
     return {"user": login.user, "password": login.password}
 
 
-def _renew_with(keeper: VaultKeeper, pool: "asyncpg.Pool[Any]") -> None:
+def _renew_with(keeper: VaultKeeper, pool: Pool) -> None:
     """Have `pool` give up its connections, each when it is next idle, whenever there is a new login."""
     loop = asyncio.get_running_loop()
 

@@ -5,7 +5,7 @@ revision runs its files by `run_sql`.
 """
 
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import psycopg
 from alembic import command, context, op
@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-Engine = Literal["timescale", "postgres"]
+from esp_common.database import Engine
 
 _HAS_TIMESCALE: Final = """
 SELECT current_setting('timescaledb.license', true) = 'timescale'

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from esp_common import topology
 from esp_common.contracts.events import CONTENT_TYPE, Event
+from esp_common.database import Connection, Pool
 from esp_common.errors import BrokerUnavailable, EspError, PublishRefused, Unroutable
 from esp_common.messaging import Publisher
 
@@ -34,8 +35,6 @@ _ASIDE: Final = Gauge(
 )
 _OPTIONAL: Final = (topology.EVENTS, topology.TELEMETRY)
 """Exchanges to which nobody may be listening, so that a message no queue takes is no error."""
-
-Connection = Any
 
 
 async def enqueue(
@@ -75,7 +74,7 @@ class Relay:
 
     def __init__(
         self,
-        pool: "asyncpg.Pool[Any]",
+        pool: Pool,
         publisher: Publisher,
         service: str,
         *,

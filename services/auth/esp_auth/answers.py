@@ -7,12 +7,12 @@ import asyncpg
 import orjson
 from esp_common import topology
 from esp_common.auth import encode_answer
+from esp_common.database import OUTAGES
 from esp_common.errors import Unavailable
 
 from esp_auth.api_keys import ApiKeys
 from esp_auth.revocations import Revocations
 from esp_auth.signing import Signing
-from esp_auth.store.connection import OUTAGES
 
 
 class Answers:

@@ -11,13 +11,13 @@ from typing import Final
 import structlog
 from esp_common.auth import KEY_REVOKED, PERMISSIONS, Principal, key_digest, key_id_of, new_api_key
 from esp_common.contracts.events import Event
+from esp_common.database import OUTAGES, Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, NotFound
 from esp_common.topology import GATEWAY_ID
 
 from esp_auth.changes import Actor, announce, note
 from esp_auth.domain.secrets import mac
 from esp_auth.store.api_keys import ApiKey, ApiKeyStore
-from esp_auth.store.connection import OUTAGES, Connection, Pool
 
 log = structlog.get_logger()
 

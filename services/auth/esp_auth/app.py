@@ -9,7 +9,7 @@ from typing import Any, cast
 import structlog
 from esp_common import outbox, tokens, topology
 from esp_common.audit import AuditTrail
-from esp_common.database import create_pool
+from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
@@ -32,7 +32,6 @@ from esp_auth.consumers import open_audit_writer
 from esp_auth.domain.secrets import AUDIT_CHAIN
 from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
-from esp_auth.store.connection import Pool
 from esp_auth.worker import Questions, every
 
 log = structlog.get_logger()

@@ -12,11 +12,11 @@ import orjson
 import structlog
 from esp_common import outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.database import Connection, Pool
 from esp_common.errors import InvalidInput
 
 from esp_auth.domain.chain import GENESIS, Head, Link, Verdict, Verifier
 from esp_auth.store.audit import AuditFilter, Position, link_of, page, read_head, reading
-from esp_auth.store.connection import Connection, Pool
 
 log = structlog.get_logger()
 

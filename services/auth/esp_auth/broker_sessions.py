@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import httpx
 import structlog
+from esp_common.database import Pool
 from esp_common.errors import Unavailable
 
 from esp_auth.store.broker_sessions import BrokerSession, ended
-from esp_auth.store.connection import Pool
 
 log = structlog.get_logger()
 

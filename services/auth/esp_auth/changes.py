@@ -5,8 +5,7 @@ from typing import Any, Final
 
 from esp_common import audit, outbox, topology
 from esp_common.contracts.events import Event
-
-from esp_auth.store.connection import Connection
+from esp_common.database import Connection
 
 SERVICE: Final = "auth"
 USER_CHANGED: Final = "auth.user-changed"

@@ -15,7 +15,7 @@ import orjson
 import structlog
 import typer
 import uvloop
-from esp_common.database import create_pool
+from esp_common.database import OUTAGES, Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, Unavailable, run_cli
 from esp_common.redis import connect_redis
 from esp_common.secrets import read_secret
@@ -29,7 +29,6 @@ from esp_auth.domain.secrets import AUDIT_CHAIN
 from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditFilter
-from esp_auth.store.connection import OUTAGES, Pool
 
 Result = TypeVar("Result")
 Username = Annotated[str, typer.Argument(help="The user's name.")]

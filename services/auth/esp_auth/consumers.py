@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 from esp_common import topology
+from esp_common.database import Pool
 from esp_common.messaging import LeanConsumer, Publisher
 
 from esp_auth.audit import note_head
@@ -15,7 +16,6 @@ from esp_auth.audit_intake import FIRST_PREFETCH, AuditIntake
 from esp_auth.domain.secrets import AUDIT_CHAIN, derive
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditStore, is_outage
-from esp_auth.store.connection import Pool
 
 log = structlog.get_logger()
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from esp_common.contracts.events import Event
+from esp_common.database import Pool
 from redis.asyncio import Redis
 
 from esp_auth.api_keys import ApiKeys
@@ -20,7 +21,6 @@ from esp_auth.sessions import Lifetimes, Sessions
 from esp_auth.settings import AuthSettings
 from esp_auth.signing import Signing
 from esp_auth.store.attempts import AttemptStore
-from esp_auth.store.connection import Pool
 from esp_auth.store.users import UserStore
 from esp_auth.throttle import Throttle
 from esp_auth.users import Users

@@ -3,6 +3,7 @@
 from typing import ClassVar, Final
 from uuid import UUID
 
+from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, Unauthenticated
 
 from esp_auth.changes import Actor, note
@@ -12,7 +13,6 @@ from esp_auth.hashing import Hashing, Turn
 from esp_auth.revocations import Revocations
 from esp_auth.second_factor import SecondFactor, locked
 from esp_auth.sessions import Grant, Sessions
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.users import User, UserStore
 from esp_auth.throttle import Throttle
 

@@ -8,12 +8,12 @@ from uuid import UUID
 
 import structlog
 from esp_common.contracts.events import Event
+from esp_common.database import OUTAGES, Connection, Pool
 from esp_common.redis import AWAY
 from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from esp_auth.changes import announce
-from esp_auth.store.connection import OUTAGES, Connection, Pool
 from esp_auth.store.revocations import RevocationStore
 
 log = structlog.get_logger()

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, NotFound
 
 from esp_auth.changes import Actor, note
 from esp_auth.domain import totp
 from esp_auth.domain.secrets import seal, unseal
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.users import User, UserStore
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from esp_common.contracts.events import Event
+from esp_common.database import Connection, Pool
 from esp_common.errors import Unauthenticated
 
 from esp_auth.changes import Actor, note
@@ -17,7 +18,6 @@ from esp_auth.domain.tokens import Holder
 from esp_auth.domain.users import duties
 from esp_auth.revocations import Revocations
 from esp_auth.signing import Signing
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.sessions import RefreshToken, SessionStore
 from esp_auth.store.users import User, UserStore
 

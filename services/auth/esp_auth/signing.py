@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_common.contracts.events import Event
+from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict
 
 from esp_auth.changes import SERVICE, Actor, announce, note
 from esp_auth.domain import tokens
 from esp_auth.domain.keys import SigningKey, published, retired, signer
 from esp_auth.domain.secrets import seal, unseal
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.signing_keys import SigningKeyStore
 from esp_auth.store.users import UserStore
 

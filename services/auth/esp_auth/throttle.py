@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 
+from esp_common.database import Connection, Pool
 from esp_common.errors import RateLimited
 
 from esp_auth.domain.lockout import Rule, after_failure, wait_s
 from esp_auth.domain.secrets import mac
 from esp_auth.store.attempts import AttemptStore
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.users import UserStore
 
 

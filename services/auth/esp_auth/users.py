@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 from esp_common.auth import ROLES
 from esp_common.contracts.events import Event
+from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, NotFound
 
 from esp_auth.changes import USER_CHANGED, Actor, announce, note
@@ -15,7 +16,6 @@ from esp_auth.hashing import Hashing
 from esp_auth.revocations import Revocations
 from esp_auth.second_factor import SecondFactor, locked
 from esp_auth.sessions import Sessions
-from esp_auth.store.connection import Connection, Pool
 from esp_auth.store.users import User, UserStore
 from esp_auth.throttle import Throttle
 

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import structlog
+from esp_common.database import OUTAGES
 from esp_common.errors import EspError
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from prometheus_client import Counter
 
 from esp_auth.answers import Answers
-from esp_auth.store.connection import OUTAGES
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ import structlog
 from esp_common import tokens
 from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
-from esp_common.database import create_pool
+from esp_common.database import OUTAGES, Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
@@ -34,9 +34,8 @@ from esp_ingest.maintenance import Maintenance
 from esp_ingest.quarantine import Quarantine
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
-from esp_ingest.store.connection import Pool
 from esp_ingest.store.lists import Lists
-from esp_ingest.store.telemetry import OUTAGES, installed_engine, prepare
+from esp_ingest.store.telemetry import installed_engine, prepare
 
 log = structlog.get_logger()
 

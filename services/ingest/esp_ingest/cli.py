@@ -17,7 +17,7 @@ import structlog
 import typer
 import uvloop
 from esp_common import telemetry
-from esp_common.database import create_pool
+from esp_common.database import OUTAGES, Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable, run_cli
 from esp_common.messaging import Publisher
 from esp_common.settings import settings_table
@@ -32,10 +32,9 @@ from esp_ingest.quarantine import every as every_refused
 from esp_ingest.reconcile import reconcile
 from esp_ingest.retention import drop_before
 from esp_ingest.settings import IngestSettings
-from esp_ingest.store.connection import Pool
 from esp_ingest.store.lists import Lists, QuarantineFilter
 from esp_ingest.store.migrations import migrate
-from esp_ingest.store.telemetry import OUTAGES, installed_engine
+from esp_ingest.store.telemetry import installed_engine
 
 Result = TypeVar("Result")
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]

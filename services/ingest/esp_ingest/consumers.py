@@ -7,17 +7,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import asyncpg
 import stamina
 import structlog
 from esp_common import topology
+from esp_common.database import Pool, is_outage
 from esp_common.messaging import EventListener, LeanConsumer, Publisher
 
 from esp_ingest import seen
 from esp_ingest.domain.registry import Registry
-from esp_ingest.intake import FIRST_PREFETCH, Intake, is_outage
+from esp_ingest.intake import FIRST_PREFETCH, Intake
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.telemetry import TelemetryStore, installed_engine
@@ -104,7 +104,7 @@ class Worker:
     listener: EventListener
     registry: LiveRegistry
     publisher: Publisher
-    pool: "asyncpg.Pool[Any]"
+    pool: Pool
     engine: str
 
     @property
@@ -145,7 +145,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_worker(settings: IngestSettings, pool: "asyncpg.Pool[Any]") -> AsyncIterator[Worker]:
+async def open_worker(settings: IngestSettings, pool: Pool) -> AsyncIterator[Worker]:
     """Put a worker together over `pool`, whose connections must have been made with `store.prepare`."""
     async with pool.acquire() as connection:
         engine = await installed_engine(connection)

@@ -7,9 +7,9 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import aio_pika
-import asyncpg
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from esp_common import audit, topology
+from esp_common.database import Pool
 from esp_common.errors import BrokerUnavailable, Conflict, NotFound
 from esp_common.messaging import Publisher
 
@@ -56,9 +56,7 @@ class DeadLetters:
                     return letter
         raise _unknown({id_})
 
-    async def replay(
-        self, ids: Collection[str] | None, actor: str, publisher: Publisher, pool: "asyncpg.Pool[Any]"
-    ) -> int:
+    async def replay(self, ids: Collection[str] | None, actor: str, publisher: Publisher, pool: Pool) -> int:
         """Send letters (None: all there are now) in again under their first routing key; return how many.
 
         A letter leaves the queue when the broker has confirmed its copy. Raises NotFound if one is not there,
@@ -78,7 +76,7 @@ class DeadLetters:
 
         return await self._settle(ids, "replayed", actor, pool, send)
 
-    async def discard(self, ids: Collection[str] | None, actor: str, pool: "asyncpg.Pool[Any]") -> int:
+    async def discard(self, ids: Collection[str] | None, actor: str, pool: Pool) -> int:
         """Remove letters (None: all) for good; return how many. Raises NotFound if one is not there."""
 
         async def nothing(_: DeadLetter) -> None:
@@ -86,9 +84,7 @@ class DeadLetters:
 
         return await self._settle(ids, "discarded", actor, pool, nothing)
 
-    async def _settle(
-        self, ids: Collection[str] | None, done: str, actor: str, pool: "asyncpg.Pool[Any]", act: Any
-    ) -> int:
+    async def _settle(self, ids: Collection[str] | None, done: str, actor: str, pool: Pool, act: Any) -> int:
         missing, settled = set(ids or ()), 0
         async with self._queue() as queue:
             async for message in _messages(queue):
@@ -160,7 +156,7 @@ def _only_death(deaths: Any) -> dict[str, Any]:
     return {}
 
 
-async def _audit(pool: "asyncpg.Pool[Any]", letter: DeadLetter, done: str, actor: str) -> None:
+async def _audit(pool: Pool, letter: DeadLetter, done: str, actor: str) -> None:
     data = {"message_id": letter.message_id, "routing_key": letter.routing_key, "reason": letter.reason}
     async with pool.acquire() as connection:
         action = f"dead-letter.{done}"

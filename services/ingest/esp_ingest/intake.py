@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 from uuid import uuid4
 
-import asyncpg
 import stamina
 import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.events import event_headers
+from esp_common.database import is_outage
 from esp_common.errors import BrokerUnavailable, EspError, Nacked
 from esp_common.messaging import Delivery, Publisher
 from prometheus_client import Counter as Metric
@@ -34,7 +34,7 @@ from esp_ingest.flush import Announcement, Flush, assemble
 from esp_ingest.seen import SeenMessages, seen_key
 from esp_ingest.settings import MIB, IngestSettings
 from esp_ingest.store.batch import FlushCounts, StoreResult
-from esp_ingest.store.telemetry import OUTAGES, TelemetryStore
+from esp_ingest.store.telemetry import TelemetryStore
 
 log = structlog.get_logger()
 
@@ -119,17 +119,6 @@ def gateway_of(routing_key: str) -> str:
     """
     parts = routing_key.split(".", 2)
     return parts[1] if len(parts) > 1 else ""
-
-
-def is_outage(error: Exception) -> bool:
-    """Whether `error` is the database's trouble, not the flush's: then the same flush will do later.
-
-    A missing table or right is one as well: it fails every flush alike, and will be mended.
-    """
-    fault_of_the_data = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-    return isinstance(error, OUTAGES) or (
-        isinstance(error, asyncpg.PostgresError) and not isinstance(error, fault_of_the_data)
-    )
 
 
 class Intake:

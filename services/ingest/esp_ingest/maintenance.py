@@ -8,6 +8,7 @@ from typing import Final
 import asyncpg
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from esp_common.database import OUTAGES, Engine, Pool
 from esp_common.messaging import Publisher
 from esp_common.outbox import Relay
 from prometheus_client import Counter, Gauge
@@ -17,8 +18,6 @@ from esp_ingest.quality import score_hours
 from esp_ingest.rollups import roll_up
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store import rollups
-from esp_ingest.store.connection import Pool
-from esp_ingest.store.telemetry import OUTAGES, Engine
 
 log = structlog.get_logger()
 

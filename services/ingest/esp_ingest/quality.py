@@ -6,12 +6,12 @@ from typing import Final
 
 from esp_common import outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.database import Pool
 
 from esp_ingest.assets import SERVICE
 from esp_ingest.domain.quality import Quality, assess
 from esp_ingest.store import quality as store
 from esp_ingest.store.batch import Key
-from esp_ingest.store.connection import Pool
 from esp_ingest.store.quality import DueHour
 
 GRACE: Final = timedelta(minutes=2)

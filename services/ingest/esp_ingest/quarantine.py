@@ -6,16 +6,15 @@ from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import asyncpg
 import orjson
 from esp_common import audit, topology
+from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, NotFound
 from esp_common.messaging import Publisher
 
 from esp_ingest.domain.decode import JSON_TYPE
 from esp_ingest.domain.keep import BODY, CONTENT_TYPE
 from esp_ingest.store import operations
-from esp_ingest.store.connection import Connection
 from esp_ingest.store.lists import Lists, QuarantineFilter
 
 REPLAYED: Final = "replayed"
@@ -26,7 +25,7 @@ PAGE: Final = 1000
 class Quarantine:
     """Resolves refused readings on behalf of `actor`, a principal's id; every resolution is audited."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", publisher: Publisher) -> None:
+    def __init__(self, pool: Pool, publisher: Publisher) -> None:
         self._pool = pool
         self._publisher = publisher
 

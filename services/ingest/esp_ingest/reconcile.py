@@ -16,12 +16,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import aio_pika
-import asyncpg
 import numpy as np
 import orjson
 from esp_common import topology
 from esp_common.contracts.channels import CHANNEL_NAMES, RUNNING, TRIP_CODE
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
+from esp_common.database import Pool
 
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
@@ -111,9 +111,7 @@ class Reconciliation:
         return "\n".join([*lines, *(self.differences or ["all accounts agree"])])
 
 
-async def reconcile(
-    pool: "asyncpg.Pool[Any]", amqp_url: str, receipt_path: Path | None = None
-) -> Reconciliation:
+async def reconcile(pool: Pool, amqp_url: str, receipt_path: Path | None = None) -> Reconciliation:
     """Compare accounts and tables, and look up every line of the receipt at `receipt_path`.
 
     A line is `{"gateway_id": …, "reading": {…}}`, or `{"gateway_id", "body_base64", "content_type"}` for

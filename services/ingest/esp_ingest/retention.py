@@ -8,14 +8,13 @@ from typing import Any
 import asyncpg
 from esp_common import audit, outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.database import Engine, Pool
 from esp_common.errors import Conflict, Unavailable
 
 from esp_ingest.assets import SERVICE
 from esp_ingest.rollups import roll_up
 from esp_ingest.store import retention as store
 from esp_ingest.store import rollups
-from esp_ingest.store.connection import Pool
-from esp_ingest.store.telemetry import Engine
 
 
 @dataclass(frozen=True, slots=True)

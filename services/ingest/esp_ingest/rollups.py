@@ -3,9 +3,9 @@
 from datetime import date
 from typing import Final
 
+from esp_common.database import Engine, Pool
+
 from esp_ingest.store import quality, rollups
-from esp_ingest.store.connection import Pool
-from esp_ingest.store.telemetry import Engine
 
 ENTRIES_AT_ONCE: Final = 5000
 

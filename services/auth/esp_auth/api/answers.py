@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
+from esp_common.database import OUTAGES
 from esp_common.errors import Forbidden, InvalidInput, Unavailable
 from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, problem_response, source_address
 from fastapi import Depends, FastAPI, Query, Request, Response
 from pydantic import BaseModel
 
 from esp_auth.changes import Actor
-from esp_auth.store.connection import OUTAGES
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")

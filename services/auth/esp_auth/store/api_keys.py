@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from esp_common.database import load_queries
-
-from esp_auth.store.connection import Connection
+from esp_common.database import Connection, load_queries
 
 _QUERIES: Final = load_queries("esp_auth.store", "api_keys.sql")
 

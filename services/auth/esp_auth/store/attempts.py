@@ -4,10 +4,9 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_auth.domain.lockout import Attempts
-from esp_auth.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_auth.store", "attempts.sql")
 

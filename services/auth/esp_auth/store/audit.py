@@ -4,17 +4,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import asyncpg
 import orjson
-from esp_common.database import load_queries
+from esp_common import database
+from esp_common.database import Connection, Engine, Pool, load_queries
 from esp_common.errors import Unavailable
 
 from esp_auth.domain.chain import Head, Link, Record, extend
-from esp_auth.store.connection import OUTAGES, Connection, Pool
 
-Engine = Literal["timescale", "postgres"]
 Position = tuple[datetime, int]
 """Where a page ends: time and number of its last record."""
 
@@ -196,14 +195,8 @@ async def read_head(connection: Connection) -> Head:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether `error` is the database's trouble, not the records': then the same batch will do later.
-
-    A missing table, right or head is one as well: it fails every batch alike, and will be mended.
-    """
-    fault_of_the_data = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-    return isinstance(error, (*OUTAGES, HeadMissing)) or (
-        isinstance(error, asyncpg.PostgresError) and not isinstance(error, fault_of_the_data)
-    )
+    """Whether `error` is the database's trouble, not the records': a missing head is one as well."""
+    return isinstance(error, HeadMissing) or database.is_outage(error)
 
 
 def link_of(row: Any) -> Link:

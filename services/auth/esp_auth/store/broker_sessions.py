@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from esp_common.database import load_queries
-
-from esp_auth.store.connection import Connection
+from esp_common.database import Connection, load_queries
 
 _QUERIES: Final = load_queries("esp_auth.store", "broker_sessions.sql")
 

@@ -6,9 +6,7 @@ from typing import Final
 from uuid import UUID
 
 import orjson
-from esp_common.database import load_queries
-
-from esp_auth.store.connection import Connection
+from esp_common.database import Connection, load_queries
 
 _QUERIES: Final = load_queries("esp_auth.store", "revocations.sql")
 

@@ -3,10 +3,9 @@
 from collections.abc import Collection
 from typing import Final
 
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_auth.domain.keys import SigningKey
-from esp_auth.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_auth.store", "signing_keys.sql")
 

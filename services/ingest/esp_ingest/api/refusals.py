@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from esp_common.auth import Principal, require
+from esp_common.database import Pool
 from esp_common.errors import NotFound
 from esp_common.messaging import Publisher
 from fastapi import APIRouter, Depends, status
@@ -28,7 +29,6 @@ from esp_ingest.api.answers import (
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Quarantine
-from esp_ingest.store.connection import Pool
 from esp_ingest.store.lists import Lists, QuarantineFilter
 
 

@@ -6,11 +6,9 @@ from typing import Any, Final
 
 import asyncpg
 import orjson
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_ingest.domain.registry import Pump, Registry, Tag
-from esp_ingest.store.connection import Connection
-from esp_ingest.store.connection import Pool as Pool
 
 Link = Connection
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_ingest.store.batch import Batch, FlushCounts, StoreResult, Tally
-from esp_ingest.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_ingest.store", "ledger.sql")
 

@@ -7,9 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from esp_common.database import load_queries
-
-from esp_ingest.store.assets import Pool
+from esp_common.database import Pool, load_queries
 
 _QUERIES: Final = load_queries("esp_ingest.store", "lists.sql")
 

@@ -6,10 +6,9 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_ingest.store.batch import Key
-from esp_ingest.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_ingest.store", "operations.sql")
 

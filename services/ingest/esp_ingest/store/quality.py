@@ -5,11 +5,10 @@ from dataclasses import asdict, astuple, dataclass
 from datetime import datetime
 from typing import Final
 
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_ingest.domain.quality import HourCounts, Quality
 from esp_ingest.store.batch import Key, Tally
-from esp_ingest.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_ingest.store", "quality.sql")
 _COUNTS: Final = tuple(HourCounts.__dataclass_fields__)

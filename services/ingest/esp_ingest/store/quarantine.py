@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-from esp_common.database import load_queries
+from esp_common.database import Connection, load_queries
 
 from esp_ingest.domain.readings import Quarantined
-from esp_ingest.store.connection import Connection
 
 _QUERIES: Final = load_queries("esp_ingest.store", "quarantine.sql")
 

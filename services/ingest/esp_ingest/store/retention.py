@@ -3,9 +3,7 @@
 from datetime import date
 from typing import Final
 
-from esp_common.database import load_queries
-
-from esp_ingest.store.connection import Connection
+from esp_common.database import Connection, load_queries
 
 _QUERIES: Final = load_queries("esp_ingest.store", "retention.sql")
 

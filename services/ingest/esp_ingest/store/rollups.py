@@ -10,10 +10,7 @@ from typing import Final
 
 import asyncpg
 import stamina
-from esp_common.database import load_queries
-
-from esp_ingest.store.connection import Connection, Pool
-from esp_ingest.store.telemetry import Engine
+from esp_common.database import Connection, Engine, Pool, load_queries
 
 _QUERIES: Final = load_queries("esp_ingest.store", "rollups.sql")
 _REFRESH_TIMESCALE: Final = {

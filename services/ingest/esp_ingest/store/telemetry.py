@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import asyncpg
 import numpy as np
-from esp_common.database import load_queries
+from esp_common.database import Connection, Engine, Pool, load_queries
 
 from esp_ingest.domain.readings import Quarantined
 from esp_ingest.store import ledger, quality, quarantine
@@ -25,22 +25,7 @@ from esp_ingest.store.batch import (
     StoreResult,
     Tally,
 )
-from esp_ingest.store.connection import Connection, Pool
 from esp_ingest.store.copy import encode
-
-Engine = Literal["timescale", "postgres"]
-
-OUTAGES: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.LockNotAvailableError,
-)
-"""What the database raises when it is away, restarting or overtaxed: the same flush will do later."""
 
 _QUERIES: Final = load_queries("esp_ingest.store", "telemetry.sql")
 _FRAGMENTS: Final = {
@@ -91,7 +76,7 @@ class TelemetryStore:
     ) -> StoreResult:
         """Make a flush durable, all or nothing; writing it again changes nothing but the ledger.
 
-        Raises what asyncpg raises; see `OUTAGES` for what merely calls for another try.
+        Raises what asyncpg raises; see `esp_common.database.OUTAGES` for what merely calls for another try.
         """
         flush = _Flush(batch, quarantined, tallies, counts, on_conflict)
         async with self._pool.acquire() as connection:
