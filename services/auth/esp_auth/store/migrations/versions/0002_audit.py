@@ -1,14 +1,12 @@
 """The audit log and its head, on the engine the database has."""
 
-from alembic import context, op
-from esp_auth.store.migrations import statements
+from esp_common.migrations import run_sql
 
 revision = "0002"
 down_revision = "0001"
 
 
 def upgrade() -> None:
-    engine = context.config.attributes["engine"]
-    op.execute(statements("0002_audit.columns.sql"))
-    op.execute(statements(f"0002_audit.{engine}.sql"))
-    op.execute(statements("0002_audit.grants.sql"))
+    run_sql("0002_audit.columns.sql")
+    run_sql("0002_audit.{engine}.sql")
+    run_sql("0002_audit.grants.sql")
