@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api_keys import ApiKeys, Issued, NewKey
-from esp_auth.domain.granting import refuse_beyond
+from esp_auth.granting import refuse_beyond
 from esp_auth.store.api_keys import ApiKey
 
 Reader = Depends(require("api-keys:read"))

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
 from esp_auth.api.logins import Secret
-from esp_auth.domain.granting import refuse_beyond
 from esp_auth.domain.users import USERNAME
+from esp_auth.granting import refuse_beyond
 from esp_auth.store.users import User
 from esp_auth.users import Users
 
