@@ -1,6 +1,7 @@
 """Every benchmark on one test bed: `make bench`, or this file with `--quick` or `--full`."""
 
 from audit import audit
+from auth import auth
 from batches import batches
 from benchmark import main
 from memory import memory
@@ -9,4 +10,4 @@ from singles import singles
 from storage import storage
 
 if __name__ == "__main__":
-    main(batches, singles, posts, storage, memory, audit)
+    main(batches, singles, posts, storage, memory, audit, auth)

@@ -14,6 +14,8 @@ FIGURES = (
     "columnstore",
     "flood",
     "audit records",
+    "a verified request",
+    "logins",
 )
 
 
