@@ -61,6 +61,15 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout_s: f
     return found
 
 
+ASSETS = """
+INSERT INTO ingest.fields VALUES ('north', 'North'), ('south', 'South');
+INSERT INTO ingest.wells VALUES ('W1', 'north', 'W1'), ('W2', 'south', 'W2');
+INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P1', 'W1'), ('P2', 'W2');
+INSERT INTO ingest.gateways VALUES ('gw-01', 'north', 'One'), ('gw-02', 'south', 'Two');
+INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P1'), ('gw-02', 'P2')
+"""
+
+
 @dataclass
 class Field:
     """The servers of a module, with two pumps of two gateways, and what a test wants to know of them."""
@@ -158,13 +167,7 @@ async def servers(database: Any, vhost: Vhost, redis_url: str) -> AsyncIterator[
         await aio_pika.connect(vhost.url) as connection,
         connection.channel() as channel,
     ):
-        await admin.execute(
-            "INSERT INTO ingest.fields VALUES ('north', 'North'), ('south', 'South');"
-            "INSERT INTO ingest.wells VALUES ('W1', 'north', 'W1'), ('W2', 'south', 'W2');"
-            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P1', 'W1'), ('P2', 'W2');"
-            "INSERT INTO ingest.gateways VALUES ('gw-01', 'north', 'One'), ('gw-02', 'south', 'Two');"
-            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P1'), ('gw-02', 'P2')"
-        )
+        await admin.execute(ASSETS)
         field_ = Field(settings, admin, vhost, publisher, channel)
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(topology.TELEMETRY, "#")
@@ -240,6 +243,27 @@ async def test_the_same_messages_again_and_interleaved_change_nothing(site: Fiel
     ledger = await site.ledger()
     assert (ledger["stored"], ledger["readings"], ledger["duplicates"]) == (55, 130, 75)
     assert await site.refused() == []
+
+
+async def test_what_redis_remembers_of_another_database_is_stored_all_the_same(
+    site: Field, database: Any, make_database: Any
+) -> None:
+    sent = [site.reading() for _ in range(3)]
+    async with site.worker():
+        await site.send(sent, message_id="before the restore")
+        await site.drained()
+    restored = make_database(database.engine)
+    await asyncio.to_thread(migrate, restored.url("esp_ingest_owner"), database.engine)
+    async with (
+        await asyncpg.create_pool(restored.admin_url, min_size=1, max_size=1) as admin,
+        site.worker(database_url=restored.url("esp_ingest")),
+    ):
+        await admin.execute(ASSETS)
+        for _ in range(2):
+            await site.send(sent, message_id="before the restore")
+            await site.drained()
+        assert await admin.fetchval("SELECT count(*) FROM ingest.telemetry") == 3
+        assert await admin.fetchval("SELECT sum(duplicates) FROM ingest.ledger") == 3
 
 
 async def test_gauge_and_drive_of_one_instant_become_one_row(site: Field) -> None:

@@ -19,7 +19,7 @@ import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.events import event_headers
-from esp_common.database import is_outage
+from esp_common.database import OUTAGES, is_outage
 from esp_common.errors import BrokerUnavailable, EspError, Nacked
 from esp_common.messaging import Delivery, Publisher
 from prometheus_client import Counter as Metric
@@ -147,6 +147,7 @@ class Intake:
         self._worker = worker
         self._now = now
         self._frozen = FrozenTracker()
+        self._era = ""
         self._preparing = asyncio.Lock()
         self._waiting: list[Delivery] = []
         self._suspects: list[Delivery] = []
@@ -307,8 +308,7 @@ class Intake:
     async def _prepare(self, deliveries: Sequence[Delivery]) -> "_Prepared":
         """Find the messages that are stored already, and screen the readings of the others."""
         bodies = [_body_of(delivery) for delivery in deliveries]
-        keys = [seen_key(body.gateway_id, body.message_id, body.content) for body in bodies]
-        counts = await self._seen.readings_of(keys)
+        keys, counts = await self._recall(bodies)
         known = [
             count is not None and not delivery.redelivered
             for count, delivery in zip(counts, deliveries, strict=True)
@@ -327,6 +327,24 @@ class Intake:
         flush = await asyncio.to_thread(assemble, screened, registry, self._frozen, before, self._now_us())
         remembered = dict(zip(fresh_keys, screened.counts.tolist(), strict=True))
         return _Prepared(deliveries, flush, remembered)
+
+    async def _recall(self, bodies: Sequence[Body]) -> tuple[list[str], Sequence[int | None]]:
+        """Return the keys of messages, and how many readings each held that is stored (None: it is not).
+
+        Before a message is skipped the database is asked whether it is still the one that stored it.
+        """
+        while True:
+            era = self._era
+            keys = [seen_key(era, body.gateway_id, body.message_id, body.content) for body in bodies]
+            counts = await self._seen.readings_of(keys)
+            if era and all(count is None for count in counts):
+                return keys, counts
+            try:
+                self._era = await self._store.era()
+            except OUTAGES:
+                return keys, [None] * len(bodies)
+            if self._era == era:
+                return keys, counts
 
     def _now_us(self) -> int:
         return int(self._now() * 1e6)

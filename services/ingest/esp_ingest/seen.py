@@ -22,9 +22,12 @@ for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'EX', ARGV[1])
 """
 
 
-def seen_key(gateway_id: str, message_id: str | None, body: bytes) -> str:
-    """Return the key of a message: the same bytes under the same name from the same gateway."""
-    name = f"{gateway_id}\0{message_id or ''}\0".encode(errors="replace")
+def seen_key(era: str, gateway_id: str, message_id: str | None, body: bytes) -> str:
+    """Return the key of a message: the same bytes under the same name from the same gateway.
+
+    `era`: of the database that it is stored in. One that was restored may lack what Redis remembers.
+    """
+    name = f"{era}\0{gateway_id}\0{message_id or ''}\0".encode(errors="replace")
     return "ingest:seen:" + blake2b(name + body, digest_size=16).hexdigest()
 
 

@@ -91,6 +91,10 @@ class TelemetryStore:
             await self._ensure_partitions(connection, batch)
             return await flush.write(connection)
 
+    async def era(self) -> str:
+        """Return what names the database's history: after a restore or a failover it is another."""
+        return str(await self._pool.fetchval(_QUERIES.era))
+
     async def _ensure_partitions(self, connection: Connection, batch: Batch) -> None:
         if self.engine == "timescale":
             return

@@ -47,3 +47,8 @@ SELECT ingest.ensure_partitions($1)
 -- Which engine the database was migrated for.
 SELECT CASE relkind WHEN 'p' THEN 'postgres' ELSE 'timescale' END
 FROM pg_class WHERE oid = 'ingest.telemetry'::regclass
+
+-- name: era
+-- Cluster, database and timeline: the last changes whenever a server goes on from another moment than it ended at.
+SELECT system_identifier || '/' || d.oid || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
+FROM pg_control_system(), pg_database AS d WHERE datname = current_database()
