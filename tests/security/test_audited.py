@@ -10,11 +10,11 @@ import pytest
 from deployed import NOWHERE, Deployed
 
 
-def until(holds: Callable[[], bool], within_s: float = 30) -> None:
-    """Wait until something holds."""
+def until_none(missing: Callable[[], list[object]], within_s: float = 30) -> None:
+    """Wait until nothing is missing."""
     deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
+    while left := missing():
+        assert time.monotonic() < deadline, f"still missing: {left}"
         time.sleep(0.1)
 
 
@@ -35,7 +35,6 @@ REQUESTS = (
     ("ingest", "GET", "/api/v1/pumps/none"),
     ("ingest", "PUT", "/api/v1/pumps/none"),
     ("ingest", "DELETE", "/api/v1/pumps/none"),
-    ("ingest", "POST", "/api/v1/telemetry"),
     ("ingest", "PATCH", "/api/v1/telemetry"),
     ("ingest", "GET", "/nothing"),
 )
@@ -60,13 +59,15 @@ def test_every_request_has_its_record(who: str, deployed: Deployed) -> None:
     def records() -> list[tuple[object, ...]]:
         return deployed.administer(
             "SELECT trace_id, service, actor_id, actor_kind, action, object, outcome, status, source_address "
-            "FROM auth.audit_log WHERE trace_id = ANY(%s) AND action LIKE '%% /%%' OR "
-            "trace_id = ANY(%s) AND action LIKE '%% unmatched'",
-            list(statuses),
+            "FROM auth.audit_log WHERE trace_id = ANY(%s)",
             list(statuses),
         )
 
-    until(lambda: len({row[0] for row in records()}) == len(statuses))
+    def missing() -> list[object]:
+        present = {row[0] for row in records()}
+        return [said for trace_id, said in statuses.items() if trace_id not in present]
+
+    until_none(missing)
     found = records()
     assert {trace: count for trace, count in Counter(row[0] for row in found).items() if count != 1} == {}
     for trace, service, actor_id, actor_kind, action, what, outcome, status, source in found:
@@ -83,6 +84,34 @@ def test_every_request_has_its_record(who: str, deployed: Deployed) -> None:
 
 UNASKED = ("/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/.well-known/jwks.json")
 """Routes that do not look at a credential."""
+
+
+POSTS = 40
+POST = "POST /api/v1/telemetry"
+
+
+def test_posts_of_readings_share_records_that_count_every_one(deployed: Deployed) -> None:
+    key, refused = deployed.new_key("telemetry:write"), deployed.new_key("assets:read")
+    reading = [{"pump_id": "none", "time": "2026-01-01T00:00:00Z", "intake_pressure_psi": 1}]
+    url = f"{deployed.ingest.url}/api/v1/telemetry"
+    answered: Counter[tuple[str, int]] = Counter()
+    with httpx.Client(timeout=30) as client:
+        for number in range(POSTS):
+            given = refused if number % 4 == 0 else key
+            answer = client.post(url, json=reading, headers={"X-API-Key": given})
+            answered[given.split("_")[2], answer.status_code] += 1
+    ids = [key.split("_")[2], refused.split("_")[2]]
+
+    def recorded() -> Counter[tuple[str, int]]:
+        rows = deployed.administer(
+            "SELECT actor_id, status, sum(count) FROM auth.audit_log "
+            "WHERE actor_id = ANY(%s) AND action = %s GROUP BY actor_id, status",
+            ids,
+            POST,
+        )
+        return Counter({(actor, status): int(count) for actor, status, count in rows})
+
+    until_none(lambda: [(answered, recorded())] if answered != recorded() else [])
 
 
 def test_the_chain_of_what_was_recorded_is_intact(deployed: Deployed) -> None:
