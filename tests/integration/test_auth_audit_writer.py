@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from esp_common.database import create_pool
 from esp_common.messaging import Publisher
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
+from waiting import until
 
 MASTER_KEY = b64encode(bytes(range(32))).decode()
 
@@ -50,14 +51,6 @@ def record(**fields: Any) -> dict[str, Any]:
         "count": 1,
         "detail": {},
     } | fields
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float = 20) -> Any:
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while not (found := await condition()):
-        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.02)
-    return found
 
 
 @dataclass
@@ -171,6 +164,22 @@ async def test_both_forms_of_messages_become_records(trail: Trail) -> None:
             await auth.publish(topology.AUDIT, key, event.body(), headers=event.headers())
         assert await trail.stored(3) == [first["id"], second["id"], said["id"]]
     await trail.settled()
+    assert await trail.intact()
+
+
+async def test_a_record_in_another_services_name_is_refused(trail: Trail) -> None:
+    own, forged = record(), record(service="backup")
+    nobodys = aio_pika.Message(orjson.dumps({"records": [record()]}))
+    async with trail.writing():
+        await trail.send(forged, own)
+        audit = await trail.channel.get_exchange(topology.AUDIT, ensure=False)
+        await audit.publish(nobodys, "ingest.requests")
+        assert await trail.stored(1) == [own["id"]]
+        letters = await trail.dead_letters(2)
+    assert sorted(str(letter.headers["esp-reason"]) for letter in letters) == [
+        "service is backup, and ingest sent it",
+        "service is ingest, and nobody known sent it",
+    ]
     assert await trail.intact()
 
 

@@ -161,7 +161,7 @@ async def _copy_rate(log: _Log, links: Sequence[Link]) -> float:
 def _writer_rates(log: _Log, messages: Sequence[bytes], records: int) -> tuple[float, float]:
     """Return records a second, of the clock and of the writer's processor time, after the first batch."""
     log.forget()
-    asyncio.run(_publish(log.bed.rabbitmq.url, messages))
+    asyncio.run(_publish(log.bed.rabbitmq.url_for("ingest"), messages))
     with (
         log.worker().running(ready=False) as worker,
         psycopg.connect(log.url("postgres"), autocommit=True) as connection,
@@ -212,6 +212,7 @@ async def _publish(url: str, messages: Sequence[bytes]) -> None:
                 headers=headers,
                 content_type="application/json",
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                user_id="ingest",
             )
             async with room:
                 await exchange.publish(message, "ingest.requests")

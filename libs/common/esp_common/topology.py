@@ -227,10 +227,26 @@ def _any_of(names: list[str]) -> str:
 _PUBLISH: Final = (EVENTS, COMMANDS, AUDIT, DLX)
 
 
-def _said_by(service: str, *subjects: str) -> dict[str, str]:
+SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ingest": ("asset", "quality", "retention"),
+    "diagnostics": ("finding", "alert"),
+    "auth": ("auth",),
+    "archiver": ("archive",),
+    "backup": ("backup",),
+}
+"""What each service's events are about, which no other service may say anything of."""
+
+
+def speaker_of(event_type: str) -> str | None:
+    """Return the service that alone sends events of this type; None for a subject that nobody has."""
+    subject = event_type.partition(".")[0]
+    return next((service for service, subjects in SUBJECTS.items() if subject in subjects), None)
+
+
+def _said_by(service: str) -> dict[str, str]:
     """Return the keys `service` may use: its event subjects, its own audit and its own dead letters."""
     return {
-        EVENTS: rf"^({'|'.join(subjects)})\..*$",
+        EVENTS: rf"^({'|'.join(SUBJECTS[service])})\..*$",
         AUDIT: rf"^{service}\..*$",
         DLX: rf"^{service}\..*$",
     }
@@ -244,28 +260,26 @@ SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
         keys={
             INGEST: r"^telemetry\..*$",
             TELEMETRY: r"^telemetry\..*$",
-            **_said_by("ingest", "asset", "quality", "retention"),
+            **_said_by("ingest"),
         },
     ),
     "diagnostics": _service(
         "diagnostics",
         writes=(ALERTS, *_PUBLISH),
         reads=(TELEMETRY, BY_PUMP, EVENTS, COMMANDS, ALERTS, DLX),
-        keys={ALERTS: _ANY_KEY, **_said_by("diagnostics", "finding", "alert")},
+        keys={ALERTS: _ANY_KEY, **_said_by("diagnostics")},
     ),
     "auth": _service(
         "auth",
         writes=_PUBLISH,
         reads=(EVENTS, COMMANDS, AUDIT, DLX),
-        keys=_said_by("auth", "auth"),
+        keys=_said_by("auth"),
         replies=True,
     ),
     "archiver": _service(
-        "archiver", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("archiver", "archive")
+        "archiver", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("archiver")
     ),
-    "backup": _service(
-        "backup", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("backup", "backup")
-    ),
+    "backup": _service("backup", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("backup")),
 }
 
 

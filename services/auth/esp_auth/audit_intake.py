@@ -19,6 +19,7 @@ from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Delivery, Publisher
 from prometheus_client import Counter, Gauge, Histogram
 
+from esp_auth.changes import SERVICE
 from esp_auth.domain.chain import EMPTY, Record
 from esp_auth.domain.records import Unfit, bodies_of, record_of
 from esp_auth.store.audit import AuditStore, is_outage
@@ -377,10 +378,21 @@ def _read(deliveries: Sequence[Delivery]) -> tuple[list[_Item], list[_Refused]]:
             continue
         for source in sources:
             try:
-                items.append(_Item(record_of(source), source, delivery))
+                items.append(_Item(_sent_by(delivery, record_of(source)), source, delivery))
             except Exception as error:
                 refused.append(_refuse(delivery, source, error))
     return items, refused
+
+
+def _sent_by(delivery: Delivery, record: Record) -> Record:
+    """Return `record` if its service sent it, or auth itself; raise Unfit for one in another's name.
+
+    What the broker vouches for is the sender: by a queue or an exchange of its own a service gets messages
+    here under any routing key.
+    """
+    if delivery.user_id not in (record.service, SERVICE):
+        raise Unfit(f"service is {record.service}, and {delivery.user_id or 'nobody known'} sent it")
+    return record
 
 
 def _refuse(delivery: Delivery, source: Any, error: Exception) -> _Refused:

@@ -55,6 +55,11 @@ class Delivery:
         return self._header.properties.reply_to
 
     @property
+    def user_id(self) -> str | None:
+        """The broker user who sent it, if it says; the broker lets nobody say another's name."""
+        return self._header.properties.user_id
+
+    @property
     def headers(self) -> dict[str, Any]:
         """Application headers."""
         return self._header.properties.headers or {}

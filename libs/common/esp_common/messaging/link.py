@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
 
 import aiormq
 import stamina
@@ -81,6 +82,8 @@ class Link:
 
     def __init__(self, url: str, *, name: str, confirms: bool) -> None:
         self._url = url
+        # The broker sees to it that messages bear no other user's name than their sender's.
+        self._user = unquote(urlsplit(url).username or "") or None
         self._name = name
         self._confirms = confirms
         self._connection: AbstractConnection | None = None

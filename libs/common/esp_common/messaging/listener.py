@@ -18,6 +18,10 @@ log = structlog.get_logger()
 class EventListener(Link):
     """Hears the domain events whose type matches one of `patterns` (`asset.*`), while it is connected.
 
+    Who may say what is `topology.SUBJECTS`: an event of a service that another's broker user sent is
+    dropped. Routing keys cannot be relied on for that, since a service may have a queue or an exchange of its
+    own forward to `esp.events` under any key.
+
     `on_event(event)` is synchronous. `on_connected()` is called each time listening begins: events may have
     been missed before it, so load again whatever they would have changed.
     """
@@ -59,4 +63,11 @@ class EventListener(Link):
         except InvalidInput as error:
             log.warning("event.unreadable", routing_key=frame.routing_key, reason=error.detail)
         else:
+            self._hear(event, header.properties.user_id)
+
+    def _hear(self, event: Event, sender: str | None) -> None:
+        speaker = topology.speaker_of(event.type)
+        if speaker is None or sender in (speaker, self._user):
             self._on_event(event)
+        else:
+            log.critical("event.forged", type=event.type, subject=event.subject, sender=sender)

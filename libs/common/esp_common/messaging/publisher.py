@@ -1,13 +1,15 @@
 """Publish and know that the broker has it; ask and get an answer."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import uuid4
 
+import structlog
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp import commands
@@ -18,6 +20,8 @@ from esp_common.errors import BrokerUnavailable, Nacked, PublishRefused, Unrouta
 from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import Link
 
+log = structlog.get_logger()
+
 PUBLISH_TIMEOUT_S: Final = 30.0
 START_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
@@ -25,6 +29,9 @@ _FRAME_OVERHEAD: Final = 8
 _PERSISTENT, _TRANSIENT = 2, 1
 _REFUSALS: Final = (ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed)
 """Why the broker closes a channel that it would close again for the same message."""
+
+_QUESTION: Final = "esp-question"
+"""Header of an answer: the digest of what was asked."""
 
 
 @dataclass(slots=True)
@@ -107,18 +114,21 @@ class Publisher(Link):
             headers=dict(headers) if headers else None,
             delivery_mode=_PERSISTENT if persistent else _TRANSIENT,
             message_id=message_id or uuid4().hex,
+            user_id=self._user,
         )
         await self._publish(exchange, routing_key, body, properties, mandatory)
 
     async def reply(self, question: Delivery, body: bytes) -> None:
-        """Answer a request; raise Unroutable when whoever asked is gone."""
+        """Answer a request; nobody hears of it when whoever asked is gone."""
         properties = commands.Basic.Properties(
             content_type="application/json",
             correlation_id=question.correlation_id,
             message_id=uuid4().hex,
+            headers={_QUESTION: _digest(question.routing_key, question.body)},
             delivery_mode=_TRANSIENT,
         )
-        await self._publish("", question.reply_to or "", body, properties, mandatory=True)
+        # Not mandatory: RabbitMQ 3.10 returns such an answer as unroutable though it delivers it.
+        await self._publish("", question.reply_to or "", body, properties, mandatory=False)
 
     async def _publish(
         self,
@@ -221,28 +231,42 @@ class Publisher(Link):
         return BrokerUnavailable(f"connection lost before {pending.exchange} confirmed")
 
 
+def _digest(routing_key: str, body: bytes) -> str:
+    return hashlib.sha256(routing_key.encode() + b"\0" + body).hexdigest()
+
+
+class _Asked(NamedTuple):
+    """A question under way: the digest its answer has to bear, and who waits for that."""
+
+    digest: str
+    reply: "asyncio.Future[bytes]"
+
+
 class Requester(Publisher):
     """A publisher that can also ask: request and reply over the broker's direct reply-to.
 
-    Any number of requests may be under way; requests are transient, mandatory and expire unanswered.
+    Any number of requests may be under way; requests are transient, mandatory and expire unanswered. An
+    answer says to what: whoever sees a question knows where its answer goes, and could have another
+    question's sent there.
     """
 
     _REPLIES: Final = "amq.rabbitmq.reply-to"
 
     def __init__(self, url: str, *, name: str = "requester", timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
         super().__init__(url, name=name, timeout_s=timeout_s)
-        self._replies: dict[str, asyncio.Future[bytes]] = {}
+        self._asked: dict[str, _Asked] = {}
 
     async def request(self, exchange: str, routing_key: str, body: bytes, *, timeout_s: float) -> bytes:
         """Return the body of the answer; raise Unroutable or BrokerUnavailable when nobody gives one."""
         correlation_id = uuid4().hex
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._replies[correlation_id] = reply
+        self._asked[correlation_id] = _Asked(_digest(routing_key, body), reply)
         properties = commands.Basic.Properties(
             content_type="application/json",
             correlation_id=correlation_id,
             message_id=correlation_id,
             reply_to=self._REPLIES,
+            user_id=self._user,
             delivery_mode=_TRANSIENT,
             expiration=str(int(timeout_s * 1000)),
         )
@@ -253,7 +277,7 @@ class Requester(Publisher):
         except TimeoutError:
             raise BrokerUnavailable(f"no answer to {routing_key} in {timeout_s} s") from None
         finally:
-            del self._replies[correlation_id]
+            del self._asked[correlation_id]
             reply.cancel()
 
     async def _opened(self, channel: AbstractChannel) -> None:
@@ -265,12 +289,19 @@ class Requester(Publisher):
         if not isinstance(frame, commands.Basic.Deliver):
             super()._on_frame(frame, header, body)
         elif header is not None:
-            reply = self._replies.get(header.properties.correlation_id or "")
-            if reply is not None and not reply.done():
-                reply.set_result(body)
+            self._on_answer(header.properties, body)
+
+    def _on_answer(self, properties: commands.Basic.Properties, body: bytes) -> None:
+        asked = self._asked.get(properties.correlation_id or "")
+        if asked is None or asked.reply.done():
+            return
+        if (properties.headers or {}).get(_QUESTION) == asked.digest:
+            asked.reply.set_result(body)
+        else:
+            log.warning("broker.answer-to-another-question", link=self._name)
 
     def _closed(self) -> None:
         super()._closed()
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(BrokerUnavailable("connection lost before the answer came"))
+        for asked in self._asked.values():
+            if not asked.reply.done():
+                asked.reply.set_exception(BrokerUnavailable("connection lost before the answer came"))
