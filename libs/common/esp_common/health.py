@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from esp_common import vault
+from esp_common.serving import make_server
 from esp_common.settings import ServiceSettings
 from esp_common.telemetry import mask
 
@@ -114,21 +114,11 @@ async def _on_metrics(request: Request) -> Response:
     return metrics_response() if is_local(request) else Response(status_code=403)
 
 
-class _Server(uvicorn.Server):
-    """A server inside a role that handles signals itself."""
-
-    def capture_signals(self) -> Any:
-        return nullcontext()
-
-
 @asynccontextmanager
 async def serve_health(health: Health, settings: ServiceSettings) -> AsyncIterator[None]:
     """Serve `/health/*` and `/metrics` (to this machine only) of a role without an API, while inside."""
     app = Starlette(routes=[*health.routes(), Route("/metrics", _on_metrics, methods=["GET"])])
-    config = uvicorn.Config(
-        app, settings.http_host, settings.http_port, log_config=None, access_log=False, server_header=False
-    )
-    server = _Server(config)
+    server = make_server(app, settings)
     serving = asyncio.create_task(server.serve(), name="health")
     try:
         yield

@@ -1,12 +1,10 @@
 """The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
-import structlog
 from esp_common import outbox, tokens, topology
 from esp_common.audit import AuditTrail
 from esp_common.database import Pool, create_pool
@@ -15,6 +13,8 @@ from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
 from esp_common.rate_limit import RateLimiter
 from esp_common.redis import connect_redis
+from esp_common.roles import until_first_ends
+from esp_common.serving import make_server, serve
 from starlette.types import ASGIApp
 
 from esp_auth.answers import Answers
@@ -23,7 +23,6 @@ from esp_auth.api.api_keys import api_keys_router
 from esp_auth.api.audit import audit_router
 from esp_auth.api.broker import BrokerDoor, broker_router
 from esp_auth.api.logins import logins_router
-from esp_auth.api.server import make_server
 from esp_auth.api.users import users_router
 from esp_auth.audit import AuditLog
 from esp_auth.broker_sessions import BrokerSessions
@@ -34,36 +33,19 @@ from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.worker import Questions, every
 
-log = structlog.get_logger()
-
 MAX_BODY_BYTES = 64 * 1024
 """No request here needs more."""
 KEYS_CHECKED_S = 60.0
 KEYS_REMEMBERED_S = 1.0
 """How long an API key is not looked up again: its revocation may come from a process that cannot tell."""
 
-Role = Callable[[AuthSettings, asyncio.Event], Coroutine[Any, Any, None]]
 Part = Coroutine[Any, Any, None]
-
-
-async def run_role(role: Role, settings: AuthSettings) -> None:
-    """Run a role until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await role(settings, stop)
 
 
 async def run_api(settings: AuthSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
     async with open_api(settings) as (application, background):
-        server = make_server(application, settings)
-
-        async def stop_serving() -> None:
-            await stop.wait()
-            server.should_exit = True
-
-        await _until_first_ends(server.serve(), *background, others=[stop_serving()])
+        await serve(make_server(application, settings), stop, background)
 
 
 @asynccontextmanager
@@ -152,11 +134,11 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
             await stop.wait()
             await asyncio.gather(*(consumer.stop() for consumer in consumers))
 
-        await _until_first_ends(
+        await until_first_ends(
             _all(writer.run(stop), *(consumer.run() for consumer in consumers)),
             outbox.Relay(pool, publisher, SERVICE).run(),
             *periodic,
-            others=[stop_consuming()],
+            beside=[stop_consuming()],
         )
 
 
@@ -177,17 +159,3 @@ async def _all(*parts: Part) -> None:
     async with asyncio.TaskGroup() as group:
         for part in parts:
             group.create_task(part)
-
-
-async def _until_first_ends(*parts: Part, others: list[Part]) -> None:
-    """Run all; return when the first of `parts` ends, raising what it died of. `others` may end before."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    beside = [asyncio.ensure_future(part) for part in others]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in (*tasks, *beside):
-            task.cancel()
-        await asyncio.gather(*tasks, *beside, return_exceptions=True)

@@ -1,22 +1,18 @@
 """The `esp-auth` command: one subcommand for each role, and what an administrator does by hand."""
 
-import asyncio
-import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from getpass import getuser
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import orjson
-import structlog
 import typer
-import uvloop
-from esp_common.database import OUTAGES, Pool, create_pool
-from esp_common.errors import Conflict, InvalidInput, Unavailable, run_cli
+from esp_common.cli import actor_id, group, run_command, show_rows
+from esp_common.database import Pool, create_pool
+from esp_common.errors import Conflict, InvalidInput, run_cli
 from esp_common.redis import connect_redis
 from esp_common.secrets import read_secret
 from esp_common.settings import settings_table
@@ -30,7 +26,6 @@ from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditFilter
 
-Result = TypeVar("Result")
 Username = Annotated[str, typer.Argument(help="The user's name.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id, as `api-keys list` shows it.")]
 PasswordFile = Annotated[
@@ -39,19 +34,12 @@ PasswordFile = Annotated[
 SecretFile = Annotated[Path, typer.Option("--file", help="JSON with api_key, admin and gateways; mode 0600.")]
 
 
-def _group(purpose: str) -> typer.Typer:
-    # Plain text: an error is a line, not a box.
-    return typer.Typer(
-        help=purpose, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
-
-
-app = _group("Says who may do what, and keeps the record of what they did.")
-users = _group("People and their roles.")
-api_keys = _group("Keys of machines.")
-audit = _group("The record of what was done.")
-for name, group in (("users", users), ("api-keys", api_keys), ("audit", audit)):
-    app.add_typer(group, name=name)
+app = group("Says who may do what, and keeps the record of what they did.")
+users = group("People and their roles.")
+api_keys = group("Keys of machines.")
+audit = group("The record of what was done.")
+for name, commands in (("users", users), ("api-keys", api_keys), ("audit", audit)):
+    app.add_typer(commands, name=name)
 
 
 # --- roles ------------------------------------------------------------------------------------------------
@@ -147,7 +135,7 @@ def list_users() -> None:
     async def command() -> None:
         async with _identity() as identity:
             rows = await identity.users.page(None, sys.maxsize)
-        _show(
+        show_rows(
             ("id", "username", "roles", "disabled", "totp", "last_login_at"),
             (
                 (u.user_id, u.username, ",".join(u.roles), u.disabled, u.has_totp, u.last_login_at)
@@ -213,7 +201,7 @@ def list_api_keys() -> None:
     async def command() -> None:
         async with _identity() as identity:
             rows = await identity.api_keys.page(None, None, sys.maxsize)
-        _show(
+        show_rows(
             ("id", "name", "scopes", "gateway", "expires_at", "revoked_at", "last_used_at"),
             (
                 (
@@ -308,7 +296,7 @@ def export_audit(
 
 def actor() -> Actor:
     """Return who runs this command, for the audit trail."""
-    return Actor(f"cli:{getuser()}", "cli")
+    return Actor(actor_id(), "cli")
 
 
 @asynccontextmanager
@@ -346,38 +334,20 @@ def _show_password(password: str, file: Path | None) -> None:
         typer.echo(password)
 
 
-def _show(columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
-    """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
-    typer.echo("\t".join(columns))
-    for row in rows:
-        typer.echo("\t".join("-" if value is None else str(value) for value in row))
-
-
 def _run_role(name: str) -> None:
     # Only the roles need their frameworks, which take longer to load than most commands take.
-    from esp_common import telemetry
+    from esp_common.roles import run_role
 
     from esp_auth import app as roles
 
     settings = AuthSettings.load()
     if not settings.master_key:
         raise InvalidInput("ESP_AUTH_MASTER_KEY is not set", fix="make one: openssl rand -base64 32")
-    telemetry.configure(SERVICE, name, settings)
-    role = {"api": roles.run_api, "worker": roles.run_worker}[name]
-    uvloop.run(roles.run_role(role, settings))
+    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], settings)
 
 
-def _run(command: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command; a database that is away becomes the error that says so."""
-    # Its output is the answer; what libraries have to say is for the roles' logs.
-    logging.getLogger().addHandler(logging.NullHandler())
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        return asyncio.run(command)
-    except OUTAGES as error:
-        raise Unavailable(
-            f"the database does not answer: {error}", fix="check ESP_AUTH_DATABASE_URL"
-        ) from error
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    run_command(command, away="the database", fix="check ESP_AUTH_DATABASE_URL")
 
 
 def main() -> None:

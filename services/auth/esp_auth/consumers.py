@@ -10,6 +10,7 @@ import structlog
 from esp_common import topology
 from esp_common.database import Pool
 from esp_common.messaging import LeanConsumer, Publisher
+from esp_common.roles import until_first_ends
 
 from esp_auth.audit import note_head
 from esp_auth.audit_intake import FIRST_PREFETCH, AuditIntake
@@ -56,25 +57,13 @@ class AuditWriter:
 
         What cannot be finished in time goes back to the queue. Raises what a part of it died of.
         """
-        parts = {
-            asyncio.create_task(part, name=f"audit.{name}")
-            for name, part in (
-                ("intake", self.intake.run()),
-                ("consumer", self.consumer.run()),
-                ("heads", self._note_heads()),
-                ("stop", stop.wait()),
-            )
-        }
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            await self.intake.drain(DRAIN_S)
-            await self.consumer.stop()
-            for part in done:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+        await until_first_ends(
+            self.intake.run(), self.consumer.run(), self._note_heads(), stop.wait(), finish=self._finish
+        )
+
+    async def _finish(self) -> None:
+        await self.intake.drain(DRAIN_S)
+        await self.consumer.stop()
 
     async def _note_heads(self) -> None:
         while True:

@@ -2,21 +2,21 @@
 
 import asyncio
 import gc
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-import stamina
 import structlog
 from esp_common import tokens
 from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
-from esp_common.database import OUTAGES, Pool, create_pool
+from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
 from esp_common.rate_limit import RateLimiter
+from esp_common.roles import await_pool
+from esp_common.serving import serve
 from esp_common.tokens import Verifier
 
 from esp_ingest.api.assets import assets_router
@@ -46,34 +46,12 @@ ENGINE_LACKS: Final = {
 """What an operator should know of each storage engine."""
 
 
-Role = Callable[[IngestSettings, asyncio.Event], Coroutine[Any, Any, None]]
-
-
-class Stopped(Exception):
-    """The role was told to stop while it still waited for the database."""
-
-
-async def run_role(role: Role, settings: IngestSettings) -> None:
-    """Run a role until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with suppress(Stopped):
-        await role(settings, stop)
-
-
 async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
     async with open_api(settings) as (application, background):
-        server = make_server(application, settings)
-
-        async def stop_serving() -> None:
-            await stop.wait()
-            server.should_exit = True
-
         # What is loaded stays: looking through it for garbage again and again is time taken from requests.
         gc.freeze()
-        await _until_first_ends(server.serve(), *background, others=[stop_serving()])
+        await serve(make_server(application, settings), stop, background)
 
 
 @asynccontextmanager
@@ -165,29 +143,8 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
 
 
 async def _open_pool(settings: IngestSettings, role: str, stop: asyncio.Event, **options: Any) -> Pool:
-    """Return a connected pool, however long the database takes to answer; raise Stopped if told to stop."""
-    opening = asyncio.ensure_future(_connected_pool(settings, role, options))
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():
-            raise Stopped
-        return opening.result()
-    finally:
-        opening.cancel()
-        stopping.cancel()
-        await asyncio.gather(opening, stopping, return_exceptions=True)
-
-
-async def _connected_pool(settings: IngestSettings, role: str, options: dict[str, Any]) -> Pool:
-    async for attempt in stamina.retry_context(on=OUTAGES, attempts=None, timeout=None, wait_max=5.0):
-        if attempt.num == 2:
-            log.warning("database.awaited")
-        with attempt:
-            return await create_pool(
-                settings, role=f"esp-ingest {role}", max_size=settings.database_pool_size, **options
-            )
-    raise AssertionError("retried for ever")
+    size = settings.database_pool_size
+    return await await_pool(settings, stop, role=f"esp-ingest {role}", max_size=size, **options)
 
 
 async def _load_registry(pool: Pool, health: Health) -> Registry:
@@ -221,19 +178,3 @@ def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: Verifier
 
     patterns = ["asset.*", *tokens.EVENTS]
     return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)
-
-
-async def _until_first_ends(
-    *parts: Coroutine[Any, Any, None], others: list[Coroutine[Any, Any, None]]
-) -> None:
-    """Run all; return when the first of `parts` ends, raising what it died of. `others` may end before."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    beside = [asyncio.ensure_future(part) for part in others]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in (*tasks, *beside):
-            task.cancel()
-        await asyncio.gather(*tasks, *beside, return_exceptions=True)

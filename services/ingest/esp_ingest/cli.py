@@ -1,25 +1,21 @@
 """The `esp-ingest` command: one subcommand for each role, and what an operator does by hand."""
 
-import asyncio
 import base64
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
-from getpass import getuser
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import orjson
-import structlog
 import typer
-import uvloop
-from esp_common import telemetry
-from esp_common.database import OUTAGES, Pool, create_pool
-from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable, run_cli
+from esp_common.cli import actor_id, group, run_command, show_rows
+from esp_common.database import Pool, create_pool
+from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
+from esp_common.roles import run_role
 from esp_common.settings import settings_table
 
 from esp_ingest import app as roles
@@ -36,7 +32,6 @@ from esp_ingest.store.lists import Lists, QuarantineFilter
 from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import installed_engine
 
-Result = TypeVar("Result")
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
 ReadingIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `quarantine list` shows them.")]
 ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Only those refused for this.")]
@@ -50,25 +45,18 @@ REFUSED_COLUMNS: Final = ("id", "received_at", "state", "reason", "gateway_id", 
 LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
 
 
-def _group(purpose: str) -> typer.Typer:
-    # Plain text: an error is a line, not a box.
-    return typer.Typer(
-        help=purpose, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
-
-
-app = _group("Takes readings in, screens and stores them.")
-assets = _group("Fields, wells, pumps, gateways and tag maps.")
-quarantine = _group("Readings that were refused.")
-letters = _group("Messages that no worker could process.")
-retention = _group("Raw days that may go.")
-for name, group in (
+app = group("Takes readings in, screens and stores them.")
+assets = group("Fields, wells, pumps, gateways and tag maps.")
+quarantine = group("Readings that were refused.")
+letters = group("Messages that no worker could process.")
+retention = group("Raw days that may go.")
+for name, commands in (
     ("assets", assets),
     ("quarantine", quarantine),
     ("dead-letters", letters),
     ("retention", retention),
 ):
-    app.add_typer(group, name=name)
+    app.add_typer(commands, name=name)
 
 
 # --- roles ------------------------------------------------------------------------------------------------
@@ -77,19 +65,19 @@ for name, group in (
 @app.command("api")
 def run_api() -> None:
     """Serve the HTTP API."""
-    _run_role("api", roles.run_api)
+    run_role(SERVICE, "api", roles.run_api, IngestSettings.load())
 
 
 @app.command("worker")
 def run_worker() -> None:
     """Store what arrives on the queue, and publish what was accepted."""
-    _run_role("worker", roles.run_worker)
+    run_role(SERVICE, "worker", roles.run_worker, IngestSettings.load())
 
 
 @app.command("maintenance")
 def run_maintenance() -> None:
     """Keep partitions, aggregates and data quality current, and publish events."""
-    _run_role("maintenance", roles.run_maintenance)
+    run_role(SERVICE, "maintenance", roles.run_maintenance, IngestSettings.load())
 
 
 @app.command("migrate")
@@ -115,7 +103,7 @@ def import_assets(file: Annotated[Path, typer.Argument(help="YAML (all kinds) or
 
     async def command() -> None:
         async with _tools() as (_, pool):
-            changes = await Assets(pool).write(statements, actor())
+            changes = await Assets(pool).write(statements, actor_id())
         typer.echo(f"{changes.created} created, {changes.updated} updated, {changes.unchanged} as they were")
 
     try:
@@ -198,7 +186,7 @@ def _resolve(
         async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
             refused = Quarantine(pool, publisher)
             for id_ in ids or ():
-                await act(refused, id_, actor())
+                await act(refused, id_, actor_id())
                 typer.echo(f"{id_} {done}")
             if not ids:
                 typer.echo(f"{await count(refused, pool)} {done}")
@@ -207,7 +195,7 @@ def _resolve(
         resolved = 0
         async for id_ in every_refused(Lists(pool), wanted):
             with suppress(Conflict, NotFound):  # someone else was faster
-                await act(refused, id_, actor())
+                await act(refused, id_, actor_id())
                 resolved += 1
         return resolved
 
@@ -246,7 +234,7 @@ def replay_letters(ids: LetterIds = None, every: All = False) -> None:
 
     async def command() -> None:
         async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
-            count = await DeadLetters(settings.amqp_url).replay(wanted, actor(), publisher, pool)
+            count = await DeadLetters(settings.amqp_url).replay(wanted, actor_id(), publisher, pool)
         typer.echo(f"{count} replayed")
 
     _run(command())
@@ -259,7 +247,7 @@ def discard_letters(ids: LetterIds = None, every: All = False) -> None:
 
     async def command() -> None:
         async with _tools() as (settings, pool):
-            count = await DeadLetters(settings.amqp_url).discard(wanted, actor(), pool)
+            count = await DeadLetters(settings.amqp_url).discard(wanted, actor_id(), pool)
         typer.echo(f"{count} discarded")
 
     _run(command())
@@ -308,7 +296,7 @@ def drop_raw_days(
                 before.date(),
                 today=datetime.now(UTC).date(),
                 keep_days=settings.retention_days,
-                by=actor(),
+                by=actor_id(),
             ):
                 typer.echo(f"{dropped.day}: {dropped.readings} readings dropped")
 
@@ -316,11 +304,6 @@ def drop_raw_days(
 
 
 # --- shared -----------------------------------------------------------------------------------------------
-
-
-def actor() -> str:
-    """Return who runs this command, for the audit trail."""
-    return f"cli:{getuser()}"
 
 
 @asynccontextmanager
@@ -331,30 +314,13 @@ async def _tools(**overrides: Any) -> AsyncIterator[tuple[IngestSettings, Pool]]
         yield settings, pool
 
 
-def _run_role(name: str, role: roles.Role) -> None:
-    settings = IngestSettings.load()
-    telemetry.configure(SERVICE, name, settings)
-    uvloop.run(roles.run_role(role, settings))
-
-
-def _run(command: Coroutine[Any, Any, Result]) -> Result:
-    """Run an operator's command; a database that is away becomes the error that says so."""
-    # Its output is the answer; what libraries have to say is for the roles' logs.
-    logging.getLogger().addHandler(logging.NullHandler())
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    try:
-        return asyncio.run(command)
-    except OUTAGES as error:
-        raise Unavailable(
-            f"database or broker does not answer: {error}", fix="check ESP_INGEST_DATABASE_URL and _AMQP_URL"
-        ) from error
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    fix = "check ESP_INGEST_DATABASE_URL and _AMQP_URL"
+    run_command(command, away="database or broker", fix=fix)
 
 
 def _show_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
-    """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
-    typer.echo("\t".join(columns))
-    for row in rows:
-        typer.echo("\t".join("-" if row[column] is None else str(row[column]) for column in columns))
+    show_rows(columns, ([row[column] for column in columns] for row in rows))
 
 
 def _show_whole(document: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import structlog
 from esp_common import topology
 from esp_common.database import Pool, is_outage
 from esp_common.messaging import EventListener, LeanConsumer, Publisher
+from esp_common.roles import until_first_ends
 
 from esp_ingest import seen
 from esp_ingest.domain.registry import Registry
@@ -117,26 +118,18 @@ class Worker:
 
         What cannot be finished in time goes back to the queue. Raises what a part of it died of.
         """
-        parts = {
-            asyncio.create_task(part, name=name)
-            for name, part in (
-                ("intake", self.intake.run()),
-                ("consumer", self._consume()),
-                ("registry", self.registry.run()),
-                ("asset-events", self.listener.run()),
-                ("stop", stop.wait()),
-            )
-        }
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            await self.intake.drain(DRAIN_S)
-            await self.consumer.stop()
-            for part in done:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+        await until_first_ends(
+            self.intake.run(),
+            self._consume(),
+            self.registry.run(),
+            self.listener.run(),
+            stop.wait(),
+            finish=self._finish,
+        )
+
+    async def _finish(self) -> None:
+        await self.intake.drain(DRAIN_S)
+        await self.consumer.stop()
 
     async def _consume(self) -> None:
         """Take messages once there is a registry to screen them against."""

@@ -11,6 +11,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from esp_common.database import OUTAGES, Engine, Pool
 from esp_common.messaging import Publisher
 from esp_common.outbox import Relay
+from esp_common.roles import until_first_ends
 from prometheus_client import Counter, Gauge
 
 from esp_ingest.assets import SERVICE
@@ -54,19 +55,13 @@ class Maintenance:
             scheduler.add_job(
                 self._attempt, "interval", (name, job), seconds=period_s, next_run_time=datetime.now(UTC)
             )
-        parts = [asyncio.ensure_future(part) for part in (self._relay.run(), stop.wait())]
         scheduler.start()
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in done:
-                part.result()
+            await until_first_ends(self._relay.run(), stop.wait())
         finally:
             scheduler.shutdown(wait=False)
-            for part in parts:
-                part.cancel()
             # Whatever runs is finished, not cut off in the middle.
-            async with self._turn:
-                await asyncio.gather(*parts, return_exceptions=True)
+            await self._turn.acquire()
 
     def _jobs(self) -> list[tuple[str, float, Job]]:
         jobs: list[tuple[str, float, Job]] = [

@@ -1,10 +1,9 @@
 """The HTTP server as the API runs it: uvicorn, stopped by the role, with a short way for small posts."""
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
-import uvicorn
+from esp_common import serving
 from esp_common.auth import Principal
 from esp_common.http import source_address
 from starlette.responses import Response
@@ -12,9 +11,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from esp_ingest.api.telemetry import PATH, FastLane, TelemetryEndpoint
 from esp_ingest.settings import IngestSettings
-
-SHUTDOWN_S: Final = 20
-"""How long requests under way have to end."""
 
 MOST_BUFFERED: Final = 32 * 1024
 """Posts above this are served as any request is, byte by byte."""
@@ -94,27 +90,7 @@ class _Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class Server(uvicorn.Server):
-    """A server that ends when `should_exit` is set, and leaves signals to the role."""
-
-    def capture_signals(self) -> Any:
-        """Capture none."""
-        return nullcontext()
-
-
-def make_server(application: FastLane, settings: IngestSettings) -> Server:
+def make_server(application: FastLane, settings: IngestSettings) -> serving.Server:
     """Return the server of `application`."""
-    return Server(
-        uvicorn.Config(
-            application,
-            settings.http_host,
-            settings.http_port,
-            http=partial(_Protocol, endpoint=application.endpoint),  # type: ignore[arg-type]
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=SHUTDOWN_S,
-        )
-    )
+    protocol = partial(_Protocol, endpoint=application.endpoint)
+    return serving.make_server(application, settings, http=protocol)

@@ -1,0 +1,88 @@
+"""What every role does: stop when told, wait for its database, and end with the first of its parts."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import stamina
+import structlog
+import uvloop
+
+from esp_common import telemetry
+from esp_common.database import OUTAGES, Pool, create_pool
+from esp_common.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+Role = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+class Stopped(Exception):
+    """The role was told to stop while it still waited for the database."""
+
+
+def run_role(service: str, name: str, role: Role[Settings], settings: Settings) -> None:
+    """Be the process of a role: run it until SIGTERM or SIGINT."""
+    telemetry.configure(service, name, settings)
+    uvloop.run(_until_signalled(role, settings))
+
+
+async def _until_signalled(role: Role[Settings], settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with suppress(Stopped):
+        await role(settings, stop)
+
+
+async def until_first_ends(
+    *parts: Coroutine[Any, Any, object],
+    beside: Iterable[Coroutine[Any, Any, object]] = (),
+    finish: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run all; return when the first of `parts` ends, raising what it died of. `beside` may end before.
+
+    `finish` is awaited then, with the others still running; after it they are cancelled.
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    others = [asyncio.ensure_future(part) for part in beside]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if finish is not None:
+            await finish()
+        for task in done:
+            task.result()
+    finally:
+        for task in (*tasks, *others):
+            task.cancel()
+        await asyncio.gather(*tasks, *others, return_exceptions=True)
+
+
+async def await_pool(settings: ServiceSettings, stop: asyncio.Event, **options: Any) -> Pool:
+    """Return a connected pool, however long the database takes to answer; raise Stopped if told to stop.
+
+    `options`: those of `esp_common.database.create_pool`.
+    """
+    opening = asyncio.ensure_future(_connected_pool(settings, options))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((opening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            raise Stopped
+        return opening.result()
+    finally:
+        opening.cancel()
+        stopping.cancel()
+        await asyncio.gather(opening, stopping, return_exceptions=True)
+
+
+async def _connected_pool(settings: ServiceSettings, options: dict[str, Any]) -> Pool:
+    async for attempt in stamina.retry_context(on=OUTAGES, attempts=None, timeout=None, wait_max=5.0):
+        if attempt.num == 2:
+            log.warning("database.awaited")
+        with attempt:
+            return await create_pool(settings, **options)
+    raise AssertionError("retried for ever")
