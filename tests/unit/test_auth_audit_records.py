@@ -224,15 +224,6 @@ def test_an_event_of_an_outbox_is_one_record_completed_by_its_envelope() -> None
     assert record.action == said["action"]
 
 
-def test_an_event_of_the_first_form_is_a_success() -> None:
-    said = {"actor": "cli:ann", "action": "quarantine.replayed", "subject": "q1", "data": {"pump_id": "P"}}
-    event = Event("audit.recorded", "ingest", "q1", said)
-    (whole,) = bodies_of(event.headers(), event.body())
-    record = record_of(whole)
-    assert (record.actor_id, record.actor_kind, record.outcome) == ("cli:ann", "cli", "success")
-    assert (record.action, record.object, record.detail) == ("quarantine.replayed", "q1", {"pump_id": "P"})
-
-
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b"\xff", b'"x"'])
 def test_a_message_in_neither_form_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):

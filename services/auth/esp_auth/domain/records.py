@@ -30,7 +30,6 @@ DETAIL_BYTES: Final = 16 * 1024
 DETAIL_DEPTH: Final = 8
 CUT: Final = "…"
 
-_FIRST_FORM: Final = frozenset({"actor", "action", "subject", "data"})
 _INT64: Final = range(-(2**63), 2**63)
 _INT32_MAX: Final = 2**31 - 1
 _HINTS: Final = (
@@ -68,22 +67,7 @@ def _completed(content: dict[str, Any], headers: Mapping[str, Any], body: bytes)
         event = decode_event(headers, body)
     except InvalidInput:
         return content  # a record by itself has to be complete
-    if content.keys() <= _FIRST_FORM:
-        content = _of_first_form(content)
     return {"id": event.id, "time": event.time.isoformat(), "service": event.source} | content
-
-
-def _of_first_form(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a record from before there were fields for how it ended: only what was done had one."""
-    actor = content.get("actor")
-    return {
-        "actor_id": actor,
-        "actor_kind": "cli" if str(actor).startswith("cli:") else "key",
-        "action": content.get("action"),
-        "object": content.get("subject"),
-        "outcome": "success",
-        "detail": content.get("data"),
-    }
 
 
 def record_of(fields: Any) -> Record:
