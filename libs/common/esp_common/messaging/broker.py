@@ -1,4 +1,9 @@
-"""FastStream brokers for events and work where convenience matters more than the last microsecond.
+"""FastStream brokers: for messages each of which is a piece of work.
+
+Use one where a message takes milliseconds to work on and is acknowledged by itself: the accepted batches
+that diagnostics consumes. Each is decoded, counted, timed and traced on its way. Use `LeanConsumer` where
+many small messages become durable together and are acknowledged in bulk (ingest's readings, the audit log):
+a task and a chain of middleware for each would cost more than its work.
 
 Not imported by `esp_common.messaging`, since FastStream takes most of a second to load.
 """
