@@ -1,20 +1,11 @@
 """The TimescaleDB migrations and their aggregates run on every machine, in TimescaleDB's WASM build."""
 
-import json
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
-from io import StringIO
-from pathlib import Path
-from subprocess import PIPE
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from esp_common.contracts.channels import CHANNELS
 from esp_ingest.store.migrations import migrate
-from esp_stack.databases import ROLES
-
-WASM = Path(__file__).parents[1] / "wasm"
 
 ASSETS = """
 INSERT INTO ingest.fields VALUES ('f', 'Field');
@@ -53,30 +44,11 @@ Run = Callable[[str], Rows]
 
 
 @pytest.fixture(scope="module")
-def wasm() -> Iterator[Run]:
-    """Run a script in a migrated database of the module; return the rows of its last statement."""
-    if not (WASM / "node_modules").exists():
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=WASM, check=True, capture_output=True)
-    with subprocess.Popen(["node", "run.mjs"], cwd=WASM, text=True, stdin=PIPE, stdout=PIPE) as process:
-        requests, answers = process.stdin, process.stdout
-        assert requests
-        assert answers
-
-        def run(script: str) -> Rows:
-            print(json.dumps(script), file=requests, flush=True)
-            answer = json.loads(answers.readline())
-            assert "error" not in answer, answer["error"]
-            rows: Rows = answer["rows"]
-            return rows
-
-        run("".join(f"CREATE ROLE {role};" for role in ROLES))
-        run("CREATE EXTENSION timescaledb")
-        with redirect_stdout(StringIO()) as schema:
-            migrate("postgresql:///", "timescale", sql=True)
-        run(schema.getvalue())
-        run(ASSETS)
-        yield run
-        requests.close()
+def wasm(make_wasm: Callable[[Any], Run]) -> Run:
+    """The migrated database of the module, with assets."""
+    run = make_wasm(migrate)
+    run(ASSETS)
+    return run
 
 
 def compare(run: Run) -> list[int]:

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -24,6 +23,7 @@ from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
+from waiting import beside
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -146,22 +146,11 @@ class AuthService:
         return consumer
 
 
-@asynccontextmanager
-async def running(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `coroutine` beside the body."""
-    task = asyncio.create_task(coroutine)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 @pytest.fixture(scope="module")
 async def auth_service(vhost: Vhost) -> AsyncIterator[AuthService]:
     """An auth service of the module, answering."""
     auth = AuthService(vhost)
-    async with running(auth.serve()):
+    async with beside(auth.serve()):
         yield auth
 
 
@@ -201,7 +190,7 @@ async def auditor(vhost: Vhost) -> AsyncIterator[Auditor]:
     """An auditor that listens; what others left is thrown away first."""
     vhost.server.api("DELETE", f"queues/{vhost.name}/{topology.AUTH_AUDIT}/contents")
     auditor = Auditor(vhost.url_for("auth"))
-    async with running(auditor.run()):
+    async with beside(auditor.run()):
         yield auditor
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,18 +14,7 @@ from esp_common.audit import MEMORY_BATCHES, RECORDED, AuditTrail
 from esp_common.messaging import Publisher
 from esp_stack.servers import RabbitMQ, Vhost
 from prometheus_client import REGISTRY
-
-
-@asynccontextmanager
-async def beside(*parts: Any) -> AsyncIterator[None]:
-    """Run parts beside the body."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+from waiting import beside
 
 
 def note(trail: AuditTrail, object_: str, **other: Any) -> None:

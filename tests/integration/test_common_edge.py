@@ -20,6 +20,7 @@ from esp_common.tokens import Verifier
 from esp_stack.servers import Vhost
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.responses import StreamingResponse
+from waiting import beside
 
 router = APIRouter()
 OUTSIDE = {"X-Forwarded-For": "6.6.6.6, 10.0.0.1"}
@@ -88,18 +89,6 @@ async def requester(vhost: Vhost) -> AsyncIterator[Requester]:
     """The ingest service's connection."""
     async with Requester(vhost.url_for("ingest")) as requester:
         yield requester
-
-
-@asynccontextmanager
-async def beside(*parts: Any) -> AsyncIterator[None]:
-    """Run parts beside the body."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Publishing and consuming through everything a broker does to its clients."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -13,25 +13,10 @@ from esp_common.contracts.events import Event
 from esp_common.errors import BrokerUnavailable, EspError, Nacked, Unroutable
 from esp_common.messaging import Delivery, EventListener, LeanConsumer, Publisher, Requester
 from esp_stack.servers import RabbitMQ, Vhost
+from waiting import until
 
 QUEUE = topology.INGEST_TELEMETRY
 KEY = "telemetry.gw-01"
-
-
-async def eventually(holds: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 30) -> None:
-    """Wait until `holds()`, or fail saying `what` did not come."""
-
-    async def poll() -> None:
-        while True:
-            answer = holds()
-            if answer if isinstance(answer, bool) else await answer:
-                return
-            await asyncio.sleep(0.02)
-
-    try:
-        await asyncio.wait_for(poll(), within_s)
-    except TimeoutError:
-        pytest.fail(f"not within {within_s} s: {what}")
 
 
 @pytest.fixture
@@ -72,7 +57,7 @@ class Taken:
 async def consuming(vhost: Vhost) -> AsyncIterator[Taken]:
     taken = Taken(vhost)
     running = asyncio.create_task(taken.consumer.run())
-    await eventually(lambda: taken.consumer.alive, "the consumer is alive")
+    await until(lambda: taken.consumer.alive, "the consumer is alive")
     yield taken
     await taken.consumer.stop()
     await running
@@ -104,7 +89,7 @@ async def test_a_message_arrives_as_it_was_published(publisher: Publisher, fresh
     await publisher.publish(topology.INGEST, KEY, b"")
     await publisher.publish(topology.INGEST, KEY, large)
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 3, "three messages")
+        await until(lambda: len(taken.deliveries) == 3, "three messages")
     first = taken.deliveries[0]
     assert taken.bodies() == [b"[]", b"", large]
     assert (first.routing_key, first.content_type, first.message_id) == (KEY, "application/x", "m-1")
@@ -135,7 +120,7 @@ async def test_a_queue_that_is_full_raises(publisher: Publisher, fresh: Vhost) -
             return True
         return False
 
-    await eventually(refused, "the broker refuses")
+    await until(refused, "the broker refuses")
 
 
 async def test_an_unknown_exchange_raises_and_the_publisher_recovers(
@@ -143,7 +128,7 @@ async def test_an_unknown_exchange_raises_and_the_publisher_recovers(
 ) -> None:
     with pytest.raises(EspError):
         await publisher.publish("esp.ingest.misspelt", KEY, b"x")
-    await eventually(lambda: publisher.connected, "connected again")
+    await until(lambda: publisher.connected, "connected again")
     await publisher.publish(topology.INGEST, KEY, b"x")
 
 
@@ -166,13 +151,13 @@ async def test_what_was_in_flight_when_the_connection_dropped_raises_and_the_res
         return refused
 
     streams = [asyncio.create_task(stream()) for _ in range(20)]
-    await eventually(lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed by the broker")
+    await until(lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed by the broker")
     before = confirmed
-    await eventually(lambda: not publisher.connected or confirmed > before + 1000, "noticed")
-    await eventually(lambda: publisher.connected and confirmed > before + 100, "publishing again")
+    await until(lambda: not publisher.connected or confirmed > before + 1000, "noticed")
+    await until(lambda: publisher.connected and confirmed > before + 100, "publishing again")
     stopping.set()
     assert sum(await asyncio.gather(*streams)) > 0
-    await eventually(lambda: at_least(fresh, confirmed), "every confirmed message is in the queue")
+    await until(lambda: at_least(fresh, confirmed), "every confirmed message is in the queue")
 
 
 async def test_confirms_are_told_apart_by_who_published_while_the_link_was_being_opened(
@@ -188,11 +173,9 @@ async def test_confirms_are_told_apart_by_who_published_while_the_link_was_being
 
         stopping = asyncio.Event()
         streams = [asyncio.create_task(impatient()) for _ in range(5)]
-        await eventually(
-            lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed by the broker"
-        )
-        await eventually(lambda: not requester.connected, "noticed")
-        await eventually(lambda: requester.connected, "connected again")
+        await until(lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed by the broker")
+        await until(lambda: not requester.connected, "noticed")
+        await until(lambda: requester.connected, "connected again")
         stopping.set()
         await asyncio.gather(*streams)
         # Were a confirm taken for another message's, this one would wait for the next one's for ever.
@@ -228,11 +211,11 @@ async def test_what_is_done_is_gone_and_what_is_not_comes_again(publisher: Publi
     for number in range(6):
         await publisher.publish(topology.INGEST, KEY, str(number).encode())
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 6, "six messages")
+        await until(lambda: len(taken.deliveries) == 6, "six messages")
         taken.consumer.done(taken.deliveries[3:5])
         taken.consumer.done(taken.deliveries[:2])
     async with consuming(fresh) as again:
-        await eventually(lambda: len(again.deliveries) == 2, "what was not done")
+        await until(lambda: len(again.deliveries) == 2, "what was not done")
         assert sorted(again.bodies()) == [b"2", b"5"]
         assert all(d.redelivered and d.delivery_count == 1 for d in again.deliveries)
 
@@ -243,10 +226,10 @@ async def test_a_deleted_queue_makes_it_not_alive_until_it_has_declared_and_cons
     async with consuming(fresh) as taken:
         seen_dead = watch(lambda: taken.consumer.alive)
         fresh.server.api("DELETE", f"queues/{fresh.name}/{QUEUE}")
-        await eventually(seen_dead, "not alive while the socket is")
-        await eventually(lambda: taken.consumer.alive, "alive again")
+        await until(seen_dead, "not alive while the socket is")
+        await until(lambda: taken.consumer.alive, "alive again")
         await publisher.publish(topology.INGEST, KEY, b"after")
-        await eventually(lambda: b"after" in taken.bodies(), "consuming again")
+        await until(lambda: b"after" in taken.bodies(), "consuming again")
 
 
 def watch(alive: Callable[[], bool]) -> Callable[[], bool]:
@@ -257,15 +240,15 @@ def watch(alive: Callable[[], bool]) -> Callable[[], bool]:
 async def test_a_channel_the_broker_closes_is_opened_again(publisher: Publisher, fresh: Vhost) -> None:
     await publisher.publish(topology.INGEST, KEY, b"before")
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 1, "the message")
+        await until(lambda: len(taken.deliveries) == 1, "the message")
         old = taken.deliveries[0]
         taken.consumer.done([old])
-        await eventually(lambda: nothing_unsettled(fresh), "acked")
+        await until(lambda: nothing_unsettled(fresh), "acked")
         taken.consumer.nack(old, requeue=True)  # a tag twice: the broker closes the channel
-        await eventually(lambda: not taken.consumer.alive, "not alive")
-        await eventually(lambda: taken.consumer.alive, "alive again")
+        await until(lambda: not taken.consumer.alive, "not alive")
+        await until(lambda: taken.consumer.alive, "alive again")
         await publisher.publish(topology.INGEST, KEY, b"after")
-        await eventually(lambda: b"after" in taken.bodies(), "consuming again")
+        await until(lambda: b"after" in taken.bodies(), "consuming again")
 
 
 async def nothing_unsettled(vhost: Vhost) -> bool:
@@ -281,24 +264,24 @@ async def test_a_closed_connection_gives_messages_back_and_late_acks_do_no_harm(
 ) -> None:
     await publisher.publish(topology.INGEST, KEY, b"x")
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 1, "the message")
-        await eventually(lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed")
-        await eventually(lambda: len(taken.deliveries) == 2, "the message again")
+        await until(lambda: len(taken.deliveries) == 1, "the message")
+        await until(lambda: asyncio.to_thread(lambda: close_connections(fresh) > 0), "closed")
+        await until(lambda: len(taken.deliveries) == 2, "the message again")
         first, second = taken.deliveries
         taken.consumer.done([first])
         taken.consumer.nack(first, requeue=False)
         assert second.redelivered
         taken.consumer.done([second])
-        await eventually(lambda: nothing_unsettled(fresh), "acked once")
+        await until(lambda: nothing_unsettled(fresh), "acked once")
         assert await depth(fresh, topology.INGEST_TELEMETRY_DEAD) == 0
 
 
 async def test_a_rejected_message_lies_with_the_dead_letters(publisher: Publisher, fresh: Vhost) -> None:
     await publisher.publish(topology.INGEST, KEY, b"poison")
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 1, "the message")
+        await until(lambda: len(taken.deliveries) == 1, "the message")
         taken.consumer.nack(taken.deliveries[0], requeue=False)
-        await eventually(lambda: at_least_dead(fresh), "dead-lettered")
+        await until(lambda: at_least_dead(fresh), "dead-lettered")
 
 
 async def at_least_dead(vhost: Vhost) -> bool:
@@ -319,32 +302,32 @@ async def test_a_message_given_back_too_often_lies_with_the_dead_letters(
                 taken.consumer.nack(delivery, requeue=True)
             return await at_least_dead(fresh)
 
-        await eventually(dead, "dead-lettered")
+        await until(dead, "dead-lettered")
     assert [d.delivery_count for d in taken.deliveries] == list(range(topology.DELIVERY_LIMIT + 1))
 
 
 async def test_a_paused_consumer_takes_nothing_and_may_still_ack(publisher: Publisher, fresh: Vhost) -> None:
     await publisher.publish(topology.INGEST, KEY, b"1")
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 1, "the message")
+        await until(lambda: len(taken.deliveries) == 1, "the message")
         await taken.consumer.pause()
         await publisher.publish(topology.INGEST, KEY, b"2")
         taken.consumer.done(taken.deliveries)
-        await eventually(lambda: at_least(fresh, 1), "the second waits")
+        await until(lambda: at_least(fresh, 1), "the second waits")
         assert not taken.consumer.alive
         assert taken.bodies() == [b"1"]
         await taken.consumer.resume()
-        await eventually(lambda: taken.bodies() == [b"1", b"2"], "the second came, and the first not again")
+        await until(lambda: taken.bodies() == [b"1", b"2"], "the second came, and the first not again")
 
 
 async def test_a_pause_can_give_back_what_is_not_settled(publisher: Publisher, fresh: Vhost) -> None:
     await publisher.publish(topology.INGEST, KEY, b"1")
     async with consuming(fresh) as taken:
-        await eventually(lambda: len(taken.deliveries) == 1, "the message")
+        await until(lambda: len(taken.deliveries) == 1, "the message")
         await taken.consumer.pause(give_back=True)
-        await eventually(lambda: at_least(fresh, 1), "given back")
+        await until(lambda: at_least(fresh, 1), "given back")
         await taken.consumer.resume()
-        await eventually(lambda: len(taken.deliveries) == 2, "taken again")
+        await until(lambda: len(taken.deliveries) == 2, "taken again")
         assert taken.deliveries[1].delivery_count == 1
 
 
@@ -358,11 +341,11 @@ async def test_a_restart_of_the_broker_loses_nothing_confirmed(server_home: Path
         vhost = Vhost("/", server)
         async with Publisher(vhost.url_for("ingest")) as publisher, consuming(vhost) as taken:
             await publisher.publish(topology.INGEST, KEY, b"before")
-            await eventually(lambda: len(taken.deliveries) == 1, "the message")
+            await until(lambda: len(taken.deliveries) == 1, "the message")
             await asyncio.to_thread(server.restart)
-            await eventually(lambda: publisher.connected and taken.consumer.alive, "both are back")
+            await until(lambda: publisher.connected and taken.consumer.alive, "both are back")
             await publisher.publish(topology.INGEST, KEY, b"after")
-            await eventually(lambda: {b"before", b"after"} <= set(taken.bodies()[1:]), "both messages")
+            await until(lambda: {b"before", b"after"} <= set(taken.bodies()[1:]), "both messages")
     finally:
         server.kill()
 
@@ -403,14 +386,14 @@ async def test_every_listener_hears_each_event_and_goes_on_after_a_lost_connecti
         event = Event("asset.pump-changed", "ingest", subject, {})
         await publisher.publish(topology.EVENTS, event.type, event.body(), headers=event.headers())
 
-    await eventually(lambda: all(each.alive for each in listeners), "both listen")
+    await until(lambda: all(each.alive for each in listeners), "both listen")
     await say("P-1")
-    await eventually(lambda: heard == [["P-1"], ["P-1"]], "both heard")
-    await eventually(lambda: asyncio.to_thread(lambda: close_connections(fresh) >= 3), "all closed")
-    await eventually(lambda: len(beginnings) >= 4, "both begin again")
-    await eventually(lambda: publisher.connected and all(each.alive for each in listeners), "all are back")
+    await until(lambda: heard == [["P-1"], ["P-1"]], "both heard")
+    await until(lambda: asyncio.to_thread(lambda: close_connections(fresh) >= 3), "all closed")
+    await until(lambda: len(beginnings) >= 4, "both begin again")
+    await until(lambda: publisher.connected and all(each.alive for each in listeners), "all are back")
     await say("P-2")
-    await eventually(lambda: heard == [["P-1", "P-2"]] * 2, "both heard again")
+    await until(lambda: heard == [["P-1", "P-2"]] * 2, "both heard again")
     for each in listeners:
         await each.stop()
     await asyncio.gather(*running)

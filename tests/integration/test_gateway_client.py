@@ -19,6 +19,7 @@ from esp_gateway.encoding import Encoding, decode
 from esp_gateway.errors import LinkRefused, SpoolFull
 from esp_gateway.spool import Spool, read_state
 from esp_stack.servers import RabbitMQ, Vhost
+from waiting import until
 
 GATEWAY = "gw-01"
 DEADLINE_S = 60.0
@@ -61,12 +62,6 @@ async def received(queue: AbstractQueue) -> list[aio_pika.abc.AbstractIncomingMe
     while message := await queue.get(no_ack=True, fail=False):
         messages.append(message)
     return messages
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - it is not ours to set an event
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("encoding", Encoding)

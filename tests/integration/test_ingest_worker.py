@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import prepare
 from esp_stack.servers import Vhost
 from redis.asyncio import Redis
+from waiting import until
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUN_WORKER = """
@@ -51,14 +52,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float = 20) -> Any:
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while not (found := await condition()):
-        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.02)
-    return found
 
 
 ASSETS = """
