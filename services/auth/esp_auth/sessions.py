@@ -116,13 +116,15 @@ class Sessions:
     ) -> list[Event]:
         """End sessions of a user whose row is held, `only` one or all `but` one, and refuse their tokens."""
         now = await UserStore(connection).now()
-        ended = await SessionStore(connection).end(user_id, now, why, only=only, but=but)
+        ended = await SessionStore(connection).end(
+            user_id, now, why, over_since=self._tokens_good_since(now), only=only, but=but
+        )
         return await self._revocations.revoke_sessions(connection, ended, now)
 
     async def end_all(self, connection: Connection, user_id: UUID, why: str) -> list[Event]:
         """End every session of a user whose row is held, and refuse every token there is."""
         now = await UserStore(connection).now()
-        await SessionStore(connection).end(user_id, now, why)
+        await SessionStore(connection).end(user_id, now, why, over_since=now)
         return await self._revocations.revoke_user(connection, user_id, now)
 
     async def log_out(self, user_id: UUID, session_id: UUID, actor: Actor, *, everywhere: bool) -> None:
@@ -144,7 +146,9 @@ class Sessions:
     async def _end_for_reuse(
         self, connection: Connection, token: RefreshToken, actor: Actor, now: datetime
     ) -> list[Event]:
-        ended = await SessionStore(connection).end(token.user_id, now, "reuse", only=token.session_id)
+        ended = await SessionStore(connection).end(
+            token.user_id, now, "reuse", over_since=self._tokens_good_since(now), only=token.session_id
+        )
         if not ended:
             return []
         log.warning(
@@ -153,6 +157,10 @@ class Sessions:
         detail = {"user_id": str(token.user_id), "reason": "a refresh token was used twice"}
         await note(connection, actor, "session.revoke", str(token.session_id), detail)
         return await self._revocations.revoke_sessions(connection, ended, now)
+
+    def _tokens_good_since(self, now: datetime) -> datetime:
+        """Return since when access tokens were issued that may be good at `now`."""
+        return now - timedelta(seconds=self._lifetimes.access_s)
 
     async def _grant(
         self, connection: Connection, user: User, session_id: UUID, now: datetime, session_ends: datetime

@@ -79,3 +79,31 @@ async def test_an_administrator_gives_keys_and_roles_what_administrators_lack(au
     person = {"username": "an-engineer", "password": "a long way down the well", "roles": ["engineer"]}
     added = await auth.bare.post("/api/v1/users", json=person, headers=session.header)
     assert (made.status_code, added.status_code) == (201, 201)
+
+
+# --- tokens that outlive what they were given for ---------------------------------------------------------
+
+
+async def test_logging_out_refuses_a_token_whose_session_was_over_by_then(auth: Any) -> None:
+    session = await auth.log_in(await auth.user("viewer"))
+    await auth.rows(
+        "UPDATE auth.sessions SET expires_at = now() - interval '1 minute' WHERE session_id = $1::text::uuid",
+        session.claims["sid"],
+    )
+    answer = await auth.bare.post("/api/v1/auth/logout", headers=session.header)
+    assert answer.status_code == 204
+    assert await auth.me(session) == 401
+
+
+async def test_another_password_refuses_tokens_of_sessions_that_are_over(auth: Any) -> None:
+    user = await auth.user("viewer")
+    stolen, own = await auth.log_in(user), await auth.log_in(user)
+    await auth.rows(
+        "UPDATE auth.sessions SET expires_at = now() - interval '1 minute' WHERE session_id = $1::text::uuid",
+        stolen.claims["sid"],
+    )
+    change = {"current": "seven wells under the rain", "new": "nine pumps below the ice"}
+    changed = await auth.bare.post("/api/v1/auth/password", json=change, headers=own.header)
+    assert changed.status_code == 204
+    assert await auth.me(stolen) == 401
+    assert await auth.me(own) == 200

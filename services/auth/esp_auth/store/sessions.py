@@ -58,11 +58,15 @@ class SessionStore:
         now: datetime,
         why: str,
         *,
+        over_since: datetime,
         only: UUID | None = None,
         but: UUID | None = None,
     ) -> list[UUID]:
-        """End a user's sessions, `only` one or all `but` one, and return those that ended by it."""
-        rows = await self._connection.fetch(_QUERIES.end, user_id, only, but, now, why)
+        """End a user's sessions, `only` one or all `but` one, and return those that ended by it.
+
+        One that expired after `over_since` is among them: its last access token may still be good.
+        """
+        rows = await self._connection.fetch(_QUERIES.end, user_id, only, but, now, why, over_since)
         return [row["session_id"] for row in rows]
 
     async def is_open(self, session_id: UUID, user_id: UUID) -> bool:

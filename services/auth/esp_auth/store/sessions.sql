@@ -16,9 +16,9 @@ WHERE token_hash = $1
 UPDATE auth.refresh_tokens SET used_at = $2 WHERE token_hash = $1
 
 -- name: end
--- Those of a user that go on, or one of them ($2), or all but one ($3).
+-- Those of a user that go on or expired after $6, or one of them ($2), or all but one ($3).
 UPDATE auth.sessions SET ended_at = $4, ended_by = $5
-WHERE user_id = $1 AND ended_at IS NULL AND expires_at > $4
+WHERE user_id = $1 AND ended_at IS NULL AND expires_at > $6
   AND ($2::uuid IS NULL OR session_id = $2) AND ($3::uuid IS NULL OR session_id <> $3)
 RETURNING session_id
 
