@@ -52,8 +52,9 @@ def bare_vhost(rabbitmq: RabbitMQ) -> Iterator[Vhost]:
 
 
 async def test_declaring_makes_the_same(bare_vhost: Vhost, rabbitmq: RabbitMQ) -> None:
-    await topology.declare_all(bare_vhost.url)
-    await topology.declare_all(bare_vhost.url)
+    async with await aio_pika.connect(bare_vhost.url) as connection, connection.channel() as channel:
+        await topology.declare(channel)
+        await topology.declare(channel)
     assert in_broker(rabbitmq, "bare") == in_module("bare")
 
 

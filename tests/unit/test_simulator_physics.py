@@ -5,7 +5,6 @@ import pytest
 from esp_gateway.simulator import gas, inflow, motor, viscosity
 from esp_gateway.simulator.faults import Causes
 from esp_gateway.simulator.field import build_field
-from esp_gateway.simulator.model import blend
 from esp_gateway.simulator.operation import Drive, operate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,13 +84,6 @@ def test_wells_settle_where_they_were_designed(small_field):
 
     assert seen.surface_rate_bpd == pytest.approx(small_field.wells.design_rate_bpd, rel=0.01)
     assert small_field._model._slow.intake_psi == pytest.approx(small_field.wells.design_intake_psi, rel=0.01)
-
-
-def test_blending_ticks_runs_straight(small_field):
-    slow = small_field._model._slow
-    later = slow._replace(intake_psi=slow.intake_psi + 10)
-
-    assert blend(slow, later, np.array(0.3)).intake_psi == pytest.approx(slow.intake_psi + 3)
 
 
 @pytest.fixture(scope="module")

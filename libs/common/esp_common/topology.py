@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-import aio_pika
 from aio_pika.abc import AbstractChannel
 
 INGEST: Final = "esp.ingest"
@@ -387,9 +386,3 @@ def _user(name: str, password: str, administrator: bool) -> dict[str, Any]:
         "tags": ["administrator"] if administrator else [],
         "limits": {},
     }
-
-
-async def declare_all(amqp_url: str) -> None:
-    """Declare the whole topology with an administrator's URL."""
-    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
-        await declare(channel)

@@ -35,8 +35,7 @@ class Intake:
     """The fluid in the pump, at intake conditions (the conservative end: it is compressed on its way).
 
     `surface_share` is stock-tank liquid per unit of total volume; `tubing_gas_scf` the gas per
-    stock-tank barrel of oil that passes the separator; `vented_ratio` the in-situ volume of gas sent
-    up the annulus per volume of liquid.
+    stock-tank barrel of oil that passes the separator.
     """
 
     liquid_gravity: Floats
@@ -45,7 +44,6 @@ class Intake:
     liquid_volume: Floats
     surface_share: Floats
     tubing_gas_scf: Floats
-    vented_ratio: Floats
 
 
 def at_intake(
@@ -78,7 +76,6 @@ def at_intake(
         liquid_volume=liquid_volume,
         surface_share=(1.0 - void) / liquid_volume,
         tubing_gas_scf=dissolved + free_scf * (1.0 - mixture.separator_efficiency),
-        vented_ratio=ratio - passing,
     )
 
 

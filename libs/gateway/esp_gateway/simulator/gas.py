@@ -52,8 +52,3 @@ def head_factor(void: Floats, handler: npt.NDArray[np.bool_] | bool) -> Floats:
     """
     linear, quadratic = np.where(handler, 0.05, 0.6), np.where(handler, 2.0, 9.0)
     return np.maximum(1.0 + void * (linear - quadratic * void), 0.02)
-
-
-def turpin(gas_liquid_ratio: Floats, intake_psi: Floats) -> Floats:
-    """Return Turpin's Φ = 2000·(q'g/q'l)/(3·Pi), Pi in psia: head is stable below 1."""
-    return np.asarray(2000.0 * gas_liquid_ratio / (3.0 * (intake_psi + ATMOSPHERE_PSI)))

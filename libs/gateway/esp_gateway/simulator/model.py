@@ -102,11 +102,6 @@ def tick_random(seed: int, tick: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, tick]))
 
 
-def blend(low: Slow, high: Slow, weight: Floats) -> Slow:
-    """Return the slow states between two ticks; `weight` runs from 0 to 1."""
-    return Slow(*(a + weight * (b - a) for a, b in zip(low, high, strict=True)))
-
-
 def integrate(wells: Wells, slow: Slow, seen: Operation, causes: Causes, step_s: float) -> Slow:
     """Return the slow states `step_s` later; weather is left as it is."""
     rate = seen.surface_rate_bpd
