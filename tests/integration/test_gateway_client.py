@@ -128,7 +128,7 @@ async def test_what_a_full_queue_refuses_is_kept_until_it_has_room(
             await asyncio.gather(*(client.offer(readings(1, number)) for number in range(100)))
             try:
                 holding = "holding: esp.ingest refused telemetry.gw-01"
-                await until(lambda: read_state(spool.path).link == holding)
+                await until(lambda: read_state(spool.path).link == holding, timeout_s=DEADLINE_S)
                 await asyncio.sleep(1.0)
                 kept = read_state(spool.path)
                 assert kept.batches > 0
@@ -227,7 +227,7 @@ async def test_a_broker_restarted_under_load_loses_nothing(
                 await client.offer(readings(1, number))
 
         offering = asyncio.gather(*(offer(1000 * number) for number in range(10)))
-        await until(lambda: client.confirmed > 500)
+        await until(lambda: client.confirmed > 500, timeout_s=DEADLINE_S)
         await asyncio.to_thread(rabbitmq.restart)
         await offering
         await client.drained(DEADLINE_S)
