@@ -1,5 +1,6 @@
 """The HTTP server as the API runs it: uvicorn, stopped by the role, with a short way for small posts."""
 
+import time
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from esp_ingest.settings import IngestSettings
 MOST_BUFFERED: Final = 32 * 1024
 """Posts above this are served as any request is, byte by byte."""
 
+SOON_S: Final = 1.0
+"""A body that is not here by then comes too late for the short way: its key may be revoked meanwhile."""
+
 _PATH: Final = PATH.encode()
 
 
@@ -23,6 +27,7 @@ class _Post:
 
     def __init__(self, caller: Principal) -> None:
         self.caller = caller
+        self.began_s = time.monotonic()
         self.body = bytearray()
         self.more_body = True
         self.response_complete = False
@@ -58,7 +63,7 @@ class _Protocol(HttpToolsProtocol):
         if not isinstance(post, _Post):
             super().on_message_complete()
             return
-        if not self._endpoint.take(
+        if time.monotonic() - post.began_s > SOON_S or not self._endpoint.take(
             post.caller, source_address(self.scope), bytes(post.body), partial(self._answer, post)
         ):
             post.response_complete = True

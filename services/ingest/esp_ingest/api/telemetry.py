@@ -122,14 +122,18 @@ class TelemetryEndpoint:
         return response
 
     async def _take(self, scope: Scope, receive: Receive) -> Receipt:
-        """Authorise, then read, then hand over: nobody's body is read before their key is known."""
+        """Authorise, then read, then hand over: nobody's body is read before their key is known.
+
+        A body may be long on its way, so the key is looked at again when it is here.
+        """
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        caller = await self._caller(headers, scope["state"])
+        await self._caller(headers, scope["state"])
         if scope["query_string"]:
             raise InvalidInput("this path takes no query parameters", fix="leave them out")
         media_type = _media_type(headers)
         message_id = _message_id(headers)
         content = await self._read(headers, receive)
+        caller = await self._caller(headers, scope["state"])
         return await self._coalescer.post(Body(content, media_type, _gateway(caller), message_id))
 
     async def _caller(self, headers: dict[bytes, bytes], state: MutableMapping[str, Any]) -> Principal:
