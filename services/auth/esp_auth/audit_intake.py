@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import orjson
@@ -16,7 +16,7 @@ import stamina
 import structlog
 from esp_common import topology
 from esp_common.errors import EspError, InvalidInput
-from esp_common.messaging import Delivery, Publisher
+from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from prometheus_client import Counter, Gauge, Histogram
 
 from esp_auth.changes import SERVICE
@@ -58,30 +58,6 @@ OUTAGE_PAUSE_S: Final = 60.0
 
 REFUSAL_PAUSE_S: Final = 1.0
 _BYTES_A_RECORD: Final = 350
-
-
-class Queue(Protocol):
-    """What the intake asks of its consumer."""
-
-    def done(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge."""
-        ...
-
-    def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        """Give back."""
-        ...
-
-    async def pause(self, *, give_back: bool = False) -> None:
-        """Take no more."""
-        ...
-
-    async def resume(self) -> None:
-        """Take messages again."""
-        ...
-
-    async def limit(self, prefetch: int) -> None:
-        """Have at most so many messages sent ahead."""
-        ...
 
 
 class GivenBack(Exception):
@@ -137,7 +113,7 @@ class AuditIntake:
         self._recovering: asyncio.Task[None] | None = None
         self._draining = False
         self._failure: BaseException | None = None
-        self.queue: Queue
+        self.queue: LeanConsumer
 
     def offer(self, delivery: Delivery) -> None:
         """Take a delivery; called for each message, so it does next to nothing."""

@@ -34,7 +34,6 @@ class AuditWriter:
 
     intake: AuditIntake
     consumer: LeanConsumer
-    publisher: Publisher
     pool: Pool
 
     @property
@@ -46,11 +45,6 @@ class AuditWriter:
     def stalled(self) -> bool:
         """Whether records wait for the database."""
         return self.intake.stalled
-
-    @property
-    def connected(self) -> bool:
-        """Whether what cannot be stored could be put among the dead letters."""
-        return self.publisher.connected
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what is held, acknowledge it and return.
@@ -97,4 +91,4 @@ async def open_audit_writer(settings: AuthSettings, pool: Pool) -> AsyncIterator
             service="auth",
         )
         intake.queue = consumer
-        yield AuditWriter(intake, consumer, publisher, pool)
+        yield AuditWriter(intake, consumer, pool)

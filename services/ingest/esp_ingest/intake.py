@@ -9,7 +9,7 @@ The unacknowledged message thus does the work of an outbox, without a second cop
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 from uuid import uuid4
@@ -21,7 +21,7 @@ from esp_common.contracts import arrow
 from esp_common.contracts.events import event_headers
 from esp_common.database import OUTAGES, is_outage
 from esp_common.errors import BrokerUnavailable, EspError, Nacked
-from esp_common.messaging import Delivery, Publisher
+from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from prometheus_client import Counter as Metric
 from prometheus_client import Gauge, Histogram
 
@@ -84,30 +84,6 @@ class Assets(Protocol):
         ...
 
 
-class Queue(Protocol):
-    """What the intake asks of its consumer."""
-
-    def done(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledge."""
-        ...
-
-    def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        """Give back."""
-        ...
-
-    async def pause(self, *, give_back: bool = False) -> None:
-        """Take no more."""
-        ...
-
-    async def resume(self) -> None:
-        """Take messages again."""
-        ...
-
-    async def limit(self, prefetch: int) -> None:
-        """Have at most so many messages sent ahead."""
-        ...
-
-
 class GivenBack(Exception):
     """The database has been away for so long that the messages went back to the queue."""
 
@@ -163,7 +139,7 @@ class Intake:
         self._outage_since: float | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._refusals = _Refusals()
-        self.queue: Queue
+        self.queue: LeanConsumer
 
     def offer(self, delivery: Delivery) -> None:
         """Take a delivery; called for each message, so it does next to nothing."""
