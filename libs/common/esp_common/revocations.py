@@ -145,7 +145,11 @@ class Revocations:
 
     def _take(self, document: bytes | str) -> None:
         if document != self._last_document:
-            self._add(orjson.loads(document))
+            content = orjson.loads(document)
+            if not isinstance(content.get("version"), int):
+                # Without one it is not auth's: an empty object must not pass for "nobody is revoked".
+                raise ValueError("not a document of revocations: it has no version")
+            self._add(content)
             self._last_document = document
 
     def _add(self, document: Mapping[str, Any]) -> None:

@@ -6,6 +6,11 @@ import pytest
 from esp_auth.api_keys import NewKey
 from esp_auth.changes import Actor
 from esp_common.auth import PERMISSIONS, scopes_of
+from esp_common.errors import Unauthenticated
+from esp_common.messaging import Requester
+from esp_common.redis import connect_redis
+from esp_common.revocations import REDIS_KEY
+from esp_common.tokens import Verifier
 
 TESTER = Actor("tester", "service")
 
@@ -79,6 +84,25 @@ async def test_an_administrator_gives_keys_and_roles_what_administrators_lack(au
     person = {"username": "an-engineer", "password": "a long way down the well", "roles": ["engineer"]}
     added = await auth.bare.post("/api/v1/users", json=person, headers=session.header)
     assert (made.status_code, added.status_code) == (201, 201)
+
+
+# --- a copy of the revocations that is not auth's ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("forged", [b"{}", b'{"keys":[]}', b'{"version":"1"}', b"[]", b"null", b""])
+async def test_a_copy_that_is_not_auths_hides_no_revocation(
+    forged: bytes, auth_with_worker: Any, redis_url: str
+) -> None:
+    rig = auth_with_worker
+    session = await rig.log_in(await rig.user("viewer"))
+    await rig.bare.post("/api/v1/auth/logout", headers=session.header)
+    async with Requester(rig.vhost.url_for("ingest")) as requester:
+        verifier = Verifier(requester, redis_url=redis_url)
+        redis = connect_redis(redis_url)
+        await redis.set(REDIS_KEY, forged)
+        with pytest.raises(Unauthenticated):
+            await verifier.verify(session.tokens["access_token"])
+        await redis.aclose()
 
 
 # --- tokens that outlive what they were given for ---------------------------------------------------------
