@@ -354,7 +354,7 @@ async def test_an_asset_event_renews_the_registry(site: Field) -> None:
         await asyncio.sleep(1.5)
         await site.admin.execute("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P4', 'W1')")
         event = Event("asset.pump-changed", "ingest", "P4", {})
-        await site.publisher.publish(
+        await worker.publisher.publish(
             topology.EVENTS, event.type, event.body(), headers=event.headers(), mandatory=False
         )
         await until(lambda: _true("P4" in worker.registry.current.pumps), "registry renewed", 8)
