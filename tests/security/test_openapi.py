@@ -31,7 +31,7 @@ CHECKS: Final = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES: Final = 8
+EXAMPLES: Final = 20
 BOUNDED: Final = settings(
     max_examples=EXAMPLES,
     derandomize=True,
