@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any, Final
 
 import httpx
@@ -12,6 +13,7 @@ import pyotp
 import pytest
 from deployed import Deployed, Session
 from esp_auth.domain import secrets
+from esp_common.auth import new_api_key
 
 SHORTEST: Final = 6
 
@@ -127,7 +129,7 @@ def _use_keys(user: User, deployed: Deployed, session: Session) -> None:
 
 def _make_mistakes(user: User, session: Session) -> None:
     """Put secrets where they do not belong: wrong fields, paths, queries, headers, broken bodies."""
-    typed = user.keep("password typed wrong", "wrong-horse-battery-9Q")
+    typed = user.keep("password typed wrong", f"wrong-{token_hex(8)}")
     for body in (
         {"username": session.username, "password": typed},
         {"username": typed, "password": typed},
@@ -144,7 +146,7 @@ def _make_mistakes(user: User, session: Session) -> None:
     change = {"current": typed, "new": user.keep("new password", "another-horse-77-Qx")}
     user.ask("POST", "/api/v1/auth/password", headers=session.header, json=change)
     forged = user.keep("forged token", f"{session.access_token[:-12]}AbCdEfGhIjKl")
-    made_up = user.keep("made up key", "esp_live_made-up_AAAABBBBCCCCDDDDEEEEFFFFGGG000000")
+    made_up = user.keep("made up key", new_api_key("made-up"))
     for on in ("auth", "ingest"):
         for wrong in (forged, made_up, typed):
             user.ask("GET", "/api/v1/pumps", on=on, headers={"Authorization": f"Bearer {wrong}"})
