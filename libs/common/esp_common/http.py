@@ -45,7 +45,7 @@ REQUEST_TIMEOUT_S: Final = 60.0
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECURITY_HEADERS: Final = (
+SECURITY_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -376,7 +376,7 @@ class _Exchange:
                 self.timeout.reschedule(None)  # a long answer is not a late one
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
-            headers += [header for header in _SECURITY_HEADERS if header[0] not in present]
+            headers += [header for header in SECURITY_HEADERS if header[0] not in present]
             message = {**message, "headers": [*headers, (b"x-request-id", self._request_id.encode())]}
         await self._send(message)
 

@@ -22,7 +22,7 @@ from esp_common.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from esp_common.http import problem_response, source_address
+from esp_common.http import SECURITY_HEADERS, problem_response, source_address
 from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -45,7 +45,6 @@ _CREDENTIALS: Final = ((b"authorization", "authorization"), (b"x-api-key", "x-ap
 _JSON: Final = JSON_TYPE.encode()
 _UNUSUAL: Final = frozenset({b"idempotency-key", b"content-encoding", b"expect"})
 _ACCEPTED: Final = POSTS.labels(202)
-_ONE_ACCEPTED: Final = Response(b'{"accepted":1,"rejected":[]}', 202, media_type=JSON_TYPE)
 
 
 class NothingAccepted(InvalidInput):
@@ -225,14 +224,25 @@ def _response(outcome: Receipt | Exception) -> Response:
             return _ONE_ACCEPTED
         if outcome.accepted:
             _ACCEPTED.inc()
-            return Response(orjson.dumps(_members(outcome)), 202, media_type=JSON_TYPE)
+            return _accepted(orjson.dumps(_members(outcome)))
         outcome = NothingAccepted(outcome)
     if not isinstance(outcome, EspError):
         failure = EspError("the readings could not be taken; the log knows why by the error id")
         log.error("telemetry.failed", error_id=failure.error_id, exc_info=outcome)
         outcome = failure
     POSTS.labels(outcome.status).inc()
-    return problem_response(outcome, PATH)
+    response = problem_response(outcome, PATH)
+    response.raw_headers.extend(SECURITY_HEADERS)
+    return response
+
+
+def _accepted(content: bytes) -> Response:
+    response = Response(content, 202, media_type=JSON_TYPE)
+    response.raw_headers.extend(SECURITY_HEADERS)
+    return response
+
+
+_ONE_ACCEPTED: Final = _accepted(b'{"accepted":1,"rejected":[]}')
 
 
 def _members(receipt: Receipt) -> dict[str, Any]:
