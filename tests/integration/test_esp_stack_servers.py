@@ -15,6 +15,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from esp_common import topology
+from esp_common.revocations import REDIS_KEY as REVOCATIONS
 from esp_stack.certificates import Tls, is_due, renew
 from esp_stack.programs import account, free_port
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, Redis
@@ -22,6 +24,7 @@ from esp_stack.servers.nginx import BURST
 from esp_stack.vault import Vault
 from psycopg import errors
 from redis import Redis as RedisClient
+from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 MakeTls = Callable[[str | None], Tls]
@@ -255,6 +258,41 @@ async def test_asyncpg_verifies_postgresqls_certificate(server_home, make_tls):
     with pytest.raises(ssl.SSLError):
         await asyncpg.connect(server.admin_url.split("?")[0], ssl=ssl.create_default_context())
     server.stop()
+
+
+def redis_user(redis_server, user):
+    return RedisClient.from_url(redis_server.url_of(200, user), decode_responses=True)
+
+
+@pytest.mark.parametrize("service", topology.SERVICES)
+def test_a_service_reaches_its_own_keys_in_redis_and_no_other_service_s(redis_server, service):
+    with redis_user(redis_server, service) as client:
+        client.set(f"{service}:mine", "1", ex=60)
+        assert client.eval("return redis.call('GET', KEYS[1])", 1, f"{service}:mine") == "1"
+        client.incrby("esp:rate/count", 1)
+        for other in set(topology.SERVICES) - {service}:
+            for forbidden in (lambda key: client.get(key), lambda key: client.set(key, "1")):
+                with pytest.raises(NoPermissionError):
+                    forbidden(f"{other}:theirs")
+        for forbidden in ("FLUSHALL", "CONFIG GET requirepass", "ACL LIST", "KEYS *"):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*forbidden.split())
+
+
+def test_only_auth_says_in_redis_what_is_revoked(redis_server):
+    with redis_user(redis_server, "auth") as auth:
+        auth.set(REVOCATIONS, "{}", ex=60)
+    for service in set(topology.SERVICES) - {"auth"}:
+        with redis_user(redis_server, service) as client:
+            assert client.get(REVOCATIONS) == "{}"
+            for forbidden in (lambda c: c.set(REVOCATIONS, "x"), lambda c: c.delete(REVOCATIONS)):
+                with pytest.raises(NoPermissionError):
+                    forbidden(client)
+
+
+def test_redis_knows_nobody_without_a_password(redis_server):
+    with RedisClient(port=redis_server.port) as nobody, pytest.raises(AuthenticationError):
+        nobody.ping()
 
 
 def test_redis_with_tls_takes_nothing_else(server_home, make_tls):

@@ -132,7 +132,7 @@ class Roles:
         stack = self._stack
         values = {
             "amqp_url": stack.rabbitmq.url_for(service),
-            "redis_url": stack.redis.url,
+            "redis_url": stack.redis.url_of(0, service),
         }
         if service == "auth":
             values |= {

@@ -16,6 +16,7 @@ from esp_stack.programs import account, may, service_account
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, RabbitMQ, RabbitPorts, Redis, Server
 from esp_stack.servers.azurite import new_account_key
 from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS, SESSION_KEEPER
+from esp_stack.servers.redis import ADMINISTRATOR as REDIS_ADMINISTRATOR
 from esp_stack.supervision import Supervisor
 from esp_stack.vault import LOGIN_MAKER, Vault
 
@@ -95,9 +96,9 @@ class Stack:
     @cached_property
     def redis(self) -> Redis:
         """The cache."""
-        password = self.credentials.get("redis")
+        passwords = self.credentials.passwords(REDIS_ADMINISTRATOR, *topology.SERVICES, prefix="redis")
         return Redis(
-            self.homes / "redis", port=self.ports["redis"], password=password, tls=self._tls("redis")
+            self.homes / "redis", port=self.ports["redis"], passwords=passwords, tls=self._tls("redis")
         )
 
     @cached_property
