@@ -227,7 +227,10 @@ async def ingest_api(
     )
     base_url = f"http://127.0.0.1:{settings.http_port}"
     stop = asyncio.Event()
-    async with httpx.AsyncClient(base_url=base_url) as client, httpx.AsyncClient(base_url=base_url) as bare:
+    async with (
+        httpx.AsyncClient(base_url=base_url, timeout=30) as client,
+        httpx.AsyncClient(base_url=base_url, timeout=30) as bare,
+    ):
         api = IngestApi(client, bare, settings, vhost, database.admin_url, auth_service)
         client.headers.update(api.key(*PERMISSIONS))
         serving = asyncio.create_task(run_api(settings, stop))

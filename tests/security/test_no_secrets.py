@@ -102,7 +102,8 @@ def _keep_configured(user: User, deployed: Deployed) -> None:
 
 
 def _enrol(user: User, deployed: Deployed, session: Session) -> None:
-    seed = user.keep("TOTP secret", deployed.call("POST", "auth/totp", session=session).json()["secret"])
+    enrolled = deployed.call("POST", "auth/totp", {"password": session.password}, session=session)
+    seed = user.keep("TOTP secret", enrolled.json()["secret"])
     code = pyotp.TOTP(seed)
     user.keep("TOTP code", code.now())
     answer = user.ask("POST", "/api/v1/auth/totp/confirm", json={"code": code.now()}, headers=session.header)

@@ -173,6 +173,19 @@ def reset_password(username: Username, password_file: PasswordFile = None) -> No
     _run(command())
 
 
+@users.command("unlock")
+def unlock_user(username: Username) -> None:
+    """Forget a user's failed logins: somebody may have made them to keep the user out."""
+
+    async def command() -> None:
+        async with _identity() as identity:
+            user = await identity.users.by_name(username)
+            await identity.users.unlock(user.user_id, actor())
+        typer.echo(f"{user.username} may log in")
+
+    _run(command())
+
+
 # --- API keys ---------------------------------------------------------------------------------------------
 
 

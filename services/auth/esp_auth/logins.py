@@ -11,7 +11,7 @@ from esp_auth.domain.passwords import check_password
 from esp_auth.domain.users import is_username
 from esp_auth.hashing import Hashing, Turn
 from esp_auth.revocations import Revocations
-from esp_auth.second_factor import SecondFactor, locked
+from esp_auth.second_factor import Enrolment, SecondFactor, locked
 from esp_auth.sessions import Grant, Sessions
 from esp_auth.store.users import User, UserStore
 from esp_auth.throttle import Throttle
@@ -89,6 +89,11 @@ class Logins:
             revoked = await self._sessions.end(connection, user_id, "password", but=session_id)
             await note(connection, actor, "password.change", str(user_id))
         await self._revocations.spread(revoked)
+
+    async def enrol_second_factor(self, user_id: UUID, password: str, actor: Actor) -> Enrolment:
+        """Give a secret for codes; raise Unauthenticated when the password is wrong."""
+        await self._with_password(user_id, password, actor)
+        return await self._second_factor.enrol(user_id, actor)
 
     async def remove_second_factor(self, user_id: UUID, password: str, actor: Actor) -> None:
         """Ask for no code at login any more; raise Unauthenticated when the password is wrong."""

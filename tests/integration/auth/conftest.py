@@ -129,7 +129,7 @@ async def until(holds: Callable[[], Any], timeout_s: float = 30) -> Any:
 
 async def until_ready(base_url: str) -> None:
     """Wait until the role at `base_url` is ready."""
-    async with httpx.AsyncClient(base_url=base_url) as client:
+    async with httpx.AsyncClient(base_url=base_url, timeout=30) as client:
 
         async def ready() -> bool:
             try:

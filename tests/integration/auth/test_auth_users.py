@@ -187,9 +187,12 @@ async def test_every_change_has_a_record_and_an_event(auth: Any) -> None:
 # --- the second factor ------------------------------------------------------------------------------------
 
 
+PROOF = {"password": PASSWORD}
+
+
 async def _enrol(auth: Any, session: Any) -> str:
     """Enrol and confirm a second factor with the code of the step before; return its secret."""
-    enrolled = await auth.bare.post("/api/v1/auth/totp", headers=session.header)
+    enrolled = await auth.bare.post("/api/v1/auth/totp", json=PROOF, headers=session.header)
     assert enrolled.status_code == 201
     secret: str = enrolled.json()["secret"]
     assert f"secret={secret}" in enrolled.json()["otpauth_uri"]
@@ -250,7 +253,7 @@ async def test_codes_guessed_at_the_same_time_are_counted_one_by_one(auth: Any) 
 async def test_an_unconfirmed_second_factor_is_not_asked_for(auth: Any) -> None:
     user = await auth.user("viewer")
     session = await auth.log_in(user)
-    await auth.bare.post("/api/v1/auth/totp", headers=session.header)
+    await auth.bare.post("/api/v1/auth/totp", json=PROOF, headers=session.header)
     wrong = {"code": "000000"}
     answer = await auth.bare.post("/api/v1/auth/totp/confirm", json=wrong, headers=session.header)
     assert answer.status_code == 422
@@ -260,7 +263,14 @@ async def test_an_unconfirmed_second_factor_is_not_asked_for(auth: Any) -> None:
 async def test_a_second_factor_in_use_is_not_replaced(auth: Any) -> None:
     session = await auth.log_in(await auth.user("viewer"))
     await _enrol(auth, session)
-    assert (await auth.bare.post("/api/v1/auth/totp", headers=session.header)).status_code == 409
+    assert (await auth.bare.post("/api/v1/auth/totp", json=PROOF, headers=session.header)).status_code == 409
+
+
+async def test_a_stolen_token_enrols_no_second_factor(auth: Any) -> None:
+    session = await auth.log_in(await auth.user("viewer"))
+    for body, status in (({"password": OTHER}, 401), ({}, 422)):
+        answer = await auth.bare.post("/api/v1/auth/totp", json=body, headers=session.header)
+        assert answer.status_code == status
 
 
 async def test_a_second_factor_is_removed_with_the_password(auth: Any) -> None:
@@ -303,7 +313,7 @@ async def test_an_administrator_has_to_enrol_one_where_the_setting_says_so(auth:
     header = {"Authorization": f"Bearer {grant.access_token}"}
     assert list(grant.must) == ["totp"]
     assert (await auth.bare.get("/api/v1/users", headers=header)).status_code == 403
-    secret = (await auth.bare.post("/api/v1/auth/totp", headers=header)).json()["secret"]
+    secret = (await auth.bare.post("/api/v1/auth/totp", json=PROOF, headers=header)).json()["secret"]
     body = {"code": _now(secret)}
     assert (await auth.bare.post("/api/v1/auth/totp/confirm", json=body, headers=header)).status_code == 204
     assert list((await strict.sessions.refresh(grant.refresh_token, nobody)).must) == []

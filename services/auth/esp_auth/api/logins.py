@@ -197,10 +197,15 @@ def _add_own_account(router: APIRouter, identity: Identity) -> None:
 
 
 def _add_second_factor(router: APIRouter, identity: Identity) -> None:
-    @router.post("/totp", status_code=201, response_model=TotpSecret, responses=problems(404, 409))
-    async def enrol(me: Me, request: Request) -> Any:
-        """Make the secret of a second factor, which is asked for once a code confirms it."""
-        enrolment = await identity.second_factor.enrol(me.user_id, actor_of(request, me.principal))
+    @router.post("/totp", status_code=201, response_model=TotpSecret, responses=problems(*BODY, 404, 409))
+    async def enrol(body: PasswordProof, me: Me, request: Request) -> Any:
+        """Make the secret of a second factor, which is asked for once a code confirms it.
+
+        The password proves who asks: with a stolen token one could lock its user out for good.
+        """
+        enrolment = await identity.logins.enrol_second_factor(
+            me.user_id, body.password, actor_of(request, me.principal)
+        )
         return TotpSecret(secret=enrolment.secret, otpauth_uri=enrolment.otpauth_uri)
 
     @router.post("/totp/confirm", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
