@@ -103,7 +103,6 @@ class Identity:
         """Throttling of guesses."""
         settings, key = self._settings, self.derived(secrets.LOGIN_ATTEMPTS)
         return Throttle(
-            self._pool,
             key,
             account=self._rule(settings.lockout_account_failures),
             address=self._rule(settings.lockout_address_failures),

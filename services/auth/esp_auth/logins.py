@@ -54,7 +54,7 @@ class Logins:
         async with self._pool.acquire() as connection:
             user = await UserStore(connection).by_name(username.lower() if is_username(username) else NOBODY)
         async with self._hashing.turn() as turn:
-            await self._throttle.check(username, actor.source_address)
+            await self._check(username, actor)
             matches = await turn.matches(user.password_hash if user else None, password)
             fresh_hash = await _rehashed(turn, user, password) if matches else None
             if not matches:
@@ -110,13 +110,17 @@ class Logins:
         if user is None:
             raise Unauthenticated("this user is no more", fix="log in again")
         async with self._hashing.turn() as turn:
-            await self._throttle.check(user.username, actor.source_address)
+            await self._check(user.username, actor)
             matches = await turn.matches(user.password_hash, password)
             if not matches:
                 await self._count(user.username, user, actor)
         if not matches:
             raise Unauthenticated("the current password is wrong", fix="try again")
         return user
+
+    async def _check(self, username: str, actor: Actor) -> None:
+        async with self._pool.acquire() as connection:
+            await self._throttle.check(connection, username, actor.source_address)
 
     async def _count(self, username: str, user: User | None, actor: Actor) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
@@ -142,8 +146,9 @@ class Logins:
         if user.has_totp:
             if code is None:
                 raise SecondFactorRequired("this login needs a code", fix="send it as totp")
-            # Again, with the row held: codes guessed at the same time come one after another here.
-            await self._throttle.check(user.username, actor.source_address)
+            # Again, with the row held: codes guessed at the same time come one after another here. And over
+            # the same connection: those who wait for the row may have all the others.
+            await self._throttle.check(connection, user.username, actor.source_address)
             step = self._second_factor.accepted(user, code, now)
             if step is None:
                 return None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from esp_common.database import Connection, Pool
+from esp_common.database import Connection
 from esp_common.errors import RateLimited
 
 from esp_auth.domain.lockout import Rule, after_failure, wait_s
@@ -15,20 +15,18 @@ from esp_auth.store.users import UserStore
 class Throttle:
     """Counts failures and tells who has to wait. Names and addresses are kept as HMACs under `key`."""
 
-    def __init__(self, pool: Pool, key: bytes, *, account: Rule, address: Rule) -> None:
-        self._pool = pool
+    def __init__(self, key: bytes, *, account: Rule, address: Rule) -> None:
         self._key = key
         self._account_rule = account
         self._address_rule = address
 
-    async def check(self, username: str, address: str | None) -> None:
+    async def check(self, connection: Connection, username: str, address: str | None) -> None:
         """Raise RateLimited, the same for every account, while the account or the address has to wait.
 
         Ask within one's turn to hash: what is guessed at the same time is then counted in between.
         """
         rules = dict(self._rules(username, address))
-        async with self._pool.acquire() as connection:
-            known, now = await AttemptStore(connection).read(rules)
+        known, now = await AttemptStore(connection).read(rules)
         wait = max(wait_s(known.get(subject), rule, now) for subject, rule in rules.items())
         if wait > 0:
             raise RateLimited(
