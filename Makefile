@@ -27,7 +27,7 @@ logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
 test:  ## Install what is missing and run every test against real servers
 	@$(INSTALL) dev
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile --reruns 1 $(PYTEST)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(PYTEST)
 
 check:  ## Lint, format check, types, import directions, security lint, secrets in files and history
 	@$(INSTALL) dev

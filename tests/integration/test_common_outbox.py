@@ -131,7 +131,10 @@ async def test_an_audit_event_names_who_did_what(pool: "asyncpg.Pool[Any]", vhos
 
 
 async def test_what_the_broker_refuses_does_not_hold_up_its_neighbours(
-    pool: "asyncpg.Pool[Any]", vhost: Vhost, capsys: pytest.CaptureFixture[str]
+    pool: "asyncpg.Pool[Any]",
+    vhost: Vhost,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with pool.acquire() as connection:
         for number in range(100):
@@ -147,7 +150,9 @@ async def test_what_the_broker_refuses_does_not_hold_up_its_neighbours(
         assert await pool.fetchval(ALL) == 300, "the others wait"
         await pool.execute("UPDATE ingest.outbox SET exchange = $1, routing_key = 'asset.x'", topology.EVENTS)
         await until_none(pool, ALL)
-    assert capsys.readouterr().out.count("outbox.refused") == 3, "each is told of once"
+    # Where the log goes depends on whether a test before set it up in this process.
+    told = max(text.count("outbox.refused") for text in (capsys.readouterr().out, caplog.text))
+    assert told == 3, "each is told of once"
 
 
 async def test_what_is_refused_goes_once_it_is_permitted(pool: "asyncpg.Pool[Any]", vhost: Vhost) -> None:

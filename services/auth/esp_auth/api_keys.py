@@ -91,7 +91,7 @@ class ApiKeys:
 
     async def create(self, wanted: NewKey, actor: Actor) -> Issued:
         """Make a key; raise InvalidInput for scopes, a gateway or an expiry that cannot be."""
-        _check(wanted)
+        check_key(wanted)
         key_id = token_hex(6)
         key = new_api_key(key_id)
         async with self._pool.acquire() as connection, connection.transaction():
@@ -99,7 +99,7 @@ class ApiKeys:
 
     async def adopt(self, key: str, wanted: NewKey, actor: Actor) -> bool:
         """Take over a key that was made elsewhere; return False when its id is there already."""
-        _check(wanted)
+        check_key(wanted)
         key_id = key_id_of(key)
         if key_id is None:
             raise InvalidInput(f"the key of {wanted.name} is malformed", fix="make one with new_api_key")
@@ -178,7 +178,7 @@ class ApiKeys:
         return mac(self._pepper, key_digest(key))
 
 
-def _check(wanted: NewKey) -> None:
+def check_key(wanted: NewKey) -> None:
     """Raise InvalidInput with everything that is wrong with a new key."""
     wrong = [
         ("scopes", f"not a permission: {scope}") for scope in sorted(set(wanted.scopes) - set(PERMISSIONS))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
-from esp_auth.api_keys import ApiKeys, Issued, NewKey
+from esp_auth.api_keys import ApiKeys, Issued, NewKey, check_key
 from esp_auth.granting import refuse_beyond
 from esp_auth.store.api_keys import ApiKey
 
@@ -108,8 +108,9 @@ def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
     @router.post("", status_code=201, response_model=KeyIssued, responses=problems(*BODY, 409))
     async def create_api_key(body: KeyWanted, caller: Writer, request: Request, response: Response) -> Any:
         """Make a key; its secret is shown this once. A key gives another no permission it has not itself."""
-        refuse_beyond(caller, body.scopes)
         wanted = NewKey(body.name, body.scopes, body.gateway_id, body.expires_at)
+        check_key(wanted)  # a scope that does not exist is a mistake, not a right that is missing
+        refuse_beyond(caller, wanted.scopes)
         issued = await api_keys.create(wanted, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{issued.record.key_id}"
         return _issued(issued)
