@@ -16,6 +16,7 @@ find_python() {
 }
 find_python || missing="$missing python3-venv"
 need /usr/lib/postgresql/15/bin/postgres postgresql-15
+need /usr/bin/pgbackrest pgbackrest
 need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v nginx >/dev/null || missing="$missing nginx"
@@ -79,7 +80,7 @@ install_all_npm() {
 install_python() {
   requirements='requirements/base.txt requirements/stack.txt'
   [ "$profile" = run ] || requirements="$requirements requirements/dev.txt"
-  packages='libs/common libs/gateway services/ingest services/auth services/diagnostics deploy/native'
+  packages='libs/common libs/gateway services/ingest services/auth services/diagnostics services/archiver services/backup deploy/native'
   stamp=.venv/.installed-$profile
   # shellcheck disable=SC2086 # one word a file
   want=$({ cat $requirements; for package in $packages; do cat $package/pyproject.toml; done; pwd; } | sha256sum)

@@ -7,11 +7,22 @@ from psycopg import sql
 
 OWNER = "esp_ingest_owner"
 AUTH_OWNER = "esp_auth_owner"
-ROLES = (OWNER, "esp_ingest", AUTH_OWNER, "esp_auth", "esp_diagnostics", "esp_archiver", "esp_backup")
+DIAGNOSTICS_OWNER = "esp_diagnostics_owner"
+ARCHIVER_OWNER = "esp_archiver_owner"
+BACKUP_OWNER = "esp_backup_owner"
+SCHEMA_MAKERS = (AUTH_OWNER, DIAGNOSTICS_OWNER, ARCHIVER_OWNER, BACKUP_OWNER)
+"""Roles that own a schema of a database that is not theirs."""
+ROLES = (
+    OWNER,
+    "esp_ingest",
+    *SCHEMA_MAKERS,
+    "esp_auth",
+    "esp_diagnostics",
+    "esp_archiver",
+    "esp_backup",
+)
 TEMPORARY_TABLES = ("esp_ingest",)
 """Roles that stage what they write in temporary tables."""
-SCHEMA_MAKERS = (AUTH_OWNER,)
-"""Roles that own a schema of a database that is not theirs."""
 
 
 def ensure_roles(admin_url: str, passwords: Mapping[str, str]) -> None:

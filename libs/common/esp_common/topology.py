@@ -32,11 +32,18 @@ AUTH_AUDIT_DEAD: Final = "auth.audit.dead"
 AUTH_VERIFY_KEY: Final = "auth.verify-key"
 AUTH_JWKS: Final = "auth.jwks"
 AUTH_REVOCATIONS: Final = "auth.revocations"
+DIAGNOSTICS_TELEMETRY: Final = "diagnostics.telemetry"
+DIAGNOSTICS_PLATFORM: Final = "diagnostics.platform"
+DIAGNOSTICS_NOTIFICATIONS: Final = "diagnostics.notifications"
+INGEST_ARCHIVED: Final = "ingest.archived"
+ARCHIVER_RETENTION: Final = "archiver.retention"
 UNROUTED_QUEUE: Final = "unrouted"
 
 DELIVERY_LIMIT: Final = 5
 REQUEST_TTL_MS: Final = 10_000
 PARTITIONS: Final = 8
+PARTITION_BYTES: Final = 256 * 1024 * 1024
+PARTITIONS_DEAD_LETTERS: Final = 1000
 PARTITION_HEADER: Final = "esp-pump-partition"
 
 GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -80,6 +87,11 @@ def partition(pump_id: str) -> int:
     return crc32(pump_id.encode()) % PARTITIONS
 
 
+def partition_queue(number: int) -> str:
+    """Return the queue of accepted readings of the pumps of one partition."""
+    return f"{DIAGNOSTICS_TELEMETRY}.{number}"
+
+
 def telemetry_key(gateway_id: str) -> str:
     """Return the routing key under which `gateway_id` publishes readings."""
     return f"telemetry.{gateway_id}"
@@ -117,6 +129,32 @@ def _work_queue(name: str) -> tuple[Queue, Queue]:
     return Queue(name, service, arguments), Queue(dead_queue(name), service, {"x-queue-type": "quorum"})
 
 
+def _partition_queue(number: int) -> Queue:
+    """Return the queue of one partition of accepted readings: read by one consumer at a time, and bounded.
+
+    What it holds is in the store as well. With nobody to read it the oldest goes, instead of the broker's
+    disk filling up until gateways are refused; whoever reads it again finds what it missed in the store.
+    """
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": DLX,
+        "x-dead-letter-routing-key": DIAGNOSTICS_TELEMETRY,
+        "x-max-length-bytes": PARTITION_BYTES,
+        "x-overflow": "drop-head",
+    }
+    return Queue(partition_queue(number), "diagnostics", arguments)
+
+
+_PARTITIONS_DEAD: Final = Queue(
+    dead_queue(DIAGNOSTICS_TELEMETRY),
+    "diagnostics",
+    # What is dropped at the head comes here too: keep the last of it, for whoever wants to see what it was.
+    {"x-queue-type": "quorum", "x-max-length": PARTITIONS_DEAD_LETTERS, "x-overflow": "drop-head"},
+)
+
+
 def _request_queue(name: str) -> Queue:
     """Return a queue of requests: classic, expiring, not dead-lettered and not worth keeping on disk.
 
@@ -128,10 +166,21 @@ def _request_queue(name: str) -> Queue:
 REQUESTS: Final = (AUTH_VERIFY_KEY, AUTH_JWKS, AUTH_REVOCATIONS)
 """Questions of every service to auth, which alone reads them; answers go by direct reply-to."""
 
+_SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#")),
+    DIAGNOSTICS_NOTIFICATIONS: (ALERTS, ("#",)),
+    INGEST_ARCHIVED: (EVENTS, ("archive.verified",)),
+    ARCHIVER_RETENTION: (EVENTS, ("retention.#",)),
+}
+"""Work queues of what others say: the exchange, and the keys that are meant for them."""
+
 QUEUES: Final = (
     *_work_queue(INGEST_TELEMETRY),
     *_work_queue(AUTH_AUDIT),
     *map(_request_queue, REQUESTS),
+    *map(_partition_queue, range(PARTITIONS)),
+    _PARTITIONS_DEAD,
+    *(queue for name in _SUBSCRIPTIONS for queue in _work_queue(name)),
     Queue(UNROUTED_QUEUE, "ingest", {"x-queue-type": "quorum"}),
 )
 
@@ -142,6 +191,11 @@ BINDINGS: Final = (
     Binding(AUDIT, "#", AUTH_AUDIT),
     Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
     *(Binding(COMMANDS, name, name) for name in REQUESTS),
+    # A consistent-hash exchange takes the binding's key as the queue's weight.
+    *(Binding(BY_PUMP, "1", partition_queue(number)) for number in range(PARTITIONS)),
+    Binding(DLX, DIAGNOSTICS_TELEMETRY, _PARTITIONS_DEAD.name),
+    *(Binding(exchange, key, name) for name, (exchange, keys) in _SUBSCRIPTIONS.items() for key in keys),
+    *(Binding(DLX, name, dead_queue(name)) for name in _SUBSCRIPTIONS),
     Binding(UNROUTED, "", UNROUTED_QUEUE),
 )
 

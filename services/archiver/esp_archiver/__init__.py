@@ -1,0 +1,1 @@
+"""History in Azure Blob Storage as Parquet, and its way back."""

@@ -1,0 +1,1 @@
+"""Backups of the platform, and proof that they restore."""
