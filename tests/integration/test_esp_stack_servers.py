@@ -166,7 +166,7 @@ def test_a_certificate_of_another_authority_is_due(openbao, make_tls, server_hom
 def nginx(server_home, make_tls) -> Iterator[Nginx]:
     """The door, with nothing behind it."""
     tls = make_tls(account("www-data"))
-    server = Nginx(server_home / "nginx", ingest_api_port=free_port(), auth_api_port=free_port(), tls=tls)
+    server = Nginx(server_home / "nginx", apis={name: free_port() for name in topology.SERVICES}, tls=tls)
     server.start()
     yield server
     server.stop()
@@ -196,32 +196,41 @@ def test_nginx_speaks_tls_1_3_to_who_trusts_its_authority_and_nothing_else(nginx
     assert (plain.status_code, plain.json()["title"]) == (400, "Speak https")
 
 
+ROUTED = {
+    "auth": ("auth/login", "users", "users/1", "api-keys/x/rotate", "audit", "audit/export?format=csv"),
+    "archiver": ("archive", "archive/telemetry?pump_id=p"),
+    "backup": ("backups", "backups/drill"),
+    "diagnostics": (
+        *("fleet", "alerts", "alerts/1/acknowledge", "alert-rules", "findings", "live/tickets", "rules"),
+        *(
+            "pumps/p/telemetry",
+            "pumps/p/latest",
+            "pumps/p/health",
+            "pumps/p/rule-overrides/x",
+            "fields/f/kpis",
+        ),
+    ),
+    "ingest": ("authors", "archives", "pumps", "pumps/p", "pumps/p/quality", "fields/f", "telemetry"),
+}
+
+
 def test_nginx_sends_each_route_to_its_service(server_home, make_tls):
-    services = {name: ThreadingHTTPServer(("127.0.0.1", 0), echo(name)) for name in ("ingest", "auth")}
+    services = {name: ThreadingHTTPServer(("127.0.0.1", 0), echo(name)) for name in topology.SERVICES}
     for service in services.values():
         Thread(target=service.serve_forever, daemon=True).start()
     ports = {name: service.server_port for name, service in services.items()}
-    server = Nginx(
-        server_home / "routes",
-        ingest_api_port=ports["ingest"],
-        auth_api_port=ports["auth"],
-        tls=make_tls(account("www-data")),
-    )
+    server = Nginx(server_home / "routes", apis=ports, tls=make_tls(account("www-data")))
     server.start()
     with httpx.Client(base_url=server.url, verify=server.tls.client_context()) as client:
         answered = {
-            path: client.get(path).text
-            for path in (
-                *("/api/v1/auth/login", "/api/v1/users", "/api/v1/users/1", "/api/v1/api-keys/x/rotate"),
-                *("/api/v1/audit", "/api/v1/audit/export?format=csv", "/api/v1/authors", "/api/v1/pumps"),
-                *("/api/v1/telemetry", "/health/ready"),
-            )
+            name: {client.get(f"/api/v1/{path}").text for path in paths} for name, paths in ROUTED.items()
         }
+        others = [client.get(path).text for path in ("/health/ready", "/", "/console/app.js")]
     server.stop()
     for service in services.values():
         service.shutdown()
-    assert [path for path, name in answered.items() if name == "auth"] == list(answered)[:6]
-    assert [path for path, name in answered.items() if name == "ingest"] == list(answered)[6:]
+    assert answered == {name: {name} for name in ROUTED}
+    assert others == ["ingest", "diagnostics", "diagnostics"]
 
 
 def test_nginx_refuses_an_address_that_asks_too_fast_but_lets_its_readings_through(nginx):

@@ -44,6 +44,13 @@ PREFERRED_PORTS = {
     "ingest-api": 17120,
     "ingest-worker": 17121,
     "ingest-maintenance": 17122,
+    "diagnostics-worker": 17140,
+    "diagnostics-api": 17141,
+    "diagnostics-notifier": 17142,
+    "archiver-worker": 17150,
+    "archiver-api": 17151,
+    "backup-worker": 17160,
+    "backup-api": 17161,
 }
 
 
@@ -119,8 +126,7 @@ class Stack:
         return Nginx(
             self.homes / "nginx",
             port=self.ports["http"],
-            ingest_api_port=self.ports["ingest-api"],
-            auth_api_port=self.ports["auth-api"],
+            apis={service: self.ports[f"{service}-api"] for service in topology.SERVICES},
             tls=self._tls("nginx"),
         )
 

@@ -12,7 +12,7 @@ import psycopg
 from esp_common.vault import MOUNT
 from psycopg import sql
 
-from esp_stack.databases import AUTH_OWNER, OWNER
+from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.servers.openbao import OpenBao
 
 LOGIN_MAKER = "esp_vault"
@@ -56,6 +56,12 @@ APP_ROLES = (
     AppRole("ingest-owner", "ingest", OWNER),
     AppRole("auth", "auth", "esp_auth"),
     AppRole("auth-owner", "auth", AUTH_OWNER),
+    AppRole("diagnostics", "diagnostics", "esp_diagnostics"),
+    AppRole("diagnostics-owner", "diagnostics", DIAGNOSTICS_OWNER),
+    AppRole("archiver", "archiver", "esp_archiver"),
+    AppRole("archiver-owner", "archiver", ARCHIVER_OWNER),
+    AppRole("backup", "backup", "esp_backup"),
+    AppRole("backup-owner", "backup", BACKUP_OWNER),
 )
 
 

@@ -1,6 +1,6 @@
 """nginx: the platform's one HTTP door."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -32,13 +32,10 @@ http {{
   limit_req_zone $binary_remote_addr zone=readings:10m rate={readings_per_minute}r/m;
   limit_req_status 429;
 
-  upstream ingest_api {{
-    server 127.0.0.1:{ingest_api_port};
-    keepalive 256;
-  }}
-  upstream auth_api {{
-    server 127.0.0.1:{auth_api_port};
-    keepalive 64;
+{upstreams}
+  map $http_upgrade $connection_upgrade {{
+    default upgrade;
+    "" "";
   }}
 
   server {{
@@ -57,13 +54,20 @@ http {{
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
 
-    location ~ ^/api/v1/(auth|users|api-keys|audit)(/|$) {{ proxy_pass http://auth_api; }}
     location = /api/v1/telemetry {{
       limit_req zone=readings burst={readings_burst} nodelay;
-      proxy_pass http://ingest_api;
+      proxy_pass http://ingest;
     }}
-    location /api/v1/ {{ proxy_pass http://ingest_api; }}
-    location /health/ {{ proxy_pass http://ingest_api; }}
+    location = /api/v1/live {{
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
+      proxy_read_timeout 1h;
+      proxy_pass http://diagnostics;
+    }}
+{locations}
+    location /api/v1/ {{ proxy_pass http://ingest; }}
+    location /health/ {{ proxy_pass http://ingest; }}
+    location ~ ^/(console/.*)?$ {{ proxy_pass http://diagnostics; }}
     location / {{ return 404 '{not_found}'; }}
 
     error_page 413 @too_large;
@@ -87,6 +91,27 @@ http {{
 """
 
 
+OF_A_PUMP = (
+    "calibrations|curve|diagnostics|diagnostics-settings|health|kpis|latest|operating-point|rule-overrides"
+    "|telemetry|what-if"
+)
+ROUTES = {
+    "auth": "^/api/v1/(auth|users|api-keys|audit)(/|$)",
+    "archiver": "^/api/v1/archive(/|$)",
+    "backup": "^/api/v1/backups(/|$)",
+    "diagnostics": "^/api/v1/((alerts|alert-rules|findings|fleet|live|notifications|rules)(/|$)"
+    f"|pumps/[^/]+/({OF_A_PUMP})(/|$)|fields/[^/]+/kpis$)",
+}
+"""Which service answers which paths; ingest answers the rest of the API, and diagnostics the console."""
+
+UPSTREAM = """\
+  upstream {name} {{
+    server 127.0.0.1:{port};
+    keepalive 64;
+  }}"""
+# The braces of a pattern would be nginx's own.
+LOCATION = '    location ~ "{pattern}" {{ proxy_pass http://{name}; }}'
+
 HSTS = "max-age=31536000"
 PER_MINUTE, BURST = 1000, 200
 """What one address may ask: requests a minute, and how many of them at once."""
@@ -99,17 +124,17 @@ def _problem(status: int, title: str) -> str:
 
 
 class Nginx(Server):
-    """The reverse proxy in front of the services' HTTP APIs: https only, TLS 1.3 only."""
+    """The reverse proxy in front of the services' HTTP APIs: https only, TLS 1.3 only.
+
+    `apis`: the port of each service's API, by the service's name.
+    """
 
     name = "nginx"
 
-    def __init__(
-        self, home: Path, *, port: int | None = None, ingest_api_port: int, auth_api_port: int, tls: Tls
-    ) -> None:
+    def __init__(self, home: Path, *, port: int | None = None, apis: Mapping[str, int], tls: Tls) -> None:
         super().__init__(home, account("www-data"))
         self.port = port or free_port()
-        self.ingest_api_port = ingest_api_port
-        self.auth_api_port = auth_api_port
+        self.apis = apis
         self.tls = tls
 
     @property
@@ -127,8 +152,10 @@ class Nginx(Server):
         text = CONFIGURATION.format(
             home=self.home,
             port=self.port,
-            ingest_api_port=self.ingest_api_port,
-            auth_api_port=self.auth_api_port,
+            upstreams="\n".join(UPSTREAM.format(name=name, port=port) for name, port in self.apis.items()),
+            locations="\n".join(
+                LOCATION.format(name=name, pattern=pattern) for name, pattern in ROUTES.items()
+            ),
             tls=self.tls,
             hsts=HSTS,
             per_minute=PER_MINUTE,
@@ -145,6 +172,6 @@ class Nginx(Server):
 
     def check(self) -> None:
         """Raise unless nginx itself answers, whatever is behind it."""
-        answer = httpx.get(f"{self.url}/", timeout=2, verify=self.tls.client_context())
+        answer = httpx.get(f"{self.url}/nothing", timeout=2, verify=self.tls.client_context())
         if answer.status_code != httpx.codes.NOT_FOUND:
             raise ConnectionError(f"{self.url} is not answered by nginx")
