@@ -1,0 +1,100 @@
+"""The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from esp_common import tokens
+from esp_common.audit import AuditTrail
+from esp_common.contracts.events import Event
+from esp_common.database import Pool, create_pool
+from esp_common.health import Health
+from esp_common.http import create_app
+from esp_common.messaging import EventListener, Requester
+from esp_common.rate_limit import RateLimiter
+from esp_common.redis import connect_redis
+from esp_common.serving import make_server, serve
+from esp_common.tokens import Verifier
+from fastapi import APIRouter
+from starlette.types import ASGIApp
+
+from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+
+MAX_BODY_BYTES = 1024 * 1024
+"""The largest that is sent here is a rule set."""
+
+Part = Coroutine[Any, Any, None]
+
+
+async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
+    """Serve the API until `stop` is set; requests under way are answered first."""
+    async with open_api(settings) as (application, background):
+        await serve(make_server(application, settings), stop, background)
+
+
+@asynccontextmanager
+async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+    """Put the API together; yield the application and what must run beside it."""
+    health = Health()
+    async with AsyncExitStack() as stack:
+        pool = await _open_pool(settings, "api", stack)
+        redis = connect_redis(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        requester = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-diagnostics api"))
+        verifier = Verifier(requester, redis_url=settings.redis_url)
+        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
+        stack.push_async_callback(trail.close)
+        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
+        nameplates = Nameplates(pool, settings.nameplates_s)
+        listener = _listen(settings, nameplates, verifier)
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
+        health.add_flag("nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet")
+        routers: list[APIRouter] = []
+        application = create_app(
+            "ESP diagnostics",
+            health=health,
+            verifier=verifier,
+            routers=routers,
+            max_body_bytes=MAX_BODY_BYTES,
+            trail=trail,
+            limiter=limiter,
+            request_timeout_s=settings.request_timeout_s,
+            cors_origins=settings.cors_origins,
+        )
+        background: list[Part] = [
+            nameplates.run(),
+            listener.run(),
+            verifier.run(),
+            trail.run(),
+            limiter.run(),
+        ]
+        yield application, background
+
+
+async def _open_pool(settings: DiagnosticsSettings, role: str, stack: AsyncExitStack) -> Pool:
+    """Return a pool that connects when it is first used: a role starts, not ready, without a database."""
+    pool = await create_pool(
+        settings, role=f"esp-diagnostics {role}", min_size=0, max_size=settings.database_pool_size
+    )
+    stack.push_async_callback(pool.close)
+    return pool
+
+
+def _listen(settings: DiagnosticsSettings, nameplates: Nameplates, verifier: Verifier) -> EventListener:
+    def on_event(event: Event) -> None:
+        if event.type in tokens.EVENTS:
+            verifier.on_event(event)
+        else:
+            nameplates.note_change()
+
+    def on_connected() -> None:
+        # Events may have been missed: whatever they would have changed is asked for again.
+        verifier.forget()
+        nameplates.note_change()
+
+    patterns = ["asset.*", *tokens.EVENTS]
+    return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)

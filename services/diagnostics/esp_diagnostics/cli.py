@@ -1,0 +1,53 @@
+"""The `esp-diagnostics` command: one subcommand for each role, and what an engineer does by hand."""
+
+import typer
+from esp_common.cli import group
+from esp_common.errors import run_cli
+from esp_common.settings import settings_table
+
+from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+
+app = group("Tells what a pump did, does and suffers from, and whom to tell.")
+
+
+# --- roles ------------------------------------------------------------------------------------------------
+
+
+@app.command("api")
+def run_api() -> None:
+    """Serve the HTTP API."""
+    _run_role("api")
+
+
+@app.command("migrate")
+def run_migrate() -> None:
+    """Bring the database's schema up to date."""
+    # Alembic takes longer to load than most commands take.
+    from esp_diagnostics.store.migrations import migrate
+
+    settings = DiagnosticsSettings.load()
+    engine = migrate(settings.database_url, settings.engine)
+    typer.echo(f"schema is up to date; storage engine: {engine}")
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every setting with its default and meaning."""
+    typer.echo(settings_table(DiagnosticsSettings))
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+def _run_role(name: str) -> None:
+    # Only the roles need their frameworks, which take longer to load than most commands take.
+    from esp_common.roles import run_role
+
+    from esp_diagnostics import app as roles
+
+    run_role(SERVICE, name, {"api": roles.run_api}[name], DiagnosticsSettings.load())
+
+
+def main() -> None:
+    """Run the command."""
+    run_cli(app)

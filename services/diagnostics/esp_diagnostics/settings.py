@@ -1,0 +1,42 @@
+"""Every setting of the diagnostics service, with the default that the native stack runs on."""
+
+from typing import Final, Literal
+
+from esp_common.settings import ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+SERVICE: Final = "diagnostics"
+
+
+class DiagnosticsSettings(ServiceSettings):
+    """Settings of `esp-diagnostics`, from `ESP_DIAGNOSTICS_<NAME>` or the file named by `…_FILE`."""
+
+    model_config = SettingsConfigDict(env_prefix="ESP_DIAGNOSTICS_", hide_input_in_errors=True)
+
+    database_url: str = Field(
+        "postgresql://esp_diagnostics@127.0.0.1:5432/esp",
+        repr=False,
+        description="PostgreSQL URL; role esp_diagnostics, or esp_diagnostics_owner for migrate.",
+    )
+    http_port: int = Field(8003, ge=0, le=65535, description="TCP port of the role's HTTP server.")
+    engine: Literal["auto", "timescale", "postgres"] = Field(
+        "auto", description="Storage engine; auto takes TimescaleDB where it is complete."
+    )
+    database_pool_size: int = Field(8, ge=2, le=100, description="Most database connections of one process.")
+    nameplates_s: float = Field(
+        3600, gt=0, description="Longest until a changed nameplate is noticed without its event, seconds."
+    )
+
+    # api: trends
+    max_points: int = Field(20_000, ge=1, description="Most points of one channel in one answer, points.")
+    max_values: int = Field(
+        1_000_000, ge=1, description="Most values of one answer, points times channels, values."
+    )
+    cache_closed_s: int = Field(
+        300, ge=0, description="How long answers about a span that is over are kept, seconds; 0: not at all."
+    )
+    cache_open_s: int = Field(
+        10, ge=0, description="How long answers that touch the present are kept, seconds; 0: not at all."
+    )
+    cache_max_kib: int = Field(2048, ge=1, description="Largest answer that is kept, KiB.")

@@ -1,0 +1,19 @@
+-- name: copy_nameplates
+-- Make the copies of ingest's pumps what they are there; return the ids of those that changed. A pump that
+-- has gone keeps its row; one that is there again is no longer removed.
+WITH now_there AS (
+    SELECT pump_id, field_id, well_id, to_jsonb(p) AS nameplate FROM telemetry_v1.pumps p
+), taken AS (
+    INSERT INTO diagnostics.pumps AS ours (pump_id, field_id, well_id, nameplate)
+    SELECT pump_id, field_id, well_id, nameplate FROM now_there
+    ON CONFLICT (pump_id) DO UPDATE
+        SET field_id = EXCLUDED.field_id, well_id = EXCLUDED.well_id, nameplate = EXCLUDED.nameplate,
+            removed_at = NULL, updated_at = now()
+        WHERE ours.nameplate IS DISTINCT FROM EXCLUDED.nameplate OR ours.removed_at IS NOT NULL
+    RETURNING pump_id
+), gone AS (
+    UPDATE diagnostics.pumps SET removed_at = now(), updated_at = now()
+    WHERE removed_at IS NULL AND pump_id NOT IN (SELECT pump_id FROM now_there)
+    RETURNING pump_id
+)
+SELECT pump_id FROM taken UNION ALL SELECT pump_id FROM gone
