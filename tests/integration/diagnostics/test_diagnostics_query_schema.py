@@ -55,3 +55,21 @@ async def test_no_other_service_reads_the_tables(fleet_on_engine: Any, role: str
             await connection.fetch("SELECT * FROM diagnostics.pumps")
     finally:
         await connection.close()
+
+
+async def test_pumps_are_loaded_with_curve_factors_and_overrides(connection: Any) -> None:
+    await pumps.copy_nameplates(connection)
+    await connection.execute(
+        """
+        UPDATE diagnostics.pumps SET extras = '{"oil_api": 32}', head_factor = 0.96 WHERE pump_id = 'P-3';
+        INSERT INTO diagnostics.rule_overrides VALUES ('P-3', 'wear.head_loss', 0.12, 'ann')
+        """
+    )
+    pump, unknown = await pumps.load(connection, ["P-3", "P-6", "nobody's"])
+    spec = pump.spec
+    assert (spec.field_id, spec.motor_rated_kw, spec.setting_depth_ft) == ("north", 60, 6000)
+    assert (spec.extras, spec.overrides) == ({"oil_api": 32}, {"wear.head_loss": 0.12})
+    assert spec.installed is not None
+    assert (spec.installed.stages, spec.installed.head_factor, spec.installed.flow_factor) == (250, 0.96, 1)
+    assert spec.installed.curve.model == "AN550"
+    assert unknown.spec.installed is None

@@ -17,3 +17,15 @@ WITH now_there AS (
     RETURNING pump_id
 )
 SELECT pump_id FROM taken UNION ALL SELECT pump_id FROM gone
+
+-- name: load
+-- Pumps that are there, each with its own values of the rules' parameters; $1: those with these ids, or all.
+SELECT
+    pump_id, field_id, well_id, nameplate, extras, curve, head_factor, flow_factor, calibrated_at, in_service,
+    coalesce(
+        (SELECT jsonb_object_agg(parameter, value) FROM diagnostics.rule_overrides o WHERE o.pump_id = p.pump_id),
+        '{}'
+    ) AS overrides
+FROM diagnostics.pumps p
+WHERE removed_at IS NULL AND ($1::text[] IS NULL OR pump_id = ANY ($1))
+ORDER BY pump_id
