@@ -1,0 +1,173 @@
+"""Limits of channels, watched: deadband and delays in the time of the readings, for many pumps at once."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from esp_common.contracts.channels import CHANNELS
+from esp_common.contracts.readings import Readings
+
+from esp_diagnostics.domain.alarms import Signal
+from esp_diagnostics.domain.alert_rules import AlertRules, Limit, suppression
+
+_COLUMN: Final = {channel.name: position for position, channel in enumerate(CHANNELS)}
+_UNIT: Final = {channel.name: channel.unit for channel in CHANNELS}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NOT_SINCE: Final = -1
+_NEVER: Final = np.iinfo(np.int64).min
+
+BoolMatrix = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A limit of a pump was passed, or is respected again; `time_us`: since when, `value` what told it."""
+
+    pump_id: str
+    limit: Limit
+    active: bool
+    time_us: int
+    value: float
+    threshold: float
+
+    def signal(
+        self, rules: AlertRules, field_id: str | None, pump_state: str | None, raised: Collection[str]
+    ) -> Signal:
+        """Return what `esp_diagnostics.alerts.report` takes; `raised`: conditions raised on the same pump."""
+        side = "above" if self.limit.high is not None else "below"
+        unit = _UNIT[self.limit.channel]
+        return Signal(
+            pump_id=self.pump_id,
+            field_id=field_id,
+            condition=self.limit.condition,
+            source="limit",
+            active=self.active,
+            severity=self.limit.priority,
+            time=_EPOCH + timedelta(microseconds=self.time_us),
+            title=f"{self.limit.title} ({self.value:g} {unit}, {side} {self.threshold:g})",
+            action=self.limit.action,
+            suppressed_by=suppression(rules, self.limit.condition, pump_state, raised),
+        )
+
+
+class LimitWatch:
+    """Watches the limits of many pumps. Pure: time comes with the readings.
+
+    `thresholds`: pump id → limit name → value (see `alert_rules.limits_of`). A reading that is not newer than
+    the pump's newest is not used; a value that is missing says nothing.
+    """
+
+    def __init__(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
+        self._start(rules, thresholds)
+
+    def replace(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
+        """Take other rules or thresholds; what is known of pumps and limits that stay is kept."""
+        kept = self.snapshot(list(self._position))
+        self._start(rules, thresholds)
+        self.restore(kept)
+
+    def _start(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
+        self._limits = rules.limits
+        self._position = {pump_id: position for position, pump_id in enumerate(thresholds)}
+        shape = (len(thresholds), len(self._limits))
+        self._thresholds = np.full(shape, np.nan)
+        for pump_id, values in thresholds.items():
+            for column, limit in enumerate(self._limits):
+                self._thresholds[self._position[pump_id], column] = values.get(limit.name, np.nan)
+        self._active = np.zeros(shape, dtype=bool)
+        self._since = np.full(shape, _NOT_SINCE, dtype=np.int64)
+        self._newest = np.full(len(thresholds), _NEVER, dtype=np.int64)
+
+    def observe(self, readings: Readings, unfit: BoolMatrix | None = None) -> list[LimitChange]:
+        """Return what changed with `readings`, in any order; `unfit` (n, channels): values not to use."""
+        known = np.fromiter(
+            (self._position.get(pump_id, -1) for pump_id in readings.pump_id), np.int64, len(readings)
+        )
+        order = np.argsort(readings.time_us, kind="stable")
+        order = order[known[order] >= 0]
+        order = order[readings.time_us[order] > self._newest[known[order]]]
+        pumps, times = known[order], readings.time_us[order]
+        found: list[LimitChange] = []
+        for column, limit in enumerate(self._limits):
+            values = readings.values[order, _COLUMN[limit.channel]]
+            if unfit is not None:
+                values = np.where(unfit[order, _COLUMN[limit.channel]], np.nan, values)
+            found += self._watch(column, limit, pumps, times, values)
+        np.maximum.at(self._newest, pumps, times)
+        return sorted(found, key=lambda change: change.time_us)
+
+    def _watch(
+        self,
+        column: int,
+        limit: Limit,
+        pumps: npt.NDArray[np.int64],
+        times: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float64],
+    ) -> Iterator[LimitChange]:
+        """Step through the readings of the pumps of which the limit has something to say; most have not."""
+        sign = 1.0 if limit.high is not None else -1.0
+        excess = sign * (values - self._thresholds[pumps, column])
+        busy = self._active[:, column] | (self._since[:, column] != _NOT_SINCE)
+        busy[pumps[excess > 0]] = True
+        ids = list(self._position)
+        for row in np.flatnonzero(busy[pumps] & ~np.isnan(excess)):
+            pump = pumps[row]
+            since = self._step(pump, column, limit, int(times[row]), float(excess[row]))
+            if since is not None:
+                yield LimitChange(
+                    ids[pump],
+                    limit,
+                    bool(self._active[pump, column]),
+                    since,
+                    float(values[row]),
+                    float(self._thresholds[pump, column]),
+                )
+
+    def _step(self, pump: np.int64, column: int, limit: Limit, time_us: int, excess: float) -> int | None:
+        """Take one value; return since when the limit is passed, or respected, if that is new."""
+        active = bool(self._active[pump, column])
+        changing = excess < -limit.deadband if active else excess > 0
+        if not changing:
+            self._since[pump, column] = _NOT_SINCE
+            return None
+        since = int(self._since[pump, column])
+        since = time_us if since == _NOT_SINCE else since
+        delay_s = limit.off_delay_s if active else limit.on_delay_s
+        if time_us - since < delay_s * 1e6:
+            self._since[pump, column] = since
+            return None
+        self._active[pump, column] = not active
+        self._since[pump, column] = _NOT_SINCE
+        return since
+
+    def active(self, pump_id: str) -> list[str]:
+        """Return the conditions of a pump whose limits are passed."""
+        position = self._position.get(pump_id)
+        if position is None:
+            return []
+        return [limit.condition for limit, on in zip(self._limits, self._active[position], strict=True) if on]
+
+    def snapshot(self, pump_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return what is known of pumps, for `restore`."""
+        return {pump_id: self._saved(self._position[pump_id]) for pump_id in pump_ids}
+
+    def _saved(self, pump: int) -> bytes:
+        limits = {
+            limit.name: [bool(self._active[pump, column]), int(self._since[pump, column])]
+            for column, limit in enumerate(self._limits)
+            if self._active[pump, column] or self._since[pump, column] != _NOT_SINCE
+        }
+        return orjson.dumps({"newest": int(self._newest[pump]), "limits": limits})
+
+    def restore(self, snapshots: Mapping[str, bytes]) -> None:
+        """Take up what was known; pumps and limits that are gone are left out."""
+        columns = {limit.name: column for column, limit in enumerate(self._limits)}
+        for pump_id in snapshots.keys() & self._position.keys():
+            pump, saved = self._position[pump_id], orjson.loads(snapshots[pump_id])
+            self._newest[pump] = saved["newest"]
+            for name in saved["limits"].keys() & columns.keys():
+                self._active[pump, columns[name]], self._since[pump, columns[name]] = saved["limits"][name]
