@@ -19,8 +19,12 @@ from esp_common.tokens import Verifier
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.live import LiveHub
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+from esp_diagnostics.store.live import LiveNames
+from esp_diagnostics.tickets import Tickets
 
 MAX_BODY_BYTES = 1024 * 1024
 """The largest that is sent here is a rule set."""
@@ -31,7 +35,7 @@ Part = Coroutine[Any, Any, None]
 async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
     async with open_api(settings) as (application, background):
-        await serve(make_server(application, settings), stop, background)
+        await serve(make_server(application, settings, **SERVER_OPTIONS), stop, background)
 
 
 @asynccontextmanager
@@ -53,7 +57,9 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
         health.add_flag("broker", lambda: requester.connected, "not connected")
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         health.add_flag("nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet")
-        routers: list[APIRouter] = []
+        hub = LiveHub(settings.redis_url)
+        sockets = LiveSockets(hub, Tickets(redis), trail, settings, LiveNames(pool).unknown)
+        routers: list[APIRouter] = [live_router(sockets)]
         application = create_app(
             "ESP diagnostics",
             health=health,
@@ -71,6 +77,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             verifier.run(),
             trail.run(),
             limiter.run(),
+            hub.run(),
         ]
         yield application, background
 

@@ -40,3 +40,14 @@ class DiagnosticsSettings(ServiceSettings):
         10, ge=0, description="How long answers that touch the present are kept, seconds; 0: not at all."
     )
     cache_max_kib: int = Field(2048, ge=1, description="Largest answer that is kept, KiB.")
+
+    # api: live stream
+    live_sockets: int = Field(300, ge=1, description="Most live streams of one process.")
+    live_sockets_per_caller: int = Field(10, ge=1, description="Most live streams of one caller and process.")
+    live_subscriptions: int = Field(2000, ge=1, description="Most pumps and fields of one live stream.")
+    live_buffer_kib: int = Field(
+        2048, ge=1, description="Most that waits for a slow client of the live stream, KiB."
+    )
+    live_heartbeat_s: float = Field(
+        10, gt=0, le=30, description="How often a live stream says that it is there, seconds."
+    )

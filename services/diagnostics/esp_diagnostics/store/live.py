@@ -1,0 +1,27 @@
+"""What the live stream asks of the database: whether what is subscribed to is there."""
+
+from collections.abc import Collection
+from typing import Final
+
+import structlog
+from esp_common.database import OUTAGES, Pool, load_queries
+
+log = structlog.get_logger()
+
+_SQL: Final = load_queries(__package__, "live.sql")
+
+
+class LiveNames:
+    """Knows which pumps and fields there are."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def unknown(self, pumps: Collection[str], fields: Collection[str]) -> tuple[list[str], list[str]]:
+        """Return those of the pumps and of the fields that there are not; none while nobody can tell."""
+        try:
+            row = await self._pool.fetchrow(_SQL.unknown, list(pumps), list(fields))
+        except OUTAGES as error:
+            log.warning("live.names-unknown", reason=str(error) or type(error).__name__)
+            return [], []
+        return row["pumps"], row["fields"]
