@@ -1,0 +1,10 @@
+"""Alerts with their log, their rules, and whom to tell of them."""
+
+from esp_common.migrations import run_sql
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    run_sql("0003_alerts.sql")
