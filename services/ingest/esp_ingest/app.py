@@ -139,7 +139,9 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
         health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_flag("publisher", lambda: publisher.connected, "not connected")
-        await Maintenance(pool, engine, publisher, settings).run(stop)
+        maintenance = Maintenance(pool, engine, publisher, settings)
+        health.add_flag("archived", lambda: maintenance.listening, "the broker does not have this consumer")
+        await maintenance.run(stop)
 
 
 async def _open_pool(settings: IngestSettings, role: str, stop: asyncio.Event, **options: Any) -> Pool:

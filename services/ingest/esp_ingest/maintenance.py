@@ -1,4 +1,4 @@
-"""The maintenance role: partitions, rollups, scoring and the outbox, by one process at a time."""
+"""The maintenance role: partitions, rollups, scoring, events and archived days, by one process at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,12 +8,16 @@ from typing import Final
 import asyncpg
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from esp_common import topology
+from esp_common.contracts.events import decode_event
 from esp_common.database import OUTAGES, Engine, Pool
-from esp_common.messaging import Publisher
+from esp_common.errors import InvalidInput
+from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_common.outbox import Relay
 from esp_common.roles import until_first_ends
 from prometheus_client import Counter, Gauge
 
+from esp_ingest.archived import ArchivedDay, archived_day, settle
 from esp_ingest.assets import SERVICE
 from esp_ingest.quality import score_hours
 from esp_ingest.rollups import roll_up
@@ -30,6 +34,8 @@ _SUCCEEDED: Final = Gauge(
 _FAILED: Final = Counter("esp_ingest_maintenance_failures_total", "Runs of a job that failed.", ["job"])
 
 PARTITIONS_S: Final = 3600
+AGAIN_S: Final = 2.0
+"""How long an archived day waits that could not be settled: the table is in use, another process leads."""
 
 Job = Callable[[], Awaitable[object]]
 
@@ -47,9 +53,22 @@ class Maintenance:
         self._settings = settings
         self._relay = Relay(pool, publisher, SERVICE)
         self._turn = asyncio.Lock()
+        self._archived: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._consumer = LeanConsumer(
+            settings.amqp_url,
+            topology.INGEST_ARCHIVED,
+            prefetch=1,
+            on_message=self._archived.put_nowait,
+            service=SERVICE,
+        )
+
+    @property
+    def listening(self) -> bool:
+        """Whether the broker has the consumer of archived days."""
+        return self._consumer.alive
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; raises what the relay of events died of."""
+        """Work until `stop` is set; raises what the relay of events or the consumer died of."""
         scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
         for name, period_s, job in self._jobs():
             scheduler.add_job(
@@ -57,7 +76,9 @@ class Maintenance:
             )
         scheduler.start()
         try:
-            await until_first_ends(self._relay.run(), stop.wait())
+            await until_first_ends(
+                self._relay.run(), self._consumer.run(), self._settle_archived(), stop.wait()
+            )
         finally:
             scheduler.shutdown(wait=False)
             # Whatever runs is finished, not cut off in the middle.
@@ -91,3 +112,55 @@ class Maintenance:
     async def _partition(self) -> None:
         async with self._pool.acquire() as connection:
             await rollups.ensure_partitions(connection, self._settings.partitions_ahead_days)
+
+    async def _settle_archived(self) -> None:
+        """Take one archived day after the other; each is acknowledged once it is dropped or refused."""
+        while True:
+            delivery = await self._archived.get()
+            try:
+                archived = _archived_day(delivery)
+            except InvalidInput as error:
+                log.error("archived.unreadable", reason=error.detail)  # noqa: TRY400 - it is the sender's
+                self._consumer.nack(delivery, requeue=False)
+                continue
+            if archived is None or await self._settle(archived):
+                self._consumer.done([delivery])
+            else:
+                self._consumer.nack(delivery, requeue=True)
+
+    async def _settle(self, archived: ArchivedDay) -> bool:
+        """Settle `archived`, however long the database is away; return False when it cannot be."""
+        while True:
+            try:
+                async with self._turn, rollups.leading(self._pool) as leads:
+                    if leads:
+                        await self._decide(archived)
+                        return True
+            except OUTAGES as error:
+                log.warning("archived.delayed", day=str(archived.day), reason=str(error))
+            except asyncpg.PostgresError as error:
+                _FAILED.labels("archived").inc()
+                log.warning("maintenance.failed", job="archived", day=str(archived.day), reason=str(error))
+                await asyncio.sleep(AGAIN_S)
+                return False
+            await asyncio.sleep(AGAIN_S)
+
+    async def _decide(self, archived: ArchivedDay) -> None:
+        refusal = await settle(
+            self._pool,
+            self._engine,
+            archived,
+            today=datetime.now(UTC).date(),
+            keep_days=self._settings.retention_days,
+        )
+        _SUCCEEDED.labels("archived").set_to_current_time()
+        log.info("archived.settled", day=str(archived.day), refused=refusal)
+
+
+def _archived_day(delivery: Delivery) -> ArchivedDay | None:
+    """Return the archived day a message tells of, None where it is not for us, or not the archiver's."""
+    event = decode_event(delivery.headers, delivery.body)
+    if delivery.user_id != topology.speaker_of(event.type):
+        log.critical("event.forged", type=event.type, subject=event.subject, sender=delivery.user_id)
+        return None
+    return archived_day(event)

@@ -1,4 +1,4 @@
-"""Retention: raw days go when someone says so, never by themselves; their aggregates stay."""
+"""Retention: raw days go when someone or the archiver says so, never by themselves; their aggregates stay."""
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -19,10 +19,11 @@ from esp_ingest.store import rollups
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A raw day that is gone, and how many readings it held."""
+    """A raw day that is gone, how many readings it held, and the archive it went for."""
 
     day: date
     readings: int
+    archive_id: str | None = None
 
 
 async def drop_before(
@@ -48,16 +49,22 @@ async def _drop(connection: Any, engine: Engine, day: date, by: str) -> Dropped:
     try:
         async with connection.transaction():
             dropped = Dropped(day, await store.drop_day(connection, day, by))
-            event = Event("retention.dropped", SERVICE, day.isoformat(), asdict(dropped))
-            await outbox.enqueue(connection, event, topology.EVENTS)
-            await audit.record(
-                connection,
-                source=SERVICE,
-                actor=by,
-                action="retention.dropped",
-                subject=day.isoformat(),
-                data=asdict(dropped),
-            )
+            await tell_dropped(connection, dropped, by)
     except asyncpg.LockNotAvailableError:
         raise Unavailable(f"raw day {day} is being read", fix="wait for long queries to end") from None
     return dropped
+
+
+async def tell_dropped(connection: Any, dropped: Dropped, by: str) -> None:
+    """Tell in the caller's transaction, as an event and in the audit trail, that a day was dropped."""
+    subject = dropped.day.isoformat()
+    event = Event("retention.dropped", SERVICE, subject, asdict(dropped))
+    await outbox.enqueue(connection, event, topology.EVENTS)
+    await audit.record(
+        connection,
+        source=SERVICE,
+        actor=by,
+        action="retention.dropped",
+        subject=subject,
+        data=asdict(dropped),
+    )

@@ -17,14 +17,15 @@ from esp_stack.servers import Vhost
 
 BatchOf = Callable[..., Batch]
 
-OFTEN = IngestSettings(rollup_s=0.2, quality_period_s=0.2, partitions_ahead_days=3)
-
 
 @asynccontextmanager
 async def running(stored: Any, vhost: Vhost) -> AsyncIterator[None]:
     stop = asyncio.Event()
+    often = IngestSettings(
+        amqp_url=vhost.url_for("ingest"), rollup_s=0.2, quality_period_s=0.2, partitions_ahead_days=3
+    )
     async with Publisher(vhost.url_for("ingest")) as publisher:
-        role = asyncio.create_task(Maintenance(stored.owner, stored.engine, publisher, OFTEN).run(stop))
+        role = asyncio.create_task(Maintenance(stored.owner, stored.engine, publisher, often).run(stop))
         try:
             yield
         finally:

@@ -3,7 +3,19 @@
 -- name: raw_days
 SELECT day FROM ingest.raw_days() AS day WHERE day < $1 ORDER BY day
 
+-- name: freeze_day
+SELECT ingest.freeze_day($1)
+
+-- name: content
+-- How many readings a day has, and what they come to.
+SELECT coalesce(sum(readings), 0)::int8 AS readings, coalesce(sum(digest), 0) AS digest
+FROM telemetry_v1.day_digest($1)
+
+-- name: gone_for
+-- Whether a day was dropped for this archive.
+SELECT EXISTS (SELECT FROM ingest.dropped_chunks WHERE archive_id = $1)
+
 -- name: drop_day
 WITH dropped AS (SELECT ingest.drop_day($1) AS readings)
-INSERT INTO ingest.dropped_chunks (day, readings, dropped_by) SELECT $1, readings, $2 FROM dropped
+INSERT INTO ingest.dropped_chunks (day, readings, dropped_by, archive_id) SELECT $1, readings, $2, $3 FROM dropped
 RETURNING readings
