@@ -1,0 +1,259 @@
+"""Watches many pumps with their detectors: readings become verdicts."""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from esp_diagnostics.domain.anomaly.model import Detector, DetectorInvalid
+from esp_diagnostics.domain.anomaly.persistence import Persistence
+from esp_diagnostics.domain.anomaly.statistics import Running, accumulate, present, pulls, smooth
+from esp_diagnostics.domain.arrays import Bools, Floats
+
+OVERSHOOT: Final = 1.5
+"""Cumulative sums stop growing at this multiple of their limit, so that they come back."""
+
+THRESHOLD: Final = 1.0
+EXPLAINED_ABOVE: Final = 0.5
+CONTRIBUTIONS: Final = 5
+
+SNAPSHOT: Final = struct.Struct("<4sHIIqqqq")
+"""Mark, number of features, checksum of their names, detector, newest reading, the alarm's three times."""
+
+MARK: Final = b"EAW1"
+NEVER: Final = -1
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyVerdict:
+    """What is to be said of a pump at its newest reading.
+
+    `score` over `threshold`, which is 1: the greater of T² and the greatest cumulative sum, each over its
+    limit. `alarmed` after persistence, until hysteresis ends it; `since_us` where the score first rose above
+    the threshold, None without an alarm. `learning`: there is no detector, or it does not know this regime.
+    `contributions` features and their shares of the score, greatest first; none while all is well.
+    """
+
+    score: float
+    threshold: float
+    alarmed: bool
+    learning: bool
+    contributions: tuple[tuple[str, float], ...]
+    since_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """A detector as the watch uses it: centre and factor (k,) by regime, NaN factors for unused features."""
+
+    detector: Detector
+    places: Mapping[int, tuple[Floats, Floats]]
+    mark: int
+
+    @classmethod
+    def of(cls, detector: Detector) -> "_Judge":
+        reference = detector.reference
+        factors = np.where(reference.used, 1.0 / reference.scale, np.nan)
+        places = {
+            int(regime): (reference.center[row], factors[row]) for row, regime in enumerate(reference.regimes)
+        }
+        told = (detector.trained_from_us, detector.trained_to_us, detector.samples, detector.distance_limit)
+        return cls(detector, places, zlib.crc32(repr(told).encode()))
+
+
+@dataclass(slots=True)
+class _Watched:
+    """State of one pump: its columns of `Running` (4, k), in units of the detector with this `mark`."""
+
+    columns: Floats
+    mark: int = 0
+    newest_us: int = NEVER
+    score: float = 0.0
+    contributions: tuple[tuple[str, float], ...] = ()
+    alarm: Persistence = field(default_factory=Persistence)
+    judge: _Judge | None = None
+
+    def verdict(self, *, learning: bool) -> AnomalyVerdict:
+        """Return what was last found out; while learning only whether an alarm still stands."""
+        since = self.alarm.alarmed_us
+        contributions = self.contributions if since is not None or not learning else ()
+        return AnomalyVerdict(self.score, THRESHOLD, since is not None, learning, contributions, since)
+
+
+class _Turn(NamedTuple):
+    """A reading that is judged: its row, whose it is, by which detector, and where its regime lies."""
+
+    row: int
+    pump: _Watched
+    judge: _Judge
+    place: tuple[Floats, Floats]
+
+
+class Watch:
+    """Running statistics and alarms of many pumps; pure, time comes with the readings.
+
+    The reference never moves while watching: a fault that grows slowly is not learned. It is renewed by
+    training on history without findings, and `set_model`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """`names` of the k features that `observe` gets, in order."""
+        self.names = tuple(names)
+        self._names_mark = zlib.crc32("\n".join(self.names).encode())
+        self._pumps: dict[str, _Watched] = {}
+
+    def set_model(self, pump_id: str, detector: Detector | None) -> None:
+        """Judge a pump by `detector` from now on; None: learn. An alarm stands until scores end it.
+
+        Raises DetectorInvalid when it was trained on other features: train again.
+        """
+        pump = self._pump(pump_id)
+        if detector is None:
+            pump.judge = None
+            return
+        if detector.names != self.names:
+            raise DetectorInvalid(
+                f"the detector of {pump_id} was trained on other features", fix="train the pump again"
+            )
+        pump.judge = _Judge.of(detector)
+        if pump.judge.mark != pump.mark:
+            pump.columns = _fresh(len(self.names))
+            pump.mark = pump.judge.mark
+
+    def forget(self, pump_id: str) -> None:
+        """Stop watching a pump: it was removed, or another worker watches it now."""
+        self._pumps.pop(pump_id, None)
+
+    def observe(
+        self, pump_ids: Sequence[str], times_us: Integers, features: Floats, regime: Integers, steady: Bools
+    ) -> dict[str, AnomalyVerdict]:
+        """Take n readings and return a verdict for each pump among them, at its newest.
+
+        `features` (n, k) as trained on, NaN where missing; `regime` (n,); `steady` (n,): running, and not
+        just started or changed. Others change nothing, nor do readings older than one already taken. Rows
+        in any order; several of a pump are taken in the order of time.
+        """
+        learning: dict[str, bool] = {}
+        for rows in _rounds(pump_ids, times_us):
+            turns: list[_Turn] = []
+            for row in rows:
+                pump = self._pump(pump_ids[row])
+                place = pump.judge.places.get(int(regime[row])) if pump.judge else None
+                if times_us[row] <= pump.newest_us:
+                    learning.setdefault(pump_ids[row], pump.judge is None)
+                    continue
+                pump.newest_us = int(times_us[row])
+                learning[pump_ids[row]] = pump.judge is None or (place is None and bool(steady[row]))
+                if pump.judge and place and steady[row]:
+                    turns.append(_Turn(row, pump, pump.judge, place))
+            if turns:
+                self._judge(turns, times_us, features)
+        return {pump_id: self._pumps[pump_id].verdict(learning=is_so) for pump_id, is_so in learning.items()}
+
+    def snapshot(self, pump_ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the state of those pumps that are watched, without their detectors."""
+        return {pump_id: self._packed(self._pumps[pump_id]) for pump_id in pump_ids if pump_id in self._pumps}
+
+    def restore(self, snapshots: Mapping[str, bytes]) -> None:
+        """Go on from snapshots, before or after `set_model`; leave out those of other versions or features."""
+        for pump_id, body in snapshots.items():
+            restored = self._unpacked(body)
+            if restored is None:
+                continue
+            judge = self._pump(pump_id).judge
+            if judge is not None and judge.mark != restored.mark:
+                restored.columns, restored.mark = _fresh(len(self.names)), judge.mark
+            restored.judge = judge
+            self._pumps[pump_id] = restored
+
+    def _pump(self, pump_id: str) -> _Watched:
+        pump = self._pumps.get(pump_id)
+        if pump is None:
+            pump = self._pumps[pump_id] = _Watched(_fresh(len(self.names)))
+        return pump
+
+    def _judge(self, turns: Sequence[_Turn], times_us: Integers, features: Floats) -> None:
+        """Move the state of different pumps on by one reading each."""
+        rows = [turn.row for turn in turns]
+        detectors = [turn.judge.detector for turn in turns]
+        centers = np.array([turn.place[0] for turn in turns])
+        factors = np.array([turn.place[1] for turn in turns])
+        limits = np.array(
+            [(d.distance_limit, d.sum_limit, d.settings.smoothing_s, d.settings.slack) for d in detectors]
+        )
+        distance_limit, sum_limit, smoothing_s, slack = (limits[:, [column]] for column in range(4))
+        now_s = times_us[rows][:, None] / 1e6
+        columns = np.array([turn.pump.columns for turn in turns])
+        state = Running(*columns.swapaxes(0, 1))
+        step = smooth(state, (features[rows] - centers) * factors, now_s, smoothing_s)
+        spread = np.array([d.reference.spread for d in detectors])
+        accumulate(state, step, spread, slack, OVERSHOOT * sum_limit)
+        there = present(state, now_s, smoothing_s)
+        precision = np.array([d.reference.precision for d in detectors])
+        parts = pulls(state.smoothed, precision, there) / distance_limit
+        sums = np.where(there, np.maximum(state.rises, state.falls), 0.0) / sum_limit
+        self._conclude(turns, columns, parts, sums)
+
+    def _conclude(self, turns: Sequence[_Turn], columns: Floats, parts: Floats, sums: Floats) -> None:
+        """Give each pump its new state, score, explanation and alarm."""
+        distances, greatest = parts.sum(axis=1), sums.max(axis=1)
+        scores = np.maximum(distances, greatest)
+        shares = np.where((distances >= greatest)[:, None], parts.clip(min=0.0), sums)
+        order = np.argsort(-shares, axis=1)[:, :CONTRIBUTIONS]
+        totals = shares.sum(axis=1)
+        for row, turn in enumerate(turns):
+            pump = turn.pump
+            pump.columns = columns[row]
+            pump.score = float(scores[row])
+            pump.contributions = ()
+            if pump.score > EXPLAINED_ABOVE:
+                pump.contributions = tuple(
+                    (self.names[which], float(shares[row, which] / totals[row]))
+                    for which in order[row]
+                    if shares[row, which] > 0
+                )
+            pump.alarm.update(pump.score, pump.newest_us, turn.judge.detector.settings.smoothing_s * 1e6)
+
+    def _packed(self, pump: _Watched) -> bytes:
+        times = (
+            NEVER if at is None else at
+            for at in (pump.alarm.above_us, pump.alarm.below_us, pump.alarm.alarmed_us)
+        )
+        head = SNAPSHOT.pack(MARK, len(self.names), self._names_mark, pump.mark, pump.newest_us, *times)
+        return head + np.ascontiguousarray(pump.columns, dtype="<f8").tobytes()
+
+    def _unpacked(self, body: bytes) -> _Watched | None:
+        k = len(self.names)
+        if len(body) != SNAPSHOT.size + 4 * k * 8:
+            return None
+        mark, count, names_mark, detector_mark, newest_us, *times = SNAPSHOT.unpack_from(body)
+        if (mark, count, names_mark) != (MARK, k, self._names_mark):
+            return None
+        columns = np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(4, k).astype(np.float64)
+        alarm = Persistence(*(None if at == NEVER else at for at in times))
+        return _Watched(columns, detector_mark, newest_us, alarm=alarm)
+
+
+def _fresh(k: int) -> Floats:
+    """Return the columns of `Running` of one pump that has seen nothing."""
+    columns = np.zeros((4, k))
+    columns[3] = np.nan
+    return columns
+
+
+def _rounds(pump_ids: Sequence[str], times_us: Integers) -> Iterator[list[int]]:
+    """Yield rows of different pumps: the oldest of each, then the second of each, and so on."""
+    turns: list[list[int]] = []
+    seen: dict[str, int] = {}
+    for row in np.argsort(times_us, kind="stable").tolist():
+        turn = seen.get(pump_ids[row], 0)
+        seen[pump_ids[row]] = turn + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(row)
+    yield from turns
