@@ -48,3 +48,20 @@ async def test_the_service_may_not(statement: str, migrated: Database) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await connection.execute(statement)
     await connection.close()
+
+
+PUBLISHED = "SELECT count(*) FROM audit_v1.records UNION ALL SELECT seq FROM audit_v1.head"
+
+
+async def test_the_archiver_reads_the_published_views(migrated: Database) -> None:
+    connection = await asyncpg.connect(migrated.url("esp_archiver"))
+    assert [row[0] for row in await connection.fetch(PUBLISHED)] == [0, 0]
+    await connection.close()
+
+
+@pytest.mark.parametrize("role", sorted(set(STRANGERS) - {"esp_archiver"}))
+async def test_nobody_else_reads_them(role: str, migrated: Database) -> None:
+    connection = await asyncpg.connect(migrated.url(role))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.fetch(PUBLISHED)
+    await connection.close()
