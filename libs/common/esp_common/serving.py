@@ -24,7 +24,10 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: ASGIApp, settings: ServiceSettings, **options: Any) -> Server:
-    """Return the server of `application`; `options` are further ones of uvicorn's."""
+    """Return the server of `application`; `options` are further ones of uvicorn's.
+
+    It does not speak WebSocket unless an option `ws` says so: an upgrade asked for is then just a request.
+    """
     return Server(
         uvicorn.Config(
             application,
@@ -36,7 +39,7 @@ def make_server(application: ASGIApp, settings: ServiceSettings, **options: Any)
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
-            **options,
+            **{"ws": "none", **options},
         )
     )
 
