@@ -43,10 +43,10 @@ class Tickets:
         if len(ticket) > MAX_TICKET_LENGTH:
             raise _invalid()
         try:
-            sealed: bytes | None = await self._redis.getdel(_place(ticket))
+            sealed = await self._redis.getdel(_place(ticket))
         except AWAY as error:
             raise _away() from error
-        if sealed is None:
+        if not isinstance(sealed, bytes):
             raise _invalid()
         nonce, content = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:

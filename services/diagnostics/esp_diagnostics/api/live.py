@@ -48,8 +48,10 @@ FIRST_MESSAGE_S: Final = 10.0
 CHECK_S: Final = 1.0
 """How often a client's credential is looked at again."""
 CLOSE_S: Final = 1.0
+MAX_AT_THE_DOOR: Final = 100
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 SERVER_OPTIONS: Final[Mapping[str, Any]] = {
+    "ws": "websockets-sansio",
     "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_per_message_deflate": False,  # a compressor would cost each client 64 KiB, and time
 }
@@ -64,7 +66,7 @@ Unknown = Callable[[Collection[str], Collection[str]], Awaitable[tuple[list[str]
 """Given ids of pumps and of fields, returns those that there are not."""
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Secret = Annotated[str, Field(min_length=1, max_length=8192, repr=False)]
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=8192)]
 MAX_IDS: Final = 10_000
 
 
@@ -95,8 +97,8 @@ class Said(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    token: Secret | None = None
-    ticket: Secret | None = None
+    token: Secret | None = Field(None, repr=False)
+    ticket: Secret | None = Field(None, repr=False)
     subscribe: Wish | None = None
     unsubscribe: Wish | None = None
     ping: int | float | str | None = None
@@ -119,7 +121,19 @@ class LiveSockets:
         self.settings = settings
         self.unknown = unknown
         self._open = 0
+        self._at_the_door = 0
         self._by_caller: Counter[str] = Counter()
+
+    @contextmanager
+    def door(self) -> Iterator[None]:
+        """Hold a place for somebody who has yet to say who they are; they cannot take those of others."""
+        if self._at_the_door >= MAX_AT_THE_DOOR:
+            raise Unavailable("too many are opening a live stream", retry_after_s=10, fix="try later")
+        self._at_the_door += 1
+        try:
+            yield
+        finally:
+            self._at_the_door -= 1
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -190,8 +204,10 @@ class _Session:
         code: int | None = None
         await self._socket.accept()
         try:
+            with self._sockets.door():
+                said = await self._identify()
             with self._sockets.place():
-                await self._serve_caller()
+                await self._serve_caller(said)
         except WebSocketDisconnect as gone:
             code = gone.code
         except EspError as error:
@@ -199,8 +215,7 @@ class _Session:
         finally:
             self._note_end(code)
 
-    async def _serve_caller(self) -> None:
-        said = await self._identify()
+    async def _serve_caller(self, said: Said) -> None:
         assert self._caller is not None  # noqa: S101 - for the type checker
         with self._sockets.place_of(self._caller.id):
             self._note("live.opened", 101)
@@ -218,7 +233,7 @@ class _Session:
         """Find out who the client is, from its headers or its first message, which is returned."""
         with suppress(Unauthenticated):
             self._credential = credential(self._socket.headers)
-        said = Said()
+        said = Said(token=None, ticket=None)
         if not self._credential:
             said = await self._first_message()
             if said.ticket is not None:

@@ -24,4 +24,4 @@ class LiveNames:
         except OUTAGES as error:
             log.warning("live.names-unknown", reason=str(error) or type(error).__name__)
             return [], []
-        return row["pumps"], row["fields"]
+        return (row["pumps"], row["fields"]) if row else ([], [])
