@@ -1,0 +1,120 @@
+"""Findings: raised, changed, cleared, and listed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+from esp_common.database import Connection, Pool, load_queries
+
+_SQL: Final = load_queries(__package__, "findings.sql")
+_DOCUMENTS: Final = ("evidence", "path")
+
+Row = dict[str, Any]
+
+
+class NewFinding(NamedTuple):
+    """A finding as it is raised; `evidence` and `path` as JSON text."""
+
+    finding_id: UUID
+    pump_id: str
+    field_id: str
+    condition: str
+    kind: str
+    severity: str
+    confidence: float
+    onset: datetime
+    raised_at: datetime
+    rule_version: str
+    evidence: str
+    path: str
+    action: str
+
+
+class Change(NamedTuple):
+    """What a finding is by now."""
+
+    finding_id: UUID
+    severity: str
+    peak_severity: str
+    confidence: float
+    evidence: str
+    path: str
+    action: str
+
+
+class Clearing(NamedTuple):
+    """A finding is over."""
+
+    finding_id: UUID
+    cleared_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FindingFilter:
+    """Which findings: None is any; times from `…_from` on and before `…_to`."""
+
+    field_id: str | None = None
+    pump_id: str | None = None
+    condition: str | None = None
+    severities: Sequence[str] | None = None
+    is_open: bool | None = None
+    raised_from: datetime | None = None
+    raised_to: datetime | None = None
+    cleared_from: datetime | None = None
+    cleared_to: datetime | None = None
+    onset_from: datetime | None = None
+    onset_to: datetime | None = None
+
+
+async def open_findings(connection: Connection, pump_ids: Iterable[str]) -> list[Row]:
+    """Return what is open of the pumps: id, pump, condition, severities, confidence, onset and raised_at."""
+    return [dict(row) for row in await connection.fetch(_SQL.open_findings, list(pump_ids))]
+
+
+async def last_cleared(
+    connection: Connection, pump_ids: Iterable[str], since: datetime
+) -> dict[tuple[str, str], datetime]:
+    """Return when each (pump, condition) was last over, of those that were after `since`."""
+    rows = await connection.fetch(_SQL.last_cleared, list(pump_ids), since)
+    return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
+
+
+async def raise_new(connection: Connection, found: Sequence[NewFinding]) -> set[UUID]:
+    """Write findings; return the ids of those whose pump was not known to suffer from the same already."""
+    if not found:
+        return set()
+    columns = [list(column) for column in zip(*found, strict=True)]
+    return {row["finding_id"] for row in await connection.fetch(_SQL["raise"], *columns)}
+
+
+async def change(connection: Connection, changes: Sequence[Change]) -> None:
+    """Write what findings are by now."""
+    if changes:
+        await connection.execute(_SQL.change, *(list(column) for column in zip(*changes, strict=True)))
+
+
+async def clear(connection: Connection, clearings: Sequence[Clearing]) -> set[UUID]:
+    """End findings; return the ids of those that were open."""
+    if not clearings:
+        return set()
+    columns = [list(column) for column in zip(*clearings, strict=True)]
+    return {row["finding_id"] for row in await connection.fetch(_SQL.clear, *columns)}
+
+
+class Findings:
+    """Lists findings."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(self, wanted: FindingFilter, after: tuple[datetime, UUID] | None, limit: int) -> list[Row]:
+        """Return up to `limit` findings, the last raised first, that come after `after`."""
+        raised_at, finding_id = after or (None, None)
+        rows = await self._pool.fetch(_SQL.page, *astuple(wanted), raised_at, finding_id, limit)
+        return [
+            {name: orjson.loads(value) if name in _DOCUMENTS else value for name, value in row.items()}
+            for row in rows
+        ]

@@ -1,0 +1,65 @@
+-- Findings: what pumps were found to suffer from, since when, and until when.
+
+-- name: open_findings
+SELECT finding_id, pump_id, condition, severity, peak_severity, confidence, onset, raised_at
+FROM diagnostics.findings
+WHERE pump_id = ANY($1) AND cleared_at IS NULL
+
+-- name: last_cleared
+-- When each condition of each pump was last over, of those that were after $2.
+SELECT pump_id, condition, max(cleared_at) AS cleared_at
+FROM diagnostics.findings
+WHERE pump_id = ANY($1) AND cleared_at > $2
+GROUP BY pump_id, condition
+
+-- name: raise
+-- Return the ids of those that are new: a condition that a pump is known to suffer from is not found again.
+INSERT INTO diagnostics.findings (
+    finding_id, pump_id, field_id, condition, kind, severity, peak_severity, confidence, onset, raised_at,
+    rule_version, evidence, path, action
+)
+SELECT
+    finding_id, pump_id, field_id, condition, kind, severity, severity, confidence, onset, raised_at, rule_version,
+    evidence::jsonb, path::jsonb, action
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::timestamptz[],
+    $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[]
+) AS found (
+    finding_id, pump_id, field_id, condition, kind, severity, confidence, onset, raised_at, rule_version, evidence,
+    path, action
+)
+ON CONFLICT (pump_id, condition) WHERE cleared_at IS NULL DO NOTHING
+RETURNING finding_id
+
+-- name: change
+UPDATE diagnostics.findings AS f
+SET severity = now_known.severity, peak_severity = now_known.peak_severity, confidence = now_known.confidence,
+    evidence = now_known.evidence::jsonb, path = now_known.path::jsonb, action = now_known.action,
+    updated_at = now()
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::float8[], $5::text[], $6::text[], $7::text[]
+) AS now_known (finding_id, severity, peak_severity, confidence, evidence, path, action)
+WHERE f.finding_id = now_known.finding_id AND f.cleared_at IS NULL
+
+-- name: clear
+-- Return the ids of those that were open.
+UPDATE diagnostics.findings AS f SET cleared_at = greatest(over.cleared_at, f.raised_at), updated_at = now()
+FROM unnest($1::uuid[], $2::timestamptz[]) AS over (finding_id, cleared_at)
+WHERE f.finding_id = over.finding_id AND f.cleared_at IS NULL
+RETURNING f.finding_id
+
+-- name: page
+-- The last raised first; $12 and $13 are the last row of the page before, or null.
+SELECT *
+FROM diagnostics.findings
+WHERE ($1::text IS NULL OR field_id = $1)
+    AND ($2::text IS NULL OR pump_id = $2)
+    AND ($3::text IS NULL OR condition = $3)
+    AND ($4::text[] IS NULL OR severity = ANY($4))
+    AND ($5::boolean IS NULL OR (cleared_at IS NULL) = $5)
+    AND ($6::timestamptz IS NULL OR raised_at >= $6) AND ($7::timestamptz IS NULL OR raised_at < $7)
+    AND ($8::timestamptz IS NULL OR cleared_at >= $8) AND ($9::timestamptz IS NULL OR cleared_at < $9)
+    AND ($10::timestamptz IS NULL OR onset >= $10) AND ($11::timestamptz IS NULL OR onset < $11)
+    AND ($12::timestamptz IS NULL OR (raised_at, finding_id) < ($12, $13::uuid))
+ORDER BY raised_at DESC, finding_id DESC
+LIMIT $14

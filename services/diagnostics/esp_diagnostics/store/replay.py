@@ -1,0 +1,105 @@
+"""Readings of the past, as the stream brought them: what a worker missed, and what models learn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from esp_common.contracts.channels import CHANNEL_COUNT, CHANNEL_INDEX, CHANNEL_NAMES
+from esp_common.contracts.readings import (
+    RUNNING_ABSENT,
+    TRIP_CODE_ABSENT,
+    Int32Array,
+    Readings,
+    empty_readings,
+)
+from esp_common.database import Pool, load_queries
+
+from esp_diagnostics.store.times import as_us
+
+_SQL: Final = load_queries(__package__, "replay.sql")
+_FRAGMENTS: Final = {
+    "channels": ", ".join(f"r.{name}" for name in CHANNEL_NAMES),
+    "averages": ", ".join(f"{name}_avg AS {name}" for name in CHANNEL_NAMES),
+}
+_WINDOWS: Final = _SQL.windows.format(**_FRAGMENTS)
+_MINUTES: Final = _SQL.minutes.format(**_FRAGMENTS)
+_FIRST_CHANNEL: Final = 2
+
+
+class Window(NamedTuple):
+    """The readings of a pump after `after` and up to `until`."""
+
+    pump_id: str
+    after: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Readings with the bits of their faulty and their frozen channels, (n,) each."""
+
+    readings: Readings
+    fault_mask: Int32Array
+    frozen_mask: Int32Array
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.readings)
+
+    def take(self, index: Any) -> "Batch":
+        """Return the part that `index` (positions or a mask) selects."""
+        return Batch(self.readings.take(index), self.fault_mask[index], self.frozen_mask[index])
+
+
+class Replay:
+    """Reads what ingest has stored, through its published views."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def windows(self, windows: Sequence[Window]) -> Batch:
+        """Return the readings within `windows`, in order of time."""
+        pump_ids, after, until = (list(column) for column in zip(*windows, strict=True))
+        rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until)
+        batch = _batch(rows, pump_ids)
+        for at, row in enumerate(rows):
+            running, trip_code = row["running"], row["trip_code"]
+            batch.readings.running[at] = RUNNING_ABSENT if running is None else running
+            batch.readings.trip_code[at] = TRIP_CODE_ABSENT if trip_code is None else trip_code
+        return batch
+
+    async def minutes(self, pump_id: str, since: datetime, until: datetime) -> Batch:
+        """Return a pump's minutes from `since` to before `until` as if they were readings.
+
+        A minute in which it ran for a part only counts as one in which it did not.
+        """
+        rows = await self._pool.fetch(_MINUTES, pump_id, since, until)
+        batch = _batch(rows, [pump_id])
+        for at, row in enumerate(rows):
+            share = row["running_share"]
+            batch.readings.running[at] = RUNNING_ABSENT if share is None else share == 1
+        return batch
+
+
+def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
+    """Return rows of (time, place, channels..., state, fault_channels, frozen_channels) as columns."""
+    n = len(rows)
+    readings = empty_readings(n)
+    masks = np.zeros((2, n), dtype=np.int32)
+    values = np.empty((n, CHANNEL_COUNT), dtype=object)
+    for at, row in enumerate(rows):
+        readings.time_us[at] = as_us(row[0])
+        readings.pump_id[at] = pump_ids[row[1] - 1]
+        values[at] = row[_FIRST_CHANNEL : _FIRST_CHANNEL + CHANNEL_COUNT]
+        if row["fault_channels"]:
+            masks[0, at] = _mask(row["fault_channels"])
+        if row["frozen_channels"]:
+            masks[1, at] = _mask(row["frozen_channels"])
+    readings.values[:] = values.astype(np.float64)  # None, which is not measured, becomes NaN
+    return Batch(readings, masks[0], masks[1])
+
+
+def _mask(names: Sequence[str]) -> int:
+    return sum(1 << CHANNEL_INDEX[name] for name in names)

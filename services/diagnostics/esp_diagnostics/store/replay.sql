@@ -1,0 +1,19 @@
+-- Readings of the past, from the published views of ingest.
+
+-- name: windows
+-- The readings of pumps, each after one time and up to another of its own; in order of time.
+SELECT r.time, asked.place, {channels}, r.running, r.trip_code, r.fault_channels, r.frozen_channels
+FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY
+    AS asked (pump_id, after, until, place)
+CROSS JOIN LATERAL (
+    SELECT * FROM telemetry_v1.readings AS v
+    WHERE v.pump_id = asked.pump_id AND v.time > asked.after AND v.time <= asked.until
+) AS r
+ORDER BY r.time
+
+-- name: minutes
+-- A pump's minutes: the mean of each channel, and whether it ran all the time.
+SELECT bucket AS time, 1::int8 AS place, {averages}, running_share, fault_channels, frozen_channels
+FROM telemetry_v1.readings_1min
+WHERE pump_id = $1 AND bucket >= $2 AND bucket < $3
+ORDER BY bucket

@@ -1,0 +1,82 @@
+-- What a worker keeps of the pumps it judges, and how workers share the pumps among them.
+
+-- name: beat
+-- Say that this worker lives; forget those long gone; return all that live now. One clock: the database's.
+WITH me AS (
+    INSERT INTO diagnostics.workers (worker_id) VALUES ($1)
+    ON CONFLICT (worker_id) DO UPDATE SET seen_at = now()
+), gone AS (
+    DELETE FROM diagnostics.workers WHERE seen_at < now() - INTERVAL '1 hour' AND worker_id <> $1
+)
+SELECT $1::text AS worker_id
+UNION
+SELECT worker_id FROM diagnostics.workers WHERE seen_at > now() - make_interval(secs => $2)
+
+-- name: leave
+DELETE FROM diagnostics.workers WHERE worker_id = $1
+
+-- name: claim
+-- Make a partition this worker's; the epoch grows whenever it changes hands.
+INSERT INTO diagnostics.partitions AS p (partition, worker_id) VALUES ($1, $2)
+ON CONFLICT (partition) DO UPDATE
+    SET worker_id = EXCLUDED.worker_id, claimed_at = now(),
+        epoch = p.epoch + CASE WHEN p.worker_id = EXCLUDED.worker_id THEN 0 ELSE 1 END
+RETURNING epoch
+
+-- name: fence
+-- Return those of the partitions that are still this worker's, and keep them so until the transaction ends.
+SELECT p.partition
+FROM diagnostics.partitions AS p
+JOIN unnest($2::int2[], $3::int8[]) AS mine (partition, epoch) USING (partition, epoch)
+WHERE p.worker_id = $1
+ORDER BY p.partition
+FOR SHARE OF p
+
+-- name: save_snapshots
+INSERT INTO diagnostics.pump_snapshots AS s (pump_id, partition, body, through)
+SELECT * FROM unnest($1::text[], $2::int2[], $3::bytea[], $4::timestamptz[])
+ON CONFLICT (pump_id) DO UPDATE
+    SET partition = EXCLUDED.partition, body = EXCLUDED.body, through = EXCLUDED.through, saved_at = now()
+
+-- name: snapshots
+SELECT pump_id, body, through FROM diagnostics.pump_snapshots WHERE pump_id = ANY($1)
+
+-- name: put_statuses
+-- What each pump does and suffers from now; a row never goes back in time.
+INSERT INTO diagnostics.pump_status AS s (
+    pump_id, field_id, time, state, since, latest, operating_point, residuals, health, health_terms, hypotheses,
+    path, gauge_fault, anomaly, rule_version
+)
+SELECT
+    pump_id, field_id, time, state, since, latest::jsonb, operating_point::jsonb, residuals::jsonb, health,
+    health_terms::jsonb, hypotheses::jsonb, path::jsonb, gauge_fault, anomaly::jsonb, $15
+FROM unnest(
+    $1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
+    $9::float8[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::text[]
+) AS now_known (
+    pump_id, field_id, time, state, since, latest, operating_point, residuals, health, health_terms, hypotheses,
+    path, gauge_fault, anomaly
+)
+ON CONFLICT (pump_id) DO UPDATE SET
+    field_id = EXCLUDED.field_id, time = EXCLUDED.time, state = EXCLUDED.state, since = EXCLUDED.since,
+    latest = EXCLUDED.latest, operating_point = EXCLUDED.operating_point, residuals = EXCLUDED.residuals,
+    health = EXCLUDED.health, health_terms = EXCLUDED.health_terms, hypotheses = EXCLUDED.hypotheses,
+    path = EXCLUDED.path, gauge_fault = EXCLUDED.gauge_fault, anomaly = EXCLUDED.anomaly,
+    rule_version = EXCLUDED.rule_version, updated_at = now()
+WHERE s.time <= EXCLUDED.time
+
+-- name: status
+SELECT * FROM diagnostics.pump_status WHERE pump_id = $1
+
+-- name: open_spells
+SELECT pump_id, started_at, state FROM diagnostics.state_log WHERE pump_id = ANY($1) AND ended_at IS NULL
+
+-- name: end_spells
+UPDATE diagnostics.state_log AS l SET ended_at = new.started_at
+FROM unnest($1::text[], $2::timestamptz[]) AS new (pump_id, started_at)
+WHERE l.pump_id = new.pump_id AND l.ended_at IS NULL AND l.started_at < new.started_at
+
+-- name: begin_spells
+INSERT INTO diagnostics.state_log (pump_id, started_at, state, ended_at, trip_code)
+SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::int4[])
+ON CONFLICT DO NOTHING
