@@ -220,8 +220,12 @@ class Deployment:
 class Bed:
     """PostgreSQL, RabbitMQ and Redis for one run of benchmarks, gone with it.
 
-    They are configured as in the stack: PostgreSQL with fsync, queues quorum and on disk.
+    They are configured as in the stack: PostgreSQL with fsync, queues quorum and on disk. `most_engines`:
+    how many of this machine's storage engines are measured.
     """
+
+    def __init__(self, most_engines: int = 2) -> None:
+        self._most_engines = most_engines
 
     def __enter__(self) -> Self:
         self._exit = ExitStack()
@@ -243,8 +247,9 @@ class Bed:
 
     @property
     def engines(self) -> list[str]:
-        """The storage engines this machine has."""
-        return ["timescale", "postgres"] if self.postgres.has_timescale else ["postgres"]
+        """The storage engines this machine has, as many of them as are wanted."""
+        has = ["timescale", "postgres"] if self.postgres.has_timescale else ["postgres"]
+        return has[: self._most_engines]
 
     def deploy(self, engine: str, pumps: int = 50) -> Deployment:
         """Return a deployment with the assets of the simulated field."""

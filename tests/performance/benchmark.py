@@ -23,9 +23,10 @@ class Size:
     days: int
     interval_s: float
     flood_s: int
+    engines: int = 2
 
 
-QUICK = Size(rounds=1, readings=20_000, singles=2_000, load_s=2, days=1, interval_s=60, flood_s=6)
+QUICK = Size(rounds=1, readings=5_000, singles=500, load_s=1, days=1, interval_s=600, flood_s=2, engines=1)
 DEFAULT = Size(rounds=3, readings=150_000, singles=20_000, load_s=8, days=7, interval_s=10, flood_s=60)
 FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, interval_s=10, flood_s=600)
 
@@ -40,7 +41,7 @@ def main(*benchmarks: Benchmark) -> None:
     cores, memory = psutil.cpu_count(), psutil.virtual_memory().total / 2**30
     print(f"{cores} cores, {memory:.0f} GiB, load before {psutil.getloadavg()[0]:.1f}; {size}", flush=True)
     figures: list[Figure] = []
-    with Bed() as bed:
+    with Bed(size.engines) as bed:
         for benchmark in benchmarks:
             for figure in benchmark(bed, size):
                 figures.append(figure)
