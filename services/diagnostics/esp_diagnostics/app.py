@@ -20,11 +20,15 @@ from fastapi import APIRouter
 from starlette.types import ASGIApp
 
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.api.telemetry import telemetry_router
+from esp_diagnostics.cache import AnswerCache
 from esp_diagnostics.live import LiveHub
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+from esp_diagnostics.store.history import History
 from esp_diagnostics.store.live import LiveNames
 from esp_diagnostics.tickets import Tickets
+from esp_diagnostics.trends import Trends
 
 MAX_BODY_BYTES = 1024 * 1024
 """The largest that is sent here is a rule set."""
@@ -59,7 +63,12 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
         health.add_flag("nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet")
         hub = LiveHub(settings.redis_url)
         sockets = LiveSockets(hub, Tickets(redis), trail, settings, LiveNames(pool).unknown)
-        routers: list[APIRouter] = [live_router(sockets)]
+        cache = AnswerCache(redis, settings.cache_max_kib * 1024)
+        stack.push_async_callback(cache.close)
+        routers: list[APIRouter] = [
+            telemetry_router(Trends(History(pool), nameplates, cache, settings)),
+            live_router(sockets),
+        ]
         application = create_app(
             "ESP diagnostics",
             health=health,

@@ -6,12 +6,15 @@ from typing import Final
 import asyncpg
 import structlog
 from esp_common.database import OUTAGES, Pool
+from esp_common.errors import NotFound
 
 from esp_diagnostics.store import pumps
+from esp_diagnostics.store.pumps import KnownPump
 
 log = structlog.get_logger()
 
 RETRY_S: Final = 2.0
+MAX_REMEMBERED: Final = 100_000
 
 
 class Nameplates:
@@ -24,6 +27,7 @@ class Nameplates:
         self._pool = pool
         self._period_s = period_s
         self._changed = asyncio.Event()
+        self._intervals_s: dict[str, float | None] = {}
         self.loaded = False
 
     def note_change(self) -> None:
@@ -35,9 +39,30 @@ class Nameplates:
         async with self._pool.acquire() as connection:
             changed = await pumps.copy_nameplates(connection)
         self.loaded = True
+        self._intervals_s.clear()
         if changed:
             log.info("nameplates.changed", pumps=len(changed))
         return changed
+
+    async def interval_s(self, pump_id: str) -> float | None:
+        """Return the seconds between a pump's readings, None where it reports by exception.
+
+        Raises NotFound for a pump that is not there. What is known is asked for again after the next copy.
+        """
+        if pump_id not in self._intervals_s:
+            pump = await self.pump(pump_id)
+            if len(self._intervals_s) >= MAX_REMEMBERED:
+                self._intervals_s.clear()
+            self._intervals_s[pump_id] = pump.spec.expected_interval_s
+        return self._intervals_s[pump_id]
+
+    async def pump(self, pump_id: str) -> KnownPump:
+        """Return all that is known of a pump at this moment; raise NotFound when it is not there."""
+        async with self._pool.acquire() as connection:
+            found = await pumps.load(connection, [pump_id])
+        if not found:
+            raise NotFound(f"no pump {pump_id!r}", fix="see GET /api/v1/pumps")
+        return found[0]
 
     async def run(self) -> None:
         """Keep them current until cancelled; without the database they are tried again soon."""

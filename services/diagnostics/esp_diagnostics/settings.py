@@ -33,6 +33,10 @@ class DiagnosticsSettings(ServiceSettings):
     max_values: int = Field(
         1_000_000, ge=1, description="Most values of one answer, points times channels, values."
     )
+    max_span_days: int = Field(3700, ge=1, description="Longest span that one answer may be about, days.")
+    raw_days: int = Field(
+        29, ge=0, description="Age up to which trends are made of readings: ingest may drop older ones, days."
+    )
     cache_closed_s: int = Field(
         300, ge=0, description="How long answers about a span that is over are kept, seconds; 0: not at all."
     )

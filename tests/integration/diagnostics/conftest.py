@@ -18,6 +18,7 @@ import orjson
 import pytest
 from esp_common.auth import PERMISSIONS
 from esp_common.contracts.channels import CHANNELS
+from esp_common.redis import connect_redis
 from esp_diagnostics.app import run_api
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.store.migrations import migrate as migrate_diagnostics
@@ -148,6 +149,10 @@ class DiagnosticsApi:
     def token(self, *roles: str, **claims: Any) -> dict[str, str]:
         """Give out a token and return the header that presents it."""
         return {"Authorization": f"Bearer {self.auth.token(*roles, **claims)}"}
+
+    def redis(self) -> Any:
+        """Return a client of the service's Redis; close it."""
+        return connect_redis(self.settings.redis_url)
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """Ask the database as its administrator."""

@@ -1,0 +1,59 @@
+"""What was measured: readings and their aggregates, from ingest's published views."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.database import Pool, load_queries
+
+from esp_diagnostics.domain.trends import Plan, Span
+
+_SQL: Final = load_queries(__package__, "history.sql")
+STATISTICS: Final = ("avg", "min", "max")
+_NEWEST: Final = _SQL.newest.format(columns=", ".join(CHANNEL_NAMES))
+
+Row = Any
+"""A row of asyncpg's: its columns by name and by place."""
+
+
+class History:
+    """Reads what was measured. Channels are names of the catalogue."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def readings(self, pump_id: str, span: Span, channels: Sequence[str], limit: int) -> list[Row]:
+        """Return up to `limit` readings, oldest first: time, running, trip_code, fault_channels, channels."""
+        query = _readings(tuple(channels))
+        return await self._pool.fetch(query, pump_id, span.start, span.end, limit)
+
+    async def buckets(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> list[Row]:
+        """Return buckets, oldest first: bucket, readings, running_share, then STATISTICS of each channel."""
+        query = _buckets(plan.source.value, tuple(channels), plan.merged)
+        width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
+        return await self._pool.fetch(query, pump_id, plan.span.start, plan.span.end, *width)
+
+    async def newest(self, pump_id: str, since: datetime, limit: int) -> list[Row]:
+        """Return up to `limit` readings since a time, newest first, with every channel and both flags."""
+        return await self._pool.fetch(_NEWEST, pump_id, since, limit)
+
+
+# Few combinations are asked for in practice; a new text each time would also mean a new plan each time.
+@lru_cache(maxsize=512)
+def _readings(channels: tuple[str, ...]) -> str:
+    return _SQL.readings.format(columns=", ".join(channels))
+
+
+@lru_cache(maxsize=512)
+def _buckets(grain: str, channels: tuple[str, ...], merged: bool) -> str:
+    stored = ", ".join(f"{name}_{statistic}" for name in channels for statistic in STATISTICS)
+    together = ", ".join(
+        f"sum({name}_avg * {name}_count) / NULLIF(sum({name}_count), 0) AS {name}_avg, "
+        f"min({name}_min) AS {name}_min, max({name}_max) AS {name}_max"
+        for name in channels
+    )
+    if merged:
+        return _SQL.merged_buckets.format(columns=together, grain=grain)
+    return _SQL.buckets.format(columns=stored, grain=grain)

@@ -1,0 +1,38 @@
+-- What was measured, read from ingest's published views. The braces are filled with columns of the channel
+-- catalogue and the name of a grain, never with what a caller wrote.
+
+-- name: readings
+-- A gauge's error codes are stored as they came; the channels that hold one are named beside.
+SELECT time, running, trip_code, NULLIF(fault_channels, '{{}}') AS fault_channels, {columns}
+FROM telemetry_v1.readings
+WHERE pump_id = $1 AND time >= $2 AND time < $3
+ORDER BY time
+LIMIT $4;
+
+-- name: buckets
+SELECT bucket, readings, running_share, {columns}
+FROM telemetry_v1.readings_{grain}
+WHERE pump_id = $1 AND bucket >= $2 AND bucket < $3
+ORDER BY bucket;
+
+-- name: merged_buckets
+SELECT
+    date_bin($4::interval, bucket, '2001-01-01T00:00Z') AS bucket, sum(readings) AS readings,
+    sum(running_share * readings) / NULLIF(sum(readings) FILTER (WHERE running_share IS NOT NULL), 0)
+        AS running_share,
+    {columns}
+FROM telemetry_v1.readings_{grain}
+WHERE pump_id = $1 AND bucket >= $2 AND bucket < $3
+GROUP BY 1
+ORDER BY 1;
+
+-- name: newest
+-- The newest readings first; a pump that reports by exception says a little in each. Through the view its
+-- readings cannot be read in the order of time, so that the span, not the limit, bounds what is sorted.
+SELECT
+    time, running, trip_code, NULLIF(fault_channels, '{{}}') AS fault_channels,
+    NULLIF(frozen_channels, '{{}}') AS frozen_channels, {columns}
+FROM telemetry_v1.readings
+WHERE pump_id = $1 AND time >= $2
+ORDER BY time DESC
+LIMIT $3;

@@ -1,0 +1,186 @@
+"""Trends and latest values: what was measured, in as many points as one wants to see."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from esp_common.contracts.channels import CHANNEL_INDEX, CHANNEL_NAMES, CHANNELS
+
+from esp_diagnostics.cache import Answer, AnswerCache, cache_key
+from esp_diagnostics.domain.arrays import Floats
+from esp_diagnostics.domain.trend_files import WRITERS
+from esp_diagnostics.domain.trends import (
+    Plan,
+    Resolution,
+    TooManyPoints,
+    Trend,
+    bucketed,
+    checked_span,
+    plan,
+)
+from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.settings import DiagnosticsSettings
+from esp_diagnostics.store.history import STATISTICS, History, Row
+
+SETTLED: Final = timedelta(minutes=2)
+"""Age after which a span counts as over: by then its readings are stored and their buckets made."""
+
+OFF_THE_LOOP: Final = 50_000
+"""Values from which on an answer is put together beside the event loop: below, a thread costs more."""
+
+NEWEST: Final = 240
+"""Readings that are looked through for each channel's latest value."""
+
+LOOK_BACK: Final = (timedelta(hours=1), timedelta(days=1), timedelta(days=35))
+"""Spans that are looked through for the newest readings, one after the other until one has some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which trend: `channels` none: all of which anything was measured."""
+
+    pump_id: str
+    start: datetime
+    end: datetime
+    channels: tuple[str, ...]
+    resolution: Resolution
+    max_points: int
+
+
+class Trends:
+    """Answers questions about what was measured, from the cache where it can."""
+
+    def __init__(
+        self, history: History, nameplates: Nameplates, cache: AnswerCache, settings: DiagnosticsSettings
+    ) -> None:
+        self._history = history
+        self._nameplates = nameplates
+        self._cache = cache
+        self._settings = settings
+
+    async def answer(self, question: Question, media_type: str, rights: str) -> Answer:
+        """Return the trend as `media_type`; raise NotFound, InvalidInput or TooManyPoints."""
+        now = datetime.now(UTC)
+        interval_s = await self._nameplates.interval_s(question.pump_id)
+        wanted = self._plan(question, interval_s, now)
+        over = wanted.span.end <= now - SETTLED
+        span = wanted.span
+        key = cache_key(
+            rights,
+            "trend",
+            *(question.pump_id, question.channels, question.resolution, question.max_points, media_type),
+            *(span.start, span.end, wanted.bucket_s),
+        )
+
+        async def compute() -> bytes:
+            trend = await self.trend(question, wanted)
+            write = WRITERS[media_type]
+            values = len(trend) * sum(map(len, trend.channels.values()))
+            return await asyncio.to_thread(write, trend) if values > OFF_THE_LOOP else write(trend)
+
+        ttl_s = self._settings.cache_closed_s if over else self._settings.cache_open_s
+        return await self._cache.get("trend", key, ttl_s, compute)
+
+    async def trend(self, question: Question, wanted: Plan) -> Trend:
+        """Return the trend as planned, or in buckets where `auto` planned more readings than there may be."""
+        channels = question.channels or CHANNEL_NAMES
+        if wanted.bucket_s is None:
+            most = question.max_points
+            rows = await self._history.readings(question.pump_id, wanted.span, channels, most + 1)
+            if len(rows) <= most:
+                return _trend(question, wanted, channels, rows)
+            if question.resolution is Resolution.RAW:
+                raise TooManyPoints(
+                    f"there are more than max_points {most} readings",
+                    fix="ask for a shorter span, resolution=auto, or more points",
+                )
+            wanted = bucketed(wanted.span, most)
+        rows = await self._history.buckets(question.pump_id, wanted, channels)
+        return _trend(question, wanted, channels, rows)
+
+    def _plan(self, question: Question, interval_s: float | None, now: datetime) -> Plan:
+        settings = self._settings
+        if question.max_points > settings.max_points:
+            raise TooManyPoints(
+                f"max_points may be {settings.max_points} at most",
+                fix="ask for fewer, or for parts of the span",
+            )
+        span = checked_span(question.start, question.end, timedelta(days=settings.max_span_days))
+        return plan(
+            span,
+            question.resolution,
+            question.max_points,
+            interval_s=interval_s,
+            raw_since=now - timedelta(days=settings.raw_days),
+            now=now,
+        )
+
+    async def latest(self, pump_id: str) -> bytes:
+        """Return each channel's latest good value with its time, as JSON; raise NotFound."""
+        await self._nameplates.interval_s(pump_id)
+        now = datetime.now(UTC)
+        rows: list[Row] = []
+        for back in LOOK_BACK:
+            rows = await self._history.newest(pump_id, now - back, NEWEST)
+            if rows:
+                break
+        return orjson.dumps(_latest(pump_id, rows), option=orjson.OPT_UTC_Z)
+
+
+def _trend(question: Question, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * (4 + len(STATISTICS) * len(channels))
+    if made.bucket_s is None:
+        times, running, trip_code, faults, *values = columns
+        found = {name: {"value": _floats(column)} for name, column in zip(channels, values, strict=True)}
+        for row, faulty in enumerate(faults):
+            for name in faulty or ():
+                if name in found:
+                    found[name]["value"][row] = np.nan
+        state: dict[str, Any] = {"running": running, "trip_code": trip_code}
+    else:
+        times, readings, share, *values = columns[: 3 + len(STATISTICS) * len(channels)]
+        found = {
+            name: {
+                statistic: _floats(values[len(STATISTICS) * place + offset])
+                for offset, statistic in enumerate(STATISTICS)
+            }
+            for place, name in enumerate(channels)
+        }
+        state = {"readings": readings, "running_share": share}
+    trend = Trend(question.pump_id, made, times, found, state)
+    return trend if question.channels else trend.measured()
+
+
+def _floats(column: Sequence[float | None]) -> Floats:
+    return np.array(column, dtype=np.float64)
+
+
+def _latest(pump_id: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the newest good value of each channel among `rows`, newest first."""
+    channels: dict[str, Any] = {}
+    for name in CHANNEL_NAMES:
+        good = (row for row in rows if row[name] is not None and name not in (row["fault_channels"] or ()))
+        if (row := next(good, None)) is not None:
+            channels[name] = {
+                "value": row[name],
+                "unit": CHANNELS[CHANNEL_INDEX[name]].unit,
+                "time": row["time"],
+                "frozen": name in (row["frozen_channels"] or ()),
+            }
+    newest = rows[0] if rows else None
+    return {
+        "pump_id": pump_id,
+        "time": newest and newest["time"],
+        "running": _first(rows, "running"),
+        "trip_code": _first(rows, "trip_code"),
+        "channels": channels,
+        "fault_channels": list(newest["fault_channels"] or ()) if newest else [],
+    }
+
+
+def _first(rows: Sequence[Row], name: str) -> Any:
+    return next((row[name] for row in rows if row[name] is not None), None)

@@ -1,0 +1,239 @@
+"""Trends and latest values over HTTP: what was stored comes back, in the points one asked for."""
+
+import asyncio
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+DAY = datetime(2026, 3, 10, tzinfo=UTC)
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def history(fleet: Any) -> None:
+    """Two days of P-1, a reading a minute: a slow wave with one spike, and a gauge that fails for a while."""
+    minutes = np.arange(2 * 24 * 60)
+    intake = 900 + 50 * np.sin(minutes / 200)
+    intake[1500] = 1400.0
+    await fleet.store(
+        "P-1", DAY, {"intake_pressure_psi": intake, "frequency_hz": np.full(len(minutes), 55.0)}
+    )
+
+
+async def trend(api: Any, pump: str = "P-1", headers: dict[str, str] | None = None, **query: Any) -> Any:
+    """Ask for a trend of the first day unless `query` says otherwise."""
+    wanted = {"from": DAY, "to": DAY + timedelta(days=1), **query}
+    texts = {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in wanted.items()
+    }
+    return await api.client.get(f"/api/v1/pumps/{pump}/telemetry", params=texts, headers=headers)
+
+
+async def test_readings_come_back_as_they_were_stored(diagnostics_api: Any) -> None:
+    hour = {"to": DAY + timedelta(hours=1), "channels": "intake_pressure_psi"}
+    answer = (await trend(diagnostics_api, resolution="raw", **hour)).json()
+    assert (answer["resolution"], answer["points"]) == ("raw", 60)
+    assert (answer["time"][0], answer["time"][-1]) == ("2026-03-10T00:00:00Z", "2026-03-10T00:59:00Z")
+    values = answer["channels"]["intake_pressure_psi"]["value"]
+    assert values == pytest.approx(900 + 50 * np.sin(np.arange(60) / 200), abs=0.03)
+    assert answer["running"] == [True] * 60
+    assert list(answer["channels"]) == ["intake_pressure_psi"]
+
+
+async def test_auto_keeps_to_the_points_asked_for_and_keeps_the_extremes(diagnostics_api: Any) -> None:
+    answer = (await trend(diagnostics_api, to=DAY + timedelta(days=2), max_points=100)).json()
+    assert (answer["resolution"], answer["source"], answer["points"]) == ("1hour", "1hour", 48)
+    intake = answer["channels"]["intake_pressure_psi"]
+    assert max(intake["max"]) == 1400
+    assert max(intake["avg"]) < 980
+    assert answer["readings"] == [60] * 48
+    assert list(answer["channels"]) == ["intake_pressure_psi", "frequency_hz"]
+
+
+async def test_buckets_between_the_stored_grains_are_made_of_them(diagnostics_api: Any) -> None:
+    answer = (await trend(diagnostics_api, max_points=300)).json()
+    assert (answer["resolution"], answer["source"], answer["points"]) == ("5min", "1min", 288)
+    minutes = 900 + 50 * np.sin(np.arange(5) / 200)
+    intake = answer["channels"]["intake_pressure_psi"]
+    assert intake["avg"][0] == pytest.approx(minutes.mean(), abs=0.03)
+    assert intake["min"][0] == pytest.approx(minutes.min(), abs=0.03)
+    assert answer["running_share"] == [1] * 288
+
+
+@pytest.mark.parametrize(("resolution", "points"), [("1min", 1440), ("1hour", 24), ("1day", 1)])
+async def test_each_stored_grain_can_be_asked_for(diagnostics_api: Any, resolution: str, points: int) -> None:
+    answer = (await trend(diagnostics_api, resolution=resolution, max_points=2000)).json()
+    assert (answer["resolution"], answer["points"]) == (resolution, points)
+
+
+async def test_csv_and_arrow_say_the_same_as_json(diagnostics_api: Any) -> None:
+    asked = {"resolution": "1hour", "channels": ["intake_pressure_psi", "frequency_hz"]}
+    columns = (await trend(diagnostics_api, **asked)).json()["channels"]["intake_pressure_psi"]
+    as_csv = await trend(diagnostics_api, headers={"Accept": "text/csv"}, **asked)
+    assert as_csv.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(as_csv.text)))
+    assert [float(row["intake_pressure_psi_avg"]) for row in rows] == columns["avg"]
+    as_arrow = await trend(diagnostics_api, headers={"Accept": ARROW}, **asked)
+    assert as_arrow.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(as_arrow.content).read_all()
+    assert table["intake_pressure_psi_max"].to_pylist() == columns["max"]
+    assert table["time"][0].as_py() == DAY
+
+
+async def test_what_a_failing_gauge_said_is_no_measurement(diagnostics_api: Any, fleet: Any) -> None:
+    begin = DAY + timedelta(days=5)
+    await fleet.store("P-2", begin, {"intake_pressure_psi": [0.0], "motor_temp_c": [120.0]}, fault_mask=1)
+    span = {"from": begin, "to": begin + timedelta(minutes=1)}
+    for resolution, statistic in (("raw", "value"), ("1min", "max")):
+        found = (await trend(diagnostics_api, "P-2", resolution=resolution, **span)).json()["channels"]
+        assert {name: columns[statistic] for name, columns in found.items()} == {"motor_temp_c": [120]}
+
+
+async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_api: Any) -> None:
+    answer = (await trend(diagnostics_api, "P-6")).json()
+    assert (answer["points"], answer["time"], answer["channels"]) == (0, [], {})
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ({"to": DAY - timedelta(days=1)}, "invalid-input", "is not before"),
+        ({"to": DAY}, "invalid-input", "is not before"),
+        ({"to": DAY + timedelta(days=4000)}, "invalid-input", "longer than 3700"),
+        ({"channels": "intake_pressure_psi,pressure"}, "invalid-input", "unknown channels: pressure"),
+        ({"channels": "intake_pressure_psi;DROP"}, "invalid-input", "unknown channels"),
+        ({"resolution": "1min", "max_points": 100}, "too-many-points", "1440 points"),
+        ({"resolution": "raw", "max_points": 100}, "too-many-points", "more than max_points 100"),
+        ({"max_points": 1_000_000}, "too-many-points", "20000 at most"),
+        ({"resolution": "2min"}, "invalid-input", "resolution"),
+        ({"max_points": 0}, "invalid-input", "max_points"),
+        ({"from": "2026-03-10T00:00:00"}, "invalid-input", "from"),
+        ({"points": 5}, "invalid-input", "unknown query parameters: points"),
+    ],
+    ids=[
+        *(
+            "reversed",
+            "empty",
+            "too-long",
+            "unknown-channel",
+            "odd-channel",
+            "too-many-stored",
+            "too-many-raw",
+        ),
+        *("too-many-asked", "odd-resolution", "no-points", "no-zone", "unknown-parameter"),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused_with_the_reason(
+    diagnostics_api: Any, query: dict[str, Any], code: str, words: str
+) -> None:
+    response = await trend(diagnostics_api, **query)
+    assert response.status_code == 422
+    assert response.json()["code"] == code
+    assert words in response.json()["detail"]
+
+
+async def test_a_pump_that_is_not_there_is_not_found(diagnostics_api: Any) -> None:
+    for path in ("telemetry?from=2026-03-10T00:00:00Z&to=2026-03-11T00:00:00Z", "latest"):
+        response = await diagnostics_api.client.get(f"/api/v1/pumps/nobody's/{path}")
+        assert (response.status_code, response.json()["code"]) == (404, "not-found")
+
+
+async def test_a_form_nobody_writes_is_not_acceptable(diagnostics_api: Any) -> None:
+    response = await trend(diagnostics_api, headers={"Accept": "text/html"})
+    assert (response.status_code, response.json()["code"]) == (406, "not-acceptable")
+
+
+@pytest.mark.parametrize("path", ["telemetry?from=2026-03-10T00:00:00Z&to=2026-03-11T00:00:00Z", "latest"])
+async def test_only_who_may_read_telemetry_gets_any_even_when_it_is_kept(
+    diagnostics_api: Any, path: str
+) -> None:
+    url = f"/api/v1/pumps/P-1/{path}"
+    assert (await diagnostics_api.client.get(url)).status_code == 200
+    ask = diagnostics_api.bare.get
+    assert (await ask(url)).status_code == 401
+    assert (await ask(url, headers=diagnostics_api.key("diagnostics:read"))).status_code == 403
+    assert (await ask(url, headers=diagnostics_api.token("auditor"))).status_code == 403
+    assert (await ask(url, headers=diagnostics_api.token("viewer"))).status_code == 200
+
+
+# --- what is kept -----------------------------------------------------------------------------------------
+
+
+async def cached(api: Any, outcome: str) -> float:
+    """Return how many trends had this outcome of the cache."""
+    lines = (await api.bare.get("/metrics")).text.splitlines()
+    name = f'esp_diagnostics_cache_answers_total{{kind="trend",outcome="{outcome}"}} '
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+async def test_the_same_question_is_worked_out_once_however_many_ask_it(diagnostics_api: Any) -> None:
+    made, hits = await cached(diagnostics_api, "made"), await cached(diagnostics_api, "hit")
+    same = {"resolution": "1hour", "channels": "frequency_hz", "max_points": 777}
+    answers = await asyncio.gather(*(trend(diagnostics_api, **same) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert await cached(diagnostics_api, "made") == made + 1
+    await trend(diagnostics_api, **same)
+    assert await cached(diagnostics_api, "hit") > hits
+
+
+async def test_an_answer_the_caller_has_is_not_sent_again(diagnostics_api: Any) -> None:
+    first = await trend(diagnostics_api, resolution="1hour")
+    assert first.headers["cache-control"] == "private, no-cache"
+    again = await trend(diagnostics_api, headers={"If-None-Match": first.headers["etag"]}, resolution="1hour")
+    assert (again.status_code, again.content) == (304, b"")
+    other = await trend(diagnostics_api, headers={"If-None-Match": first.headers["etag"]}, resolution="1day")
+    assert other.status_code == 200
+
+
+async def test_late_readings_show_once_the_kept_answer_is_out_of_date(
+    diagnostics_api: Any, fleet: Any
+) -> None:
+    begin = DAY + timedelta(days=9)
+    span = {"from": begin, "to": begin + timedelta(hours=1), "resolution": "raw"}
+    await fleet.store("P-3", begin, {"frequency_hz": [50.0]})
+    assert (await trend(diagnostics_api, "P-3", **span)).json()["points"] == 1
+    await fleet.store("P-3", begin + timedelta(minutes=2), {"frequency_hz": [51.0]})
+    redis = diagnostics_api.redis()
+    try:
+        kept = [key async for key in redis.scan_iter("diagnostics:cache:trend:*")]
+        assert 0 < max([await redis.ttl(key) for key in kept]) <= 300
+        await redis.delete(*kept)
+    finally:
+        await redis.aclose()
+    assert (await trend(diagnostics_api, "P-3", **span)).json()["points"] == 2
+
+
+# --- latest -----------------------------------------------------------------------------------------------
+
+
+async def test_latest_has_each_channels_newest_good_value_with_its_time(
+    diagnostics_api: Any, fleet: Any
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    early, late = now - timedelta(minutes=10), now - timedelta(minutes=5)
+    await fleet.store("P-4", early, {"intake_pressure_psi": [850.0], "motor_temp_c": [118.0]})
+    await fleet.store(
+        "P-4", late, {"intake_pressure_psi": [0.0], "frequency_hz": [52.5]}, fault_mask=1, running=False
+    )
+    latest = (await diagnostics_api.client.get("/api/v1/pumps/P-4/latest")).json()
+    assert datetime.fromisoformat(latest["time"]) == late
+    assert latest["running"] is False
+    assert latest["fault_channels"] == ["intake_pressure_psi"]
+    values = {name: (found["value"], found["time"]) for name, found in latest["channels"].items()}
+    assert values.keys() == {"intake_pressure_psi", "motor_temp_c", "frequency_hz"}
+    assert (values["intake_pressure_psi"][0], datetime.fromisoformat(values["intake_pressure_psi"][1])) == (
+        850,
+        early,
+    )
+    assert latest["channels"]["frequency_hz"]["unit"] == "Hz"
+
+
+async def test_latest_of_a_pump_that_never_reported_is_empty(diagnostics_api: Any) -> None:
+    latest = (await diagnostics_api.client.get("/api/v1/pumps/P-6/latest")).json()
+    assert (latest["time"], latest["channels"]) == (None, {})
