@@ -7,6 +7,7 @@ from secrets import token_bytes
 
 import httpx
 
+from esp_stack.certificates import Tls
 from esp_stack.programs import Program, executable, free_port, private_file, private_folder, service_account
 from esp_stack.servers.server import Server
 
@@ -20,31 +21,46 @@ def new_account_key() -> str:
 
 
 class Azurite(Server):
-    """One blob endpoint."""
+    """One blob endpoint.
+
+    `tls`: over https only, whose certificate must name `localhost`: pgBackRest goes by names alone.
+    """
 
     name = "azurite"
 
-    def __init__(self, home: Path, *, port: int | None = None, account_key: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        account_key: str | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         super().__init__(home, service_account())
         self.port = port or free_port()
         self.account_key = account_key or new_account_key()
+        self.tls = tls
 
     @property
     def url(self) -> str:
         """Blob endpoint of the account."""
-        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+        base = f"https://localhost:{self.port}" if self.tls else f"http://127.0.0.1:{self.port}"
+        return f"{base}/{ACCOUNT}"
 
     @property
     def connection_string(self) -> str:
         """What Azure's client libraries take."""
-        parts = ("DefaultEndpointsProtocol=http", f"AccountName={ACCOUNT}", f"AccountKey={self.account_key}")
+        protocol = f"DefaultEndpointsProtocol={'https' if self.tls else 'http'}"
+        parts = (protocol, f"AccountName={ACCOUNT}", f"AccountKey={self.account_key}")
         return ";".join((*parts, f"BlobEndpoint={self.url};"))
 
     def programs(self) -> Sequence[Program]:
         """Return the one process."""
         options = ("--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self._data))
         argv = (executable("node"), str(LAUNCHER), *options)
-        flags = ("--silent", "--disableTelemetry", "--skipApiVersionCheck")
+        flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        if self.tls:
+            flags += ["--cert", str(self.tls.server), "--key", str(self.tls.server)]
         environment = {"AZURITE_ACCOUNTS_FILE": str(self._account_file)}
         return [Program(self.name, (*argv, *flags), self.home, self.user, environment)]
 
@@ -55,7 +71,9 @@ class Azurite(Server):
 
     def check(self) -> None:
         """Raise unless the account's endpoint answers (it refuses us, being asked without a signature)."""
-        if httpx.get(self.url, params={"comp": "list"}, timeout=2).status_code not in (400, 403):
+        verify = self.tls.client_context() if self.tls else True
+        answer = httpx.get(self.url, params={"comp": "list"}, timeout=2, verify=verify)
+        if answer.status_code not in (400, 403):
             raise ConnectionError(f"{self.url} is not answered by Azurite")
 
     @property

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from getpass import getuser
 from pathlib import Path
 from secrets import token_urlsafe
 
@@ -9,7 +10,15 @@ import psycopg
 
 from esp_stack.certificates import Tls
 from esp_stack.databases import ROLES, ensure_database, ensure_roles
-from esp_stack.programs import Program, StackError, account, executable, free_port, private_file
+from esp_stack.programs import (
+    Program,
+    StackError,
+    account,
+    executable,
+    free_port,
+    private_file,
+    private_folder,
+)
 from esp_stack.servers.server import Server
 
 VERSION = "15"
@@ -46,6 +55,14 @@ ACCESS = """\
 {kind} all all 127.0.0.1/32 scram-sha-256
 {kind} replication all 127.0.0.1/32 scram-sha-256
 """
+ARCHIVING_SETTINGS = {
+    "archive_mode": "on",
+    # What a crash of the machine can cost: a segment goes to the archive at least this often.
+    "archive_timeout": "60s",
+    "unix_socket_directories": "{socket}",
+}
+LOCAL_ACCESS = "local all postgres peer map=cluster\n"
+LOCAL_ACCOUNTS = "cluster {account} postgres\ncluster root postgres\n"
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
@@ -60,6 +77,8 @@ class Postgres(Server):
 
     `passwords`: of the superuser `postgres` and every role of `databases.ROLES`; random ones if not given.
     `tls`: over TLS only, and its URLs say that the server is to be verified.
+    `archiving`: archives its WAL by this command (`%p`: the segment's path), and takes the account it runs
+    as for the superuser over a socket in `socket`, as backup tools want it.
     `throwaway`: for tests, survives a killed server but not a killed machine.
     """
 
@@ -73,6 +92,7 @@ class Postgres(Server):
         passwords: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         tls: Tls | None = None,
+        archiving: str | None = None,
         throwaway: bool = False,
     ) -> None:
         super().__init__(home, account("postgres"))
@@ -80,7 +100,9 @@ class Postgres(Server):
         self.passwords = passwords or {name: token_urlsafe(24) for name in ("postgres", *ROLES)}
         self.data = home / "data"
         self.has_timescale = has_timescale()
+        self.socket = home / "socket"
         self.tls = tls
+        self.archiving = archiving
         self.throwaway = throwaway
         self._settings = dict(settings or {})
 
@@ -107,16 +129,20 @@ class Postgres(Server):
         """Create the cluster the first time and write postgresql.conf."""
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
-        settings = {"port": str(self.port), **SETTINGS, **self._settings}
+        settings = {"port": str(self.port), **SETTINGS, **self._archiving_settings(), **self._settings}
         if self.has_timescale:
             settings |= TIMESCALE_SETTINGS
         if self.throwaway:
             settings |= THROWAWAY_SETTINGS
         if self.tls:
             settings |= {name: value.format(tls=self.tls) for name, value in TLS_SETTINGS.items()}
-        private_file(
-            self.data / "pg_hba.conf", ACCESS.format(kind="hostssl" if self.tls else "host"), self.user
-        )
+        access = ACCESS.format(kind="hostssl" if self.tls else "host")
+        if self.archiving:
+            private_folder(self.socket, self.user)
+            access += LOCAL_ACCESS
+            own = LOCAL_ACCOUNTS.format(account=self.user or getuser())
+            private_file(self.data / "pg_ident.conf", own, self.user)
+        private_file(self.data / "pg_hba.conf", access, self.user)
         text = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
         private_file(self.data / "postgresql.conf", text, self.user)
 
@@ -132,6 +158,12 @@ class Postgres(Server):
     def ensure_database(self, name: str, *, timescale: bool) -> None:
         """Create database `name`, with the extension if `timescale`."""
         ensure_database(self.admin_url, name, timescale=timescale)
+
+    def _archiving_settings(self) -> dict[str, str]:
+        if not self.archiving:
+            return {}
+        settings = {name: value.format(socket=self.socket) for name, value in ARCHIVING_SETTINGS.items()}
+        return settings | {"archive_command": self.archiving}
 
     def _initdb(self) -> None:
         password = private_file(self.home / "initdb-password", self.passwords["postgres"], self.user)
