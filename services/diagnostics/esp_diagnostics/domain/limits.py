@@ -64,11 +64,28 @@ class LimitWatch:
     def __init__(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
         self._start(rules, thresholds)
 
-    def replace(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
-        """Take other rules or thresholds; what is known of pumps and limits that stay is kept."""
+    def replace(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> list[LimitChange]:
+        """Take other rules or thresholds; what is known of pumps and limits that stay is kept.
+
+        Returns the limits that were passed and are watched no longer: nothing else will tell of their end.
+        """
+        dropped = [
+            self._dropped(pump_id, column)
+            for pump_id, position in self._position.items()
+            for column in np.flatnonzero(self._active[position])
+            if self._limits[column].name not in thresholds.get(pump_id, {})
+            or self._limits[column].name not in {limit.name for limit in rules.limits}
+        ]
         kept = self.snapshot(list(self._position))
         self._start(rules, thresholds)
         self.restore(kept)
+        return dropped
+
+    def _dropped(self, pump_id: str, column: np.int64) -> LimitChange:
+        position = self._position[pump_id]
+        threshold = float(self._thresholds[position, column])
+        time_us = int(self._newest[position])
+        return LimitChange(pump_id, self._limits[column], False, time_us, float("nan"), threshold)
 
     def _start(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
         self._limits = rules.limits
@@ -170,4 +187,6 @@ class LimitWatch:
             pump, saved = self._position[pump_id], orjson.loads(snapshots[pump_id])
             self._newest[pump] = saved["newest"]
             for name in saved["limits"].keys() & columns.keys():
-                self._active[pump, columns[name]], self._since[pump, columns[name]] = saved["limits"][name]
+                column = columns[name]
+                if not np.isnan(self._thresholds[pump, column]):
+                    self._active[pump, column], self._since[pump, column] = saved["limits"][name]
