@@ -86,7 +86,7 @@ class Fleet:
     ) -> None:
         """Store readings from `start` on, every `step_s`, and bring the aggregates up to date.
 
-        `channels`: arrays of equal length in engineering units, NaN where nothing was measured.
+        `channels`: arrays of equal length, or one value for all, in engineering units; NaN: not measured.
         """
         n = max(np.size(values) for values in channels.values())
         scaled = {

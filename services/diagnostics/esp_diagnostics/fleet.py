@@ -1,0 +1,61 @@
+"""The fleet, the worst pump first: what needs somebody's eye now."""
+
+from typing import Any, Final
+
+import orjson
+from esp_common.http import encode_cursor
+
+from esp_diagnostics.cache import Answer, AnswerCache, cache_key
+from esp_diagnostics.store.fleet import FleetFilter, FleetStore, Place, Row
+
+_AS_STORED: Final = ("anomaly", "operating_point", "values")
+"""Columns that the database gives as JSON, and that pass through unread."""
+_PLACES: Final = ("place", "health_place")
+
+
+class Fleet:
+    """Answers questions about the fleet, from the cache where it can."""
+
+    def __init__(self, store: FleetStore, cache: AnswerCache, ttl_s: float) -> None:
+        self._store = store
+        self._cache = cache
+        self._ttl_s = ttl_s
+
+    async def page(self, wanted: FleetFilter, after: Place | None, limit: int, rights: str) -> Answer:
+        """Return a page as JSON; the first one has a summary of the whole field, or of all fields."""
+        states = sorted(wanted.states or ())
+        place = (after.severity_place, after.health_place, after.pump_id) if after else None
+        key = cache_key(rights, "fleet", wanted.field_id, states, wanted.severity, place, limit)
+
+        async def compute() -> bytes:
+            rows = await self._store.page(wanted, after, limit + 1)
+            summary = None if after else await self._store.summary(wanted.field_id)
+            return _page(rows, limit, summary)
+
+        return await self._cache.get("fleet", key, self._ttl_s, compute)
+
+
+def _page(rows: list[Row], limit: int, summary: Row | None) -> bytes:
+    items = rows[:limit]
+    following = None
+    if len(rows) > limit:
+        last = items[-1]
+        # As text: JSON numbers would not bring every float back as it was.
+        following = encode_cursor(str(last["place"]), repr(last["health_place"]), last["pump_id"])
+    document = {
+        "items": [_item(row) for row in items],
+        "next_cursor": following,
+        "summary": summary and {**summary, **_fragments(summary, ("states", "severities"), "{}")},
+    }
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def _item(row: Row) -> dict[str, Any]:
+    item = {**row, **_fragments(row, _AS_STORED, "null")}
+    for name in _PLACES:
+        del item[name]
+    return item
+
+
+def _fragments(row: Row, names: tuple[str, ...], absent: str) -> dict[str, orjson.Fragment]:
+    return {name: orjson.Fragment(row[name] or absent) for name in names}

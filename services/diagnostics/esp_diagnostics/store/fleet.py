@@ -1,0 +1,54 @@
+"""The fleet as the last readings and findings have it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from esp_common.database import Pool, load_queries
+
+_SQL: Final = load_queries(__package__, "fleet.sql")
+
+SHOWN: Final = (
+    *("intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "frequency_hz", "motor_current_a"),
+    *("active_power_kw", "wellhead_pressure_psi", "flow_rate_bpd", "vibration_x_g", "choke_pct"),
+)
+"""Channels whose latest values a row of the fleet shows; all of a pump's are in its own answer."""
+
+Row = Any
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFilter:
+    """Which pumps: None is any; `severity` the least that is wrong with them."""
+
+    field_id: str | None = None
+    states: Sequence[str] | None = None
+    severity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the order of the fleet a pump stands."""
+
+    severity_place: int
+    health_place: float
+    pump_id: str
+
+
+class FleetStore:
+    """Reads the fleet."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def page(self, wanted: FleetFilter, after: Place | None, limit: int) -> list[Row]:
+        """Return up to `limit` pumps, the worst first, that come after `after`."""
+        states = list(wanted.states) if wanted.states else None
+        place = (after.severity_place, after.health_place, after.pump_id) if after else (None, None, None)
+        return await self._pool.fetch(
+            _SQL.page, wanted.field_id, states, wanted.severity, *place, limit, list(SHOWN)
+        )
+
+    async def summary(self, field_id: str | None) -> Row:
+        """Return how many pumps there are, by state and by severity."""
+        return await self._pool.fetchrow(_SQL.summary, field_id)
