@@ -25,7 +25,7 @@ from esp_stack.vault import APP_ROLES, LOGIN_MAKER, AppRole, Vault, ensure_login
 from prometheus_client import REGISTRY
 from pydantic_settings import SettingsConfigDict
 
-INGEST, INGEST_OWNER, AUTH, _ = APP_ROLES
+INGEST, INGEST_OWNER, AUTH, *_ = APP_ROLES
 LEASE_S = 2
 MAKER_PASSWORD = "maker"
 

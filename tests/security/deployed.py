@@ -22,11 +22,14 @@ import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_auth.domain import secrets
 from esp_common.auth import PERMISSIONS, new_api_key
-from esp_stack.databases import AUTH_OWNER, OWNER, drop_database
+from esp_stack.databases import AUTH_OWNER, DIAGNOSTICS_OWNER, OWNER, drop_database
 from esp_stack.programs import Program, free_port, private_file, wait_for
 from esp_stack.servers import Postgres, RabbitMQ
 
 BINARIES = Path(sys.executable).parent
+OWNERS = {"auth": AUTH_OWNER, "ingest": OWNER, "diagnostics": DIAGNOSTICS_OWNER}
+"""The services in the order in which their schemas are made, and the owner of each."""
+SERVICES = tuple(OWNERS)
 GATEWAYS = ("gw-01", "gw-02")
 CHEAP_HASHES = {"ARGON2_MEMORY_KIB": "1024", "ARGON2_PASSES": "1"}
 UNLIMITED = {
@@ -107,7 +110,7 @@ def _file(folder: Path, role: str, name: str, content: str) -> str:
 
 
 class Deployed:
-    """Both services with their roles, their users and keys, and the secrets they were given."""
+    """The services with their APIs, their users and keys, and the secrets they were given."""
 
     def __init__(self, home: Path, postgres: Postgres, redis_url: str) -> None:
         self._exit = ExitStack()
@@ -156,16 +159,21 @@ class Deployed:
         self.auth = Role(self.home, "auth", "api", auth).listen_on(self._auth_port)
         self.auth_worker = Role(self.home, "auth", "worker", auth)
         self.ingest = Role(self.home, "ingest", "api", ingest | {"RATE_LIMIT_PER_MINUTE": "0"})
-        self.command("auth", "migrate", DATABASE_URL=self.url(AUTH_OWNER), ENGINE="postgres")
-        self.command("ingest", "migrate", DATABASE_URL=self.url(OWNER), ENGINE="postgres")
+        self.diagnostics = self._api("diagnostics")
+        for service, owner in OWNERS.items():
+            self.command(service, "migrate", DATABASE_URL=self.url(owner), ENGINE="postgres")
         first = self._bootstrap_file()
         self.command("auth", "bootstrap", "--file", str(first), **auth)
-        for role in (self.auth, self.auth_worker, self.ingest):
+        for role in self.roles:
             self._exit.callback(role.stop)
             role.start()
-        for role in (self.auth, self.auth_worker, self.ingest):
+        for role in self.roles:
             role.wait_ready()
         # A full queue of what nobody stores here would end the tests: its own worker is not part of them.
+
+    def _api(self, service: str, **settings: str) -> Role:
+        common = self._settings(service, f"esp_{service}") | {"RATE_LIMIT_PER_MINUTE": "0"}
+        return Role(self.home, service, "api", common | settings)
 
     def _settings(self, service: str, database_role: str) -> dict[str, str]:
         return {
@@ -187,7 +195,12 @@ class Deployed:
     @property
     def roles(self) -> tuple[Role, ...]:
         """Every process of ours that runs."""
-        return (self.auth, self.auth_worker, self.ingest)
+        return (self.auth, self.auth_worker, *(self.api(name) for name in SERVICES if name != "auth"))
+
+    def api(self, service: str) -> Role:
+        """Return the API of a service."""
+        role: Role = getattr(self, service)
+        return role
 
     def url(self, role: str) -> str:
         """Return the database's URL for a role."""

@@ -7,10 +7,9 @@ from ipaddress import ip_address
 import httpx
 import psutil
 import pytest
-from deployed import Deployed
+from deployed import SERVICES, Deployed
 from esp_stack.servers import Postgres, Redis
 
-SERVICES = ("auth", "ingest")
 PATHS = (
     "/health/live",
     "/health/ready",
@@ -29,7 +28,7 @@ PATHS = (
 @pytest.fixture(params=SERVICES)
 def client(request: pytest.FixtureRequest, deployed: Deployed) -> Iterator[httpx.Client]:
     """A client of each API in turn."""
-    with httpx.Client(base_url=getattr(deployed, request.param).url, timeout=30) as client:
+    with httpx.Client(base_url=deployed.api(request.param).url, timeout=30) as client:
         yield client
 
 
@@ -74,9 +73,9 @@ def test_no_answer_tells_what_serves_it(client: httpx.Client, deployed: Deployed
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_body_larger_than_any_need_is_refused(service: str, deployed: Deployed) -> None:
-    path = {"auth": "/api/v1/auth/login", "ingest": "/api/v1/telemetry"}[service]
+    path = {"auth": "/api/v1/auth/login"}.get(service, "/api/v1/telemetry")
     headers = {"X-API-Key": deployed.bootstrap_key, "Content-Type": "application/json"}
-    url = f"{getattr(deployed, service).url}{path}"
+    url = f"{deployed.api(service).url}{path}"
     assert httpx.post(url, content=b" " * (5 << 20), headers=headers, timeout=30).status_code == 413
 
 

@@ -37,6 +37,9 @@ REQUESTS = (
     ("ingest", "DELETE", "/api/v1/pumps/none"),
     ("ingest", "PATCH", "/api/v1/telemetry"),
     ("ingest", "GET", "/nothing"),
+    ("diagnostics", "GET", "/api/v1/fleet"),
+    ("diagnostics", "GET", "/api/v1/pumps/none/telemetry"),
+    ("diagnostics", "GET", "/nothing"),
 )
 
 
@@ -53,7 +56,7 @@ def test_every_request_has_its_record(who: str, deployed: Deployed) -> None:
     for service, method, path in REQUESTS:
         trace_id = uuid4().hex
         headers = {**header, "X-Request-ID": trace_id, "X-Forwarded-For": "198.51.100.3, 192.0.2.7"}
-        answer = httpx.request(method, f"{getattr(deployed, service).url}{path}", headers=headers, timeout=30)
+        answer = httpx.request(method, f"{deployed.api(service).url}{path}", headers=headers, timeout=30)
         statuses[trace_id] = (answer.status_code, service, method, path)
 
     def records() -> list[tuple[object, ...]]:

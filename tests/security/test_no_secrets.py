@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pyotp
 import pytest
-from deployed import Deployed, Session
+from deployed import SERVICES, Deployed, Session
 from esp_auth.domain import secrets
 from esp_common.auth import new_api_key
 
@@ -90,9 +90,9 @@ def _keep_configured(user: User, deployed: Deployed) -> None:
     user.keep("first administrator's password", deployed.admin_password)
     for gateway, key in deployed.gateway_keys.items():
         user.keep(f"key of {gateway}", key)
-    for name in ("auth", "ingest"):
+    for name in SERVICES:
         user.keep(f"broker password of {name}", deployed.rabbitmq.passwords[name])
-    for role in ("esp_auth", "esp_ingest"):
+    for role in (f"esp_{name}" for name in SERVICES):
         user.keep(f"database password of {role}", deployed.url(role).split("@")[0].rpartition(":")[2])
     user.keep("redis password", deployed.redis_url.split("@")[0].rpartition(":")[2])
     master = secrets.decode_master_key(deployed.master_key)
@@ -238,6 +238,6 @@ def test_no_command_line_or_environment_holds_a_secret(used: Used, deployed: Dep
 
 
 def test_settings_are_printed_without_their_secrets(used: Used, deployed: Deployed) -> None:
-    for role in (deployed.auth, deployed.ingest):
-        service = role.name.split("-")[0]
-        assert used.found_in(deployed.command(service, "settings", **role.settings)) == []
+    for service in SERVICES:
+        settings = deployed.api(service).settings
+        assert used.found_in(deployed.command(service, "settings", **settings)) == []

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import requests
 import schemathesis
-from deployed import Deployed
+from deployed import SERVICES, Deployed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
@@ -103,11 +103,11 @@ def violations(
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
-@pytest.mark.parametrize("service", ["auth", "ingest"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_no_request_of_any_form_is_answered_otherwise_than_documented(
     service: str, mode: GenerationMode, deployed: Deployed
 ) -> None:
-    url = getattr(deployed, service).url
+    url = deployed.api(service).url
     key = deployed.new_key(*deployed.every_permission)
     header = {"X-API-Key": key}
     found = all_violations(document_of(url, header), mode, url, header)

@@ -24,20 +24,23 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from deployed import NOWHERE, Deployed
+from deployed import NOWHERE, SERVICES, Deployed
 from esp_auth.api.answers import person
 from esp_auth.app import open_api as open_auth
 from esp_auth.settings import AuthSettings
 from esp_common.auth import PERMISSIONS, PUBLIC, ROLES, Authenticated, Permitted, new_api_key, scopes_of
+from esp_diagnostics.app import open_api as open_diagnostics
+from esp_diagnostics.settings import DiagnosticsSettings
 from esp_ingest.app import open_api as open_ingest
 from esp_ingest.settings import IngestSettings
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
 
-SERVICES: Final = ("auth", "ingest")
 SCOPES: Final = sorted(PERMISSIONS)
 PROBES: Final = {"/health/live", "/health/ready", "/health/startup"}
+SOCKETS: Final = {"/api/v1/live"}
+"""WebSockets, whose credential comes as the first message: they have tests of their own."""
 AT_ONCE: Final = 4
 
 
@@ -96,7 +99,7 @@ def declared_by(service: str, application: FastAPI) -> list[Declared]:
     found = []
     for route in iter_route_contexts(application.routes):
         kind = type(route.original_route)
-        if route.path in PROBES:
+        if route.path in PROBES or (kind is APIWebSocketRoute and route.path in SOCKETS):
             continue
         if route.path == "/metrics":
             needs: str | None = "metrics:read"  # of whoever is not on this machine, as no request here is
@@ -110,23 +113,22 @@ def declared_by(service: str, application: FastAPI) -> list[Declared]:
 @pytest.fixture(scope="module")
 async def applications(deployed: Deployed) -> AsyncIterator[dict[str, FastAPI]]:
     """The applications as the APIs put them together; the ones that answer are processes of their own."""
-    common = {"amqp_url": deployed.rabbitmq.url_for("auth"), "redis_url": deployed.redis_url}
-    auth = AuthSettings(
-        database_url=deployed.url("esp_auth"),
-        master_key=deployed.master_key,
-        broker_secret=deployed.broker_secret,
-        **common,
-    )
-    ingest = IngestSettings(
-        database_url=deployed.url("esp_ingest"),
-        amqp_url=deployed.rabbitmq.url_for("ingest"),
-        redis_url=deployed.redis_url,
-    )
-    async with AsyncExitStack() as stack:
-        opened = {
-            "auth": await stack.enter_async_context(open_auth(auth)),
-            "ingest": await stack.enter_async_context(open_ingest(ingest)),
+
+    def common(service: str) -> dict[str, Any]:
+        return {
+            "amqp_url": deployed.rabbitmq.url_for(service),
+            "redis_url": deployed.redis_url,
+            "database_url": deployed.url(f"esp_{service}"),
         }
+
+    secrets = {"master_key": deployed.master_key, "broker_secret": deployed.broker_secret}
+    opening = {
+        "auth": open_auth(AuthSettings(**common("auth"), **secrets)),
+        "ingest": open_ingest(IngestSettings(**common("ingest"))),
+        "diagnostics": open_diagnostics(DiagnosticsSettings(**common("diagnostics"))),
+    }
+    async with AsyncExitStack() as stack:
+        opened = {name: await stack.enter_async_context(context) for name, context in opening.items()}
         for _, background in opened.values():
             for part in background:
                 part.close()
@@ -182,7 +184,7 @@ class Asker:
     """Makes requests over connections that stay open: httpx would take ten times as long for them all."""
 
     def __init__(self, deployed: Deployed) -> None:
-        self.ports = {"auth": deployed.auth.port, "ingest": deployed.ingest.port}
+        self.ports = {service: deployed.api(service).port for service in SERVICES}
         self._threads = ThreadPoolExecutor(AT_ONCE)
         self._own = threading.local()
 
