@@ -4,11 +4,11 @@ export ESP_STACK_FOLDER := $(abspath $(STACK))
 INSTALL := deploy/native/install.sh
 BIN := .venv/bin
 
-.PHONY: help up down status logs test check bench clean
+.PHONY: help up down status logs test check bench evaluate clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up:  ## Install what is missing, start the platform and a simulated field, print where it is
 	@$(INSTALL) run
@@ -42,6 +42,10 @@ check:  ## Lint, format check, types, import directions, security lint, secrets 
 bench:  ## Measure against ceilings taken in the same run; prints ratios (BENCH=--quick or --full)
 	@$(INSTALL) dev
 	@$(BIN)/python tests/performance/run.py $(BENCH)
+
+evaluate:  ## Judge diagnosis and anomaly detection on simulated faults and real data (EVALUATE=--quick)
+	@$(INSTALL) dev
+	@$(BIN)/python tests/evaluation/run.py $(EVALUATE)
 
 clean:  ## Stop the platform and remove its data, credentials and logs
 	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack clean
