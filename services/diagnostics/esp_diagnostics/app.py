@@ -19,9 +19,9 @@ from esp_common.tokens import Verifier
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from esp_diagnostics.api.fleet import fleet_router
 from esp_diagnostics.alerts import Alerts
 from esp_diagnostics.api.alerts import alerts_router
+from esp_diagnostics.api.fleet import fleet_router
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
 from esp_diagnostics.api.telemetry import telemetry_router
 from esp_diagnostics.cache import AnswerCache
@@ -29,8 +29,8 @@ from esp_diagnostics.fleet import Fleet
 from esp_diagnostics.live import LiveHub, LivePublisher
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
-from esp_diagnostics.store.fleet import FleetStore
 from esp_diagnostics.store.alerts import AlertLists
+from esp_diagnostics.store.fleet import FleetStore
 from esp_diagnostics.store.history import History
 from esp_diagnostics.store.live import LiveNames
 from esp_diagnostics.tickets import Tickets

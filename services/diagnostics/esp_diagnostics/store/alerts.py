@@ -175,7 +175,12 @@ class AlertLists:
 
 def alarm_of(row: Any) -> Alarm:
     """Return the alarm of a row."""
-    return Alarm(**{name: row[name] for name in ALARM_COLUMNS})
+    columns = {name: row[name] for name in ALARM_COLUMNS}
+    # asyncpg's own kind of UUID is not written as JSON.
+    columns["alert_id"] = UUID(bytes=columns["alert_id"].bytes)
+    if columns["finding_id"] is not None:
+        columns["finding_id"] = UUID(bytes=columns["finding_id"].bytes)
+    return Alarm(**columns)
 
 
 def _number(key: Key) -> int:

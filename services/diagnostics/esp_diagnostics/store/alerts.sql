@@ -211,7 +211,7 @@ SELECT
     count(*) FILTER (WHERE state = 'shelved')::int8 AS shelved,
     count(*) FILTER (WHERE state = 'suppressed')::int8 AS suppressed,
     count(*) FILTER (WHERE state = 'out_of_service')::int8 AS out_of_service,
-    count(*) FILTER (WHERE state LIKE 'active%' AND last_raised_at < $1 - interval '24 hours')::int8 AS standing
+    count(*) FILTER (WHERE state LIKE 'active%' AND last_raised_at < $1::timestamptz - interval '24 hours')::int8 AS standing
 FROM diagnostics.alerts
 WHERE closed_at IS NULL AND ($2::text IS NULL OR field_id = $2);
 
