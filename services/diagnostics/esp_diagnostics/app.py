@@ -9,11 +9,12 @@ from esp_common import tokens
 from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
 from esp_common.database import Pool, create_pool
-from esp_common.health import Health
+from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Requester
 from esp_common.rate_limit import RateLimiter
 from esp_common.redis import connect_redis
+from esp_common.roles import await_pool, until_first_ends
 from esp_common.serving import make_server, serve
 from esp_common.tokens import Verifier
 from fastapi import APIRouter
@@ -35,6 +36,7 @@ from esp_diagnostics.store.history import History
 from esp_diagnostics.store.live import LiveNames
 from esp_diagnostics.tickets import Tickets
 from esp_diagnostics.trends import Trends
+from esp_diagnostics.worker import open_worker
 
 MAX_BODY_BYTES = 1024 * 1024
 """The largest that is sent here is a rule set."""
@@ -97,6 +99,26 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             hub.run(),
         ]
         yield application, background
+
+
+async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
+    """Judge readings until `stop` is set; what is known is saved first."""
+    health = Health()
+    health.add_flag("started", lambda: False, "waiting for the database")
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        size = settings.database_pool_size
+        pool = await await_pool(settings, stop, role="esp-diagnostics worker", max_size=size)
+        stack.push_async_callback(pool.close)
+        redis = connect_redis(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        opened = open_worker(settings, pool, LivePublisher(redis))
+        worker, publisher, beside = await stack.enter_async_context(opened)
+        health.add_flag("started", lambda: True, "")
+        health.add_flag("consumers", lambda: worker.alive, "the broker does not have all of its consumers")
+        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("store", lambda: not worker.stalled, "findings wait for the database")
+        await until_first_ends(worker.run(stop), *beside)
 
 
 async def _open_pool(settings: DiagnosticsSettings, role: str, stack: AsyncExitStack) -> Pool:

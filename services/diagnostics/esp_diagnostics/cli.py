@@ -19,6 +19,12 @@ def run_api() -> None:
     _run_role("api")
 
 
+@app.command("worker")
+def run_worker() -> None:
+    """Judge the readings that ingest accepts: states, findings and alerts."""
+    _run_role("worker")
+
+
 @app.command("migrate")
 def run_migrate() -> None:
     """Bring the database's schema up to date."""
@@ -45,7 +51,9 @@ def _run_role(name: str) -> None:
 
     from esp_diagnostics import app as roles
 
-    run_role(SERVICE, name, {"api": roles.run_api}[name], DiagnosticsSettings.load())
+    run_role(
+        SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], DiagnosticsSettings.load()
+    )
 
 
 def main() -> None:

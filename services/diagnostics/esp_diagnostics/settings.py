@@ -55,3 +55,31 @@ class DiagnosticsSettings(ServiceSettings):
     live_heartbeat_s: float = Field(
         10, gt=0, le=30, description="How often a live stream says that it is there, seconds."
     )
+
+    # worker
+    worker_heartbeat_s: float = Field(5, gt=0, description="How often a worker says that it lives, seconds.")
+    worker_missing_s: float = Field(
+        15, gt=0, description="Silence after which the others take a worker's partitions, seconds."
+    )
+    partition_prefetch: int = Field(
+        50, ge=1, le=1000, description="Most unacknowledged messages of a partition, messages."
+    )
+    snapshot_s: float = Field(60, gt=0, description="How often the state of each pump is saved, seconds.")
+    replay_longest_s: float = Field(
+        21_600, gt=0, description="Most of the past that is judged again after an outage, seconds."
+    )
+    replay_new_s: float = Field(
+        3600, ge=0, description="Past that is judged of a pump without a saved state, seconds."
+    )
+    rulebook_s: float = Field(
+        10, gt=0, description="Longest until changed pumps and rules are noticed without an event, seconds."
+    )
+    outage_pause_s: float = Field(
+        60, gt=0, description="Database outage after which messages go back to the queue, seconds."
+    )
+    training_check_s: float = Field(60, gt=0, description="How often due models are looked for, seconds.")
+    training_days: float = Field(1, gt=0, description="Age at which a pump's model is trained anew, days.")
+    training_retry_s: float = Field(
+        3600, gt=0, description="Pause before a pump whose history was too short is tried again, seconds."
+    )
+    training_history_days: float = Field(14, gt=0, description="Past that models are trained from, days.")

@@ -53,6 +53,22 @@ class Batch:
         return Batch(self.readings.take(index), self.fault_mask[index], self.frozen_mask[index])
 
 
+def join(batches: Sequence[Batch]) -> Batch:
+    """Return the readings of all batches, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    parts = [batch.readings for batch in batches]
+    columns = [
+        np.concatenate([getattr(part, name) for part in parts]) if parts else getattr(empty_readings(0), name)
+        for name in ("pump_id", "time_us", "values", "running", "trip_code")
+    ]
+    masks = [
+        np.concatenate([np.zeros(0, dtype=np.int32), *(getattr(batch, name) for batch in batches)])
+        for name in ("fault_mask", "frozen_mask")
+    ]
+    return Batch(Readings(*columns), *masks)
+
+
 class Replay:
     """Reads what ingest has stored, through its published views."""
 

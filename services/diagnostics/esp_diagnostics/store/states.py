@@ -79,7 +79,7 @@ class Ownership:
 
 
 async def fence(connection: Connection, worker_id: str, epochs: Mapping[int, int]) -> set[int]:
-    """Return those partitions of `epochs` that are still the worker's, and keep them so in this transaction."""
+    """Return those of `epochs` that are still the worker's, and keep them so for this transaction."""
     rows = await connection.fetch(_SQL.fence, worker_id, list(epochs), list(epochs.values()))
     return {row["partition"] for row in rows}
 
@@ -127,6 +127,11 @@ async def log_spells(connection: Connection, spells: Sequence[Spell]) -> None:
         first.setdefault(spell.pump_id, spell.started_at)
     await connection.execute(_SQL.end_spells, list(first), list(first.values()))
     await connection.execute(_SQL.begin_spells, *_columns(spells))
+
+
+async def mark_of_rulebook(connection: Connection) -> str:
+    """Return what changes whenever a pump, its settings or any rules do."""
+    return str(await connection.fetchval(_SQL.mark))
 
 
 def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

@@ -80,3 +80,15 @@ WHERE l.pump_id = new.pump_id AND l.ended_at IS NULL AND l.started_at < new.star
 INSERT INTO diagnostics.state_log (pump_id, started_at, state, ended_at, trip_code)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::int4[])
 ON CONFLICT DO NOTHING
+
+-- name: mark
+-- Changes whenever a pump, its settings or any rules do.
+SELECT concat_ws(
+    ' ',
+    (SELECT md5(string_agg(pump_id || updated_at || (removed_at IS NULL), ',' ORDER BY pump_id))
+     FROM diagnostics.pumps),
+    (SELECT md5(string_agg(pump_id || parameter || value, ',' ORDER BY pump_id, parameter))
+     FROM diagnostics.rule_overrides),
+    (SELECT version || md5(body) FROM diagnostics.rule_sets WHERE active),
+    (SELECT version || md5(body) FROM diagnostics.alert_rule_sets WHERE active)
+)

@@ -1,0 +1,677 @@
+"""The worker role: accepted readings in; states, findings, alerts, events and live messages out.
+
+What has come on all partitions since the last round is judged together, written in one transaction, and only
+then acknowledged. The judge's state lives in memory: it is saved now and then, and whoever goes on from what
+was saved reads what has come since from the store. So nothing is lost with a worker, and what is found again
+on the way is known to have been found.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from secrets import token_hex
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import stamina
+import structlog
+from esp_common import topology
+from esp_common.contracts import arrow
+from esp_common.database import Connection, Pool, is_outage
+from esp_common.errors import EspError
+from esp_common.messaging import Delivery, EventListener, Publisher
+from esp_common.outbox import Relay
+from esp_common.roles import until_first_ends
+from prometheus_client import Counter, Gauge, Histogram
+
+from esp_diagnostics import findings
+from esp_diagnostics.alerts import load_rules as load_alert_rules
+from esp_diagnostics.domain.diagnosis import Rules, default_rules, load_rules
+from esp_diagnostics.findings import Effects
+from esp_diagnostics.live import LivePublisher
+from esp_diagnostics.models import Trainer
+from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.partitions import Membership, Partition, pumps_of
+from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+from esp_diagnostics.store import findings as stored_findings
+from esp_diagnostics.store import models as stored_models
+from esp_diagnostics.store import states
+from esp_diagnostics.store.pumps import KnownPump
+from esp_diagnostics.store.pumps import load as load_pumps
+from esp_diagnostics.store.replay import Batch, Replay, Window, join
+from esp_diagnostics.store.states import Ownership, Snapshot
+from esp_diagnostics.store.times import as_time, as_us
+from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
+
+log = structlog.get_logger()
+
+GATHER_S: Final = 0.05
+"""How long what has come waits for company: judging many pumps at once costs little more than one."""
+
+ROUND_BYTES: Final = 2 * 1024 * 1024
+"""About how much of each partition is taken in a round."""
+
+SLICE: Final = timedelta(minutes=10)
+"""How much of the past is read from the store at a time."""
+
+STEP_US: Final = 60_000_000
+"""How much of the past is judged at a time: so that what it led to is dated to the minute."""
+
+GAP_S: Final = 60.0
+GAP_INTERVALS: Final = 3
+UNKNOWN_INTERVAL_S: Final = 600.0
+"""A pump that was silent for so long, or so many of its intervals, may have readings that did not come."""
+
+CHANGES_S: Final = 0.5
+"""How long a change of pumps or rules waits for company: they often come several at a time."""
+
+POISON_PAUSE_S: Final = 1.0
+DRAIN_S: Final = 15.0
+
+_LAG_S: Final = Histogram(
+    "esp_diagnostics_lag_seconds",
+    "From the acceptance of readings until what follows from them is written.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+_ROUND_S: Final = Histogram(
+    "esp_diagnostics_round_seconds",
+    "From taking readings up to their acknowledgement.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+_MESSAGES: Final = Counter("esp_diagnostics_messages_total", "Messages by what became of them.", ["outcome"])
+_GAPS: Final = Counter(
+    "esp_diagnostics_gaps_filled_total", "Readings that had not come and were read from the store."
+)
+_DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 while the worker waits for the database.")
+
+CHANGES: Final = ("asset.*", "alert.rules-changed", "finding.rules-changed", "finding.settings-changed")
+"""Events after which pumps or rules are looked at."""
+
+T = TypeVar("T")
+
+
+class Known(NamedTuple):
+    """The pumps there are, and what they are judged by."""
+
+    pumps: Mapping[str, KnownPump]
+    rulebook: Rulebook
+
+
+class _Message(NamedTuple):
+    """A delivery of a partition with its readings, or why they cannot be read."""
+
+    partition: Partition
+    delivery: Delivery
+    batch: Batch | None
+    error: Exception | None
+
+
+class Worker:
+    """Judges the pumps of its share of the partitions."""
+
+    def __init__(
+        self,
+        settings: DiagnosticsSettings,
+        pool: Pool,
+        publisher: Publisher,
+        live: LivePublisher,
+        nameplates: Nameplates,
+        known: Known,
+    ) -> None:
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{token_hex(3)}"
+        self._settings = settings
+        self._pool = pool
+        self._publisher = publisher
+        self._live = live
+        self._nameplates = nameplates
+        self._copied_at_s = time.monotonic()
+        self._known = known
+        self._mark = ""
+        self._ownership = Ownership(pool)
+        self._membership = Membership(self._ownership, self.worker_id, settings.worker_missing_s)
+        self._replay = Replay(pool)
+        self._judge = Judge(known.rulebook)
+        self.trainer = Trainer(pool, settings, lambda: self._judge.rulebook.tree.text)
+        self._partitions: dict[int, Partition] = {}
+        self._admissions: dict[int, asyncio.Task[None]] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
+        self._due = asyncio.Event()
+        self._stale = asyncio.Event()
+        # One thing at a time may touch the judge, and what follows from it is written before the next does:
+        # a state that is saved never knows of a finding that is not written.
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "judge")
+        self._outage_since: float | None = None
+        self._paused: list[Partition] = []
+
+    # --- what others ask ------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether the broker has the consumer of each of its partitions, or they pause on purpose."""
+        consumers = [partition.consumer for partition in self._partitions.values()]
+        return all(consumer.alive or consumer.paused for consumer in consumers)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for the database."""
+        return self._outage_since is not None
+
+    def note_change(self) -> None:
+        """Have pumps and rules looked at soon: they changed."""
+        self._stale.set()
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what is under way, save what is known, and let go.
+
+        Raises what a part of it died of.
+        """
+        try:
+            await until_first_ends(
+                self._work(),
+                self._share(),
+                self._save_now_and_then(),
+                self._keep_current(),
+                self.trainer.run(self._owned_pumps, self._take_model),
+                stop.wait(),
+                finish=self._finish,
+            )
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _finish(self) -> None:
+        """Let go of everything within a time: what could not be saved is read from the store again."""
+        partitions = list(self._partitions.values())
+        for partition in partitions:
+            partition.leaving = True
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                for partition in partitions:
+                    await self._save(partition)
+        except TimeoutError:
+            log.warning("worker.unsaved", effect="whoever goes on reads more from the store")
+        await asyncio.gather(*(partition.close() for partition in partitions))
+        await self._membership.leave()
+
+    # --- partitions -----------------------------------------------------------------------------------------
+
+    async def _share(self) -> None:
+        """Keep to the share of partitions that is this worker's."""
+        while True:
+            share = await self._membership.share()
+            for number in self._partitions.keys() - share:
+                await self._give_up(self._partitions[number])
+            for number in share - self._partitions.keys():
+                self._partitions[number] = Partition(
+                    number,
+                    self._settings.amqp_url,
+                    prefetch=self._settings.partition_prefetch,
+                    on_delivery=self._due.set,
+                )
+            await asyncio.sleep(self._settings.worker_heartbeat_s)
+
+    async def _give_up(self, partition: Partition) -> None:
+        """Save what is known of a partition's pumps, then let another worker have it."""
+        partition.leaving = True
+        await self._save(partition)
+        await self._forget(partition)
+        del self._partitions[partition.number]
+        await partition.close()
+        log.info("partition.given-up", partition=partition.number)
+
+    async def _forget(self, partition: Partition) -> None:
+        partition.epoch = None
+        async with self._turn:
+            await self._in_thread(self._judge.dismiss, self._pumps_of(partition))
+
+    def _pumps_of(self, partition: Partition) -> list[str]:
+        return pumps_of({partition.number}, self._judge.pump_ids)
+
+    def _owned_pumps(self) -> list[str]:
+        """Return the pumps that are this worker's to judge now."""
+        mine = {partition.number for partition in self._partitions.values() if partition.ready}
+        return pumps_of(mine, self._judge.pump_ids)
+
+    async def _begin(self, partition: Partition) -> None:
+        """Make sure that a partition is this worker's, and go on from what is on record of its pumps."""
+        generation = partition.latest_generation
+        epoch = await self._patiently(lambda: self._ownership.claim(partition.number, self.worker_id))
+        if epoch != partition.epoch:
+            await self._forget(partition)
+            partition.epoch = epoch
+            pumps = pumps_of({partition.number}, self._known.pumps)
+            started = time.monotonic()
+            await self._admit(partition, pumps)
+            log.info(
+                "partition.taken",
+                partition=partition.number,
+                pumps=len(pumps),
+                seconds=round(time.monotonic() - started, 1),
+            )
+        partition.generation = generation
+        self._due.set()
+
+    async def _admit(self, partition: Partition, pump_ids: Sequence[str]) -> None:
+        """Begin to judge pumps: from their saved states, and what has come since then."""
+        pumps = {pump_id: self._known.pumps[pump_id] for pump_id in pump_ids if pump_id in self._known.pumps}
+        now = datetime.now(UTC)
+        longest = now - timedelta(seconds=self._settings.replay_longest_s)
+        async with self._turn:
+            past = await self._patiently(lambda: self._read_past(list(pumps), longest))
+            await self._in_thread(self._judge.admit, pumps, past)
+        fresh = now - timedelta(seconds=self._settings.replay_new_s)
+        after = {
+            pump_id: max(as_time(known.through_us), longest) if known.through_us else fresh
+            for pump_id, known in past.items()
+        }
+        await self._judge_past(partition, after, until=now)
+
+    async def _read_past(self, pump_ids: Sequence[str], since: datetime) -> dict[str, Past]:
+        """Return what is on record of pumps."""
+        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+            found: dict[str, list[OpenFinding]] = {}
+            for row in await stored_findings.open_findings(connection, pump_ids):
+                found.setdefault(row["pump_id"], []).append(
+                    OpenFinding(**{name: row[name] for name in OpenFinding._fields})
+                )
+            cleared = await stored_findings.last_cleared(connection, pump_ids, since - timedelta(days=1))
+            settled = findings.settled_from((key, as_us(at)) for key, at in cleared.items())
+            spells = await states.open_spells(connection, pump_ids)
+            snapshots = await states.read_snapshots(connection, pump_ids)
+            models = await stored_models.active(connection, pump_ids)
+        return {
+            pump_id: Past(
+                findings=found.get(pump_id, ()),
+                spell=(as_us(spells[pump_id][0]), spells[pump_id][1]) if pump_id in spells else None,
+                settled=settled.get(pump_id),
+                snapshot=snapshots[pump_id][0] if pump_id in snapshots else None,
+                through_us=as_us(snapshots[pump_id][1]) if pump_id in snapshots else 0,
+                model=models[pump_id][1] if pump_id in models else None,
+            )
+            for pump_id in pump_ids
+        }
+
+    # --- the past -------------------------------------------------------------------------------------------
+
+    async def _judge_past(self, partition: Partition, after: Mapping[str, datetime], until: datetime) -> None:
+        """Judge what the store has of pumps, each after its own time, up to `until`."""
+        begin = min(after.values(), default=until)
+        while begin < until and not partition.leaving:
+            end = min(begin + SLICE, until)
+            windows = [
+                Window(pump_id, max(since, begin), end) for pump_id, since in after.items() if since < end
+            ]
+            batch = await self._patiently(lambda windows=windows: self._replay.windows(windows))  # type: ignore[misc]
+            async with self._turn:
+                await self._judge_steps(batch, [partition])
+            begin = end
+
+    async def _judge_steps(self, batch: Batch, partitions: Sequence[Partition]) -> None:
+        """Judge readings of the past step by step, and write what follows from each step."""
+        steps = batch.readings.time_us // STEP_US
+        for step in np.unique(steps):
+            part = batch.take(steps == step)
+            try:
+                effects = await self._in_thread(self._judge.judge, part, time.monotonic(), replaying=True)
+                await self._write(effects, partitions)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                # What cannot be judged now could not be judged when it came.
+                log.exception("replay.failed", readings=len(part))
+
+    async def _fill_gaps(self, batch: Batch, partitions: Sequence[Partition]) -> None:
+        """Judge what pumps sent between what was judged and `batch`, if it went past this worker."""
+        windows = list(self._gaps(batch))
+        if not windows:
+            return
+        missed = await self._patiently(partial(self._replay.windows, windows))
+        if len(missed):
+            log.info("gap.filled", pumps=len(windows), readings=len(missed))
+            _GAPS.inc(len(missed))
+            await self._judge_steps(missed, partitions)
+
+    def _gaps(self, batch: Batch) -> Iterable[Window]:
+        readings = batch.readings
+        order = np.argsort(readings.time_us, kind="stable")[::-1]
+        first = dict(zip(readings.pump_id[order].tolist(), readings.time_us[order].tolist(), strict=True))
+        longest_us = int(self._settings.replay_longest_s * 1e6)
+        for pump_id, first_us in first.items():
+            through_us = self._judge.through_us(pump_id)
+            if not through_us:
+                continue
+            interval_s = self._known.pumps[pump_id].nameplate["expected_interval_s"] or UNKNOWN_INTERVAL_S
+            if first_us - through_us > max(GAP_S, GAP_INTERVALS * interval_s) * 1e6:
+                after_us = max(through_us, first_us - longest_us)
+                yield Window(pump_id, as_time(after_us), as_time(first_us - 1))
+
+    # --- readings -------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Judge what comes, round by round."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(GATHER_S)
+            self._due.clear()
+            self._begin_where_needed()
+            ready = [each for each in self._partitions.values() if each.ready and each.waiting]
+            ready = [each for each in ready if not each.leaving]
+            if ready:
+                with _ROUND_S.time():
+                    await self._round(ready)
+                if any(partition.waiting for partition in ready):
+                    self._due.set()
+
+    def _begin_where_needed(self) -> None:
+        for number, partition in self._partitions.items():
+            partition.check()
+            if (task := self._admissions.get(number)) is not None and task.done():
+                del self._admissions[number]
+                task.result()
+            if partition.waiting and not partition.ready and number not in self._admissions:
+                task = asyncio.create_task(self._begin(partition), name=f"begin {number}")
+                task.add_done_callback(lambda _: self._due.set())
+                self._admissions[number] = task
+
+    async def _round(self, ready: Sequence[Partition]) -> None:
+        taken = [(partition, delivery) for partition in ready for delivery in partition.take(ROUND_BYTES)]
+        messages = await self._in_thread(_decode, taken)
+        for message in messages:
+            if message.error is not None:
+                self._refuse(message, message.error)
+        whole = [message for message in messages if message.error is None]
+        async with self._turn:
+            # Meanwhile a partition may have been given up; who has it now gets its messages again.
+            whole = [message for message in whole if message.partition.epoch is not None]
+            if whole:
+                await self._judge_messages(whole)
+
+    async def _judge_messages(self, messages: Sequence[_Message]) -> None:
+        partitions = list({message.partition.number: message.partition for message in messages}.values())
+        batch = join([message.batch for message in messages if message.batch is not None])
+        try:
+            if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
+                self.note_change()
+            await self._fill_gaps(batch, partitions)
+            effects = await self._in_thread(self._judge.judge, batch, time.monotonic())
+            live = await self._write(effects, partitions)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(messages) == 1:
+                self._refuse(messages[0], error)
+                return
+            log.warning("round.split", messages=len(messages), error=repr(error)[:300])
+            for message in messages:
+                await self._judge_messages([message])
+            return
+        for partition in partitions:
+            if partition.epoch is not None:
+                partition.consumer.done(m.delivery for m in messages if m.partition is partition)
+        _MESSAGES.labels("done").inc(len(messages))
+        _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
+        await self._live.publish(live)
+
+    async def _write(self, effects: Effects, partitions: Sequence[Partition]) -> list[Mapping[str, Any]]:
+        """Write what follows from readings, however long the database takes; return what to tell live.
+
+        What the database refuses of one pump is not written, and that of the others is.
+        """
+        if not effects.durable:
+            return [*effects.live]
+        try:
+            live, lost = await self._patiently(lambda: self._write_once(effects, partitions))
+        except Exception as error:
+            pumps = sorted(effects.pump_ids)
+            if len(pumps) <= 1:
+                log.exception("effects.refused", pump_ids=pumps)
+                return []
+            log.warning("effects.split", pumps=len(pumps), error=repr(error)[:300])
+            return [
+                message
+                for pump_id in pumps
+                for message in await self._write(effects.of_pumps({pump_id}), partitions)
+            ]
+        for partition in partitions:
+            if partition.number in lost:
+                # Somebody else has it, who gets its messages again.
+                log.warning("partition.lost", partition=partition.number)
+                partition.epoch = None
+                partition.drop()
+                await self._in_thread(self._judge.dismiss, self._pumps_of(partition))
+        return live
+
+    async def _write_once(
+        self, effects: Effects, partitions: Sequence[Partition]
+    ) -> tuple[list[Mapping[str, Any]], set[int]]:
+        epochs = {each.number: each.epoch for each in partitions if each.epoch is not None}
+        rulebook = self._judge.rulebook
+        async with self._pool.acquire() as connection, connection.transaction():
+            mine = await states.fence(connection, self.worker_id, epochs)
+            lost = epochs.keys() - mine
+            kept = effects.of(mine) if lost else effects
+            live = await findings.record(connection, kept, rulebook.tree.version, rulebook.alerts)
+        return live, lost
+
+    # --- what cannot be judged ------------------------------------------------------------------------------
+
+    def _refuse(self, message: _Message, error: Exception) -> None:
+        """Give a message that cannot be judged back, and on its last delivery bury it with the reason."""
+        _MESSAGES.labels("poison").inc()
+        task = asyncio.create_task(self._give_back_or_bury(message, error))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
+
+    async def _give_back_or_bury(self, message: _Message, error: Exception) -> None:
+        delivery, consumer = message.delivery, message.partition.consumer
+        error_id = uuid4().hex
+        if delivery.delivery_count < topology.DELIVERY_LIMIT:
+            log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
+            await asyncio.sleep(POISON_PAUSE_S)
+            consumer.nack(delivery, requeue=True)
+            return
+        log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
+        try:
+            await self._publisher.publish(
+                topology.DLX,
+                topology.DIAGNOSTICS_TELEMETRY,
+                delivery.body,
+                headers={
+                    "esp-reason": repr(error)[:500],
+                    "esp-error-id": error_id,
+                    "esp-routing-key": delivery.routing_key,
+                },
+                content_type=delivery.content_type or "",
+                message_id=delivery.message_id,
+            )
+        except EspError as trouble:
+            # The broker buries it as well, with less of a reason.
+            log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
+            consumer.nack(delivery, requeue=False)
+        else:
+            consumer.done([delivery])
+
+    # --- outages --------------------------------------------------------------------------------------------
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Return what `act` returns, trying again for as long as the database is away."""
+        async for attempt in stamina.retry_context(
+            on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=3.0
+        ):
+            with attempt:
+                try:
+                    result = await act()
+                except Exception as error:
+                    if is_outage(error):
+                        await self._note_outage(error)
+                    raise
+        await self._note_database()
+        return result
+
+    async def _note_outage(self, error: Exception) -> None:
+        """Say so once; after a while give back what is held, since the broker does not wait for ever."""
+        now = time.monotonic()
+        if self._outage_since is None:
+            self._outage_since = now
+            _DATABASE_UP.set(0)
+            log.warning("database.lost", error=repr(error)[:300], effect="readings wait in the queue")
+        elif now - self._outage_since > self._settings.outage_pause_s and not self._paused:
+            log.warning("worker.paused", effect="messages went back to the queue")
+            self._paused = list(self._partitions.values())
+            for partition in self._paused:
+                await partition.consumer.pause(give_back=True)
+                partition.drop()
+
+    async def _note_database(self) -> None:
+        if self._outage_since is None:
+            return
+        log.info("database.back", away_s=round(time.monotonic() - self._outage_since, 1))
+        self._outage_since = None
+        _DATABASE_UP.set(1)
+        paused, self._paused = self._paused, []
+        for partition in paused:
+            if not partition.leaving:
+                await partition.consumer.resume()
+
+    # --- states, pumps, rules and models --------------------------------------------------------------------
+
+    async def _save_now_and_then(self) -> None:
+        """Save the states of one partition after the other, each as often as the setting says."""
+        while True:
+            await asyncio.sleep(self._settings.snapshot_s / max(1, len(self._partitions)))
+            saveable = [each for each in self._partitions.values() if self._saveable(each)]
+            if saveable:
+                await self._save(min(saveable, key=lambda each: each.saved_at_s))
+
+    def _saveable(self, partition: Partition) -> bool:
+        """Whether a partition's states are whole: not while they are taken over."""
+        return partition.epoch is not None and partition.number not in self._admissions
+
+    async def _save(self, partition: Partition) -> None:
+        """Save the states of a partition's pumps, if it is still this worker's."""
+        if not self._saveable(partition) or self._outage_since is not None:
+            return
+        async with self._turn:
+            if partition.epoch is None:
+                return
+            partition.saved_at_s = time.monotonic()
+            bodies = await self._in_thread(self._judge.snapshots, self._pumps_of(partition))
+            snapshots = [
+                Snapshot(pump_id, partition.number, body, as_time(through_us))
+                for pump_id, (body, through_us) in bodies.items()
+            ]
+            try:
+                async with self._pool.acquire() as connection, connection.transaction():
+                    if await states.fence(connection, self.worker_id, {partition.number: partition.epoch}):
+                        await states.save_snapshots(connection, snapshots)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("snapshots.unsaved", partition=partition.number, reason=repr(error)[:300])
+
+    async def _keep_current(self) -> None:
+        """Go by the pumps and rules that there are: after an event at once, otherwise now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.rulebook_s):
+                    await self._stale.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(CHANGES_S)
+            changed = self._stale.is_set()
+            self._stale.clear()
+            if changed or time.monotonic() - self._copied_at_s > self._settings.nameplates_s:
+                await self._patiently(self._nameplates.copy)
+                self._copied_at_s = time.monotonic()
+            await self._patiently(self._look)
+
+    async def _look(self) -> None:
+        async with self._pool.acquire() as connection:
+            mark = await states.mark_of_rulebook(connection)
+            if mark == self._mark:
+                return
+            known = await load_known(connection)
+        self._known, self._mark = known, mark
+        owned = [each for each in self._partitions.values() if self._saveable(each)]
+        async with self._turn:
+            effects = await self._in_thread(self._judge.update, known.pumps, known.rulebook)
+            await self._live.publish(await self._write(effects, owned))
+        for partition in owned:
+            new = set(pumps_of({partition.number}, known.pumps)) - self._judge.pump_ids
+            if new and partition.epoch is not None:
+                await self._admit(partition, sorted(new))
+
+    async def _take_model(self, pump_id: str, body: bytes) -> None:
+        """Judge a pump by its new model, if it is still this worker's."""
+        async with self._turn:
+            if pump_id in self._judge.pump_ids:
+                await self._in_thread(self._judge.set_model, pump_id, body)
+
+    async def _in_thread(self, act: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: act(*arguments, **options))
+
+
+def _decode(taken: Sequence[tuple[Partition, Delivery]]) -> list[_Message]:
+    return [_message(partition, delivery) for partition, delivery in taken]
+
+
+def _message(partition: Partition, delivery: Delivery) -> _Message:
+    try:
+        return _Message(partition, delivery, Batch(*arrow.decode_accepted(delivery.body)), None)
+    except Exception as error:
+        return _Message(partition, delivery, None, error)
+
+
+def _accepted_at(delivery: Delivery) -> float:
+    """Return when ingest accepted a message's readings, epoch seconds; now where it does not say."""
+    try:
+        return datetime.fromisoformat(str(delivery.headers["cloudEvents_time"])).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+async def load_known(connection: Connection) -> Known:
+    """Return the pumps and rules that there are."""
+    pumps = {pump.pump_id: pump for pump in await load_pumps(connection)}
+    return Known(pumps, Rulebook(await _tree_rules(connection), await load_alert_rules(connection)))
+
+
+async def _tree_rules(connection: Connection) -> Rules:
+    body = await connection.fetchval("SELECT body FROM diagnostics.rule_sets WHERE active")
+    return load_rules(body) if body else default_rules()
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: DiagnosticsSettings, pool: Pool, live: LivePublisher
+) -> AsyncIterator[tuple[Worker, Publisher, list[Coroutine[Any, Any, None]]]]:
+    """Put a worker together; yield it with its publisher and what must run beside it.
+
+    The database must answer: pumps and rules are read before the first reading is judged.
+    """
+    nameplates = Nameplates(pool, settings.nameplates_s)
+    await nameplates.copy()
+    async with pool.acquire() as connection:
+        known = await load_known(connection)
+    async with Publisher(settings.amqp_url, name="esp-diagnostics worker") as publisher:
+        worker = Worker(settings, pool, publisher, live, nameplates, known)
+        listener = EventListener(
+            settings.amqp_url,
+            list(CHANGES),
+            on_event=lambda _: worker.note_change(),
+            # Events may have passed while it was not listening.
+            on_connected=worker.note_change,
+        )
+        with worker.trainer:
+            yield worker, publisher, [listener.run(), Relay(pool, publisher, SERVICE).run()]
