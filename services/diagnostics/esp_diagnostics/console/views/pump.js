@@ -1,0 +1,259 @@
+// One pump: what it does, what it suffers from and why, where it runs on its curve, and its past.
+
+import {ago, badge, bar, button, channelName, h, lasting, note, num, panel, percent, put, rank, stateTag, unitOf, when, words} from "../dom.js";
+import {curveChart} from "../curve.js";
+import {follow, stream} from "../live.js";
+import {get} from "../session.js";
+import {Trends} from "../trends.js";
+import {alertBlock} from "./alert.js";
+import {health as healthBar} from "./fleet.js";
+
+const HOUR = 3600e3;
+const SPANS = [[1, "1 h"], [6, "6 h"], [24, "24 h"], [24 * 7, "7 d"], [24 * 30, "30 d"]];
+const FIRST_CHANNELS = ["frequency_hz", "motor_current_a", "intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c"];
+const HEADLINE = ["frequency_hz", "motor_current_a", "intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "vibration_x_g", "wellhead_pressure_psi", "flow_rate_bpd"];
+const RELOAD_MS = 30000;
+const SOON_MS = 1500;
+const POINTS = 900;
+const LIVE_POINTS = 20000;
+
+let chosen = [...FIRST_CHANNELS];
+
+/** Shows a pump; returns what ends it. */
+export function showPump(context, pumpId) {
+  const path = `/pumps/${encodeURIComponent(pumpId)}`;
+  const parts = [trendPanel(context, path), diagnosesPanel(context, path), pointPanel(context, path), alertsPanel(context, pumpId), kpisPanel(context, path), healthPanel(context, path)];
+  const [trends, diagnoses, point, alerts, kpis, health] = parts;
+  const header = h("div");
+  const values = h("dl", {class: "values"});
+  const latest = {};
+  let state = null;
+  let ended = false;
+  let soon = 0;
+
+  put(context.main, header, h("section", {class: "panel", "aria-label": "Latest values"}, values),
+    h("div", {class: "page"}, h("div", {class: "column"}, trends.element, point.element, kpis.element), h("div", {class: "column"}, diagnoses.element, alerts.element, health.element)));
+  drawHeader();
+
+  function drawHeader() {
+    put(header, h("div", {class: "title"}, h("h1", {}, h("a", {class: "crumb", href: "#/fleet"}, "Fleet"), h("span", {class: "crumb"}, " / "), pumpId),
+      state && stateTag(state.state), h("div", {class: "bits"},
+        state?.well_id && h("span", {}, "Well ", h("b", {}, state.well_id)), state?.field_id && h("span", {}, "Field ", h("b", {}, state.field_id)),
+        state?.since && h("span", {}, h("b", {}, words(state.state)), ` for ${ago(state.since)}`), state?.time && h("span", {}, "Last reading ", h("b", {}, `${ago(state.time)} ago`)))));
+  }
+
+  function drawValues() {
+    const units = new Map(context.channels.map(channel => [channel.name, channel.unit]));
+    put(values, HEADLINE.map(name => h("div", {}, h("dt", {title: channelName(name)}, channelName(name)), h("dd", {}, num(latest[name]), " ", h("small", {}, unitOf(units.get(name)))))));
+  }
+
+  async function load() {
+    const [told, measured] = await Promise.allSettled([diagnoses.load(), get(`${path}/latest`), ...[point, alerts, kpis, health].map(part => part.load())]);
+    if (ended) return;
+    if (measured.status === "fulfilled") {
+      for (const [name, {value}] of Object.entries(measured.value.channels)) latest[name] = value;
+      state = {...state, time: measured.value.time};
+    } else if (measured.reason.status === 404) {
+      return put(context.main, h("div", {class: "title"}, h("h1", {}, pumpId)), panel("Pump", {}, note("There is no such pump.", "bad")));
+    }
+    if (told.status === "fulfilled") state = {...state, ...told.value};
+    trends.mark(diagnoses.marks());
+    drawHeader();
+    drawValues();
+  }
+
+  function hear({detail: message}) {
+    if (message.pump_id !== pumpId) return;
+    if (message.kind === "reading") {
+      Object.assign(latest, message.values);
+      state = {...state, state: message.state, time: message.time};
+      trends.append(message);
+      drawValues();
+      drawHeader();
+    } else {
+      clearTimeout(soon);
+      soon = setTimeout(load, SOON_MS);
+    }
+  }
+
+  const resumed = ({detail}) => detail === "live" && (load(), trends.load());
+  const timer = setInterval(load, RELOAD_MS);
+  stream.addEventListener("message", hear);
+  stream.addEventListener("state", resumed);
+  follow({pumps: [pumpId]});
+  load();
+  trends.load();
+  return () => {
+    ended = true;
+    clearInterval(timer);
+    clearTimeout(soon);
+    parts.forEach(part => part.close?.());
+    stream.removeEventListener("message", hear);
+    stream.removeEventListener("state", resumed);
+  };
+}
+
+/** Fills `body` with what `make()` gives, or says why there is nothing. */
+async function fillWith(body, make) {
+  try {
+    put(body, await make());
+  } catch (error) {
+    if (error.status !== 401 && error.name !== "AbortError") put(body, note([error.message, error.fix].filter(Boolean).join(": "), error.status === 404 || error.status === 409 ? "" : "bad"));
+    throw error;
+  }
+}
+
+// --- trends --------------------------------------------------------------------------------------------
+
+function trendPanel({channels}, path) {
+  let hours = 24;
+  let moved = null;
+  let asking = null;
+  const chart = new Trends(channels, (from, to) => {
+    moved = from === null ? null : {from, to};
+    load();
+  });
+  const source = h("small");
+  const spans = h("div", {class: "segments", role: "group", "aria-label": "Span"});
+  const picker = h("div", {class: "picker", hidden: true}, ["downhole gauge", "drive", "surface"].map(group =>
+    h("fieldset", {}, h("legend", {}, words(group)), channels.filter(channel => channel.group === group).map(channel =>
+      h("label", {}, h("input", {type: "checkbox", checked: chosen.includes(channel.name), onchange: event => choose(channel.name, event.target.checked)}), channelName(channel.name))))));
+  const toggle = button("Channels", () => {
+    picker.hidden = !picker.hidden;
+    toggle.setAttribute("aria-expanded", String(!picker.hidden));
+  }, {class: "small", "aria-expanded": "false"});
+  const element = h("section", {class: "panel", "aria-label": "Trends"}, h("header", {}, h("h2", {}, "Trends"), source, spans, toggle), picker, chart.element);
+  drawSpans();
+
+  function drawSpans() {
+    put(spans, SPANS.map(([span, label]) => button(label, () => {
+      hours = span;
+      moved = null;
+      load();
+      spans.children[SPANS.findIndex(each => each[0] === span)].focus();
+    }, {"aria-pressed": String(!moved && hours === span)})));
+  }
+
+  function choose(name, on) {
+    chosen = channels.map(channel => channel.name).filter(each => (each === name ? on : chosen.includes(each)));
+    load();
+  }
+
+  async function load() {
+    asking?.abort();
+    asking = new AbortController();
+    const to = moved?.to ?? Date.now();
+    const from = moved?.from ?? to - hours * HOUR;
+    chart.span(from, to);
+    drawSpans();
+    if (!chosen.length) return chart.show([]);
+    try {
+      const trend = await get(`${path}/telemetry`, {from: new Date(from).toISOString(), to: new Date(to).toISOString(), channels: chosen.join(","), max_points: POINTS}, {signal: asking.signal});
+      const times = trend.time.map(Date.parse);
+      chart.show(chosen.filter(name => trend.channels[name]).map(name => ({name, times: [...times], ...columns(trend.channels[name])})));
+      put(source, trend.bucket_s ? `${trend.points} points of ${lasting(trend.bucket_s)}` : `${trend.points} readings`);
+    } catch (error) {
+      if (error.name !== "AbortError" && error.status !== 401) put(source, error.message);
+    }
+  }
+
+  /** Adds what has just been measured, while the chart's end is now. */
+  function append(message) {
+    if (moved) return;
+    const time = Date.parse(message.time);
+    for (const series of chart.series) {
+      const value = message.values[series.name];
+      if (value === undefined || time <= series.times.at(-1) || series.times.length > LIVE_POINTS) continue;
+      series.times.push(time);
+      for (const name of ["value", "avg", "min", "max"]) series[name]?.push(value);
+    }
+    const to = Math.max(chart.to, time);
+    chart.span(to - hours * HOUR, to);
+  }
+
+  return {element, load, append, mark: marks => chart.mark(marks), close: () => (asking?.abort(), chart.close())};
+}
+
+const columns = ({value, avg, min, max}) => (value ? {value} : {avg, min, max});
+
+// --- diagnoses -----------------------------------------------------------------------------------------
+
+function diagnosesPanel(context, path) {
+  const body = h("div");
+  const element = panel("Diagnosis", {}, body);
+  let told = null;
+
+  async function load() {
+    await fillWith(body, async () => {
+      told = await get(`${path}/diagnostics`);
+      const hypotheses = [...(told.hypotheses ?? [])].sort((a, b) => b.confidence - a.confidence);
+      const [likely, unlikely] = [hypotheses.filter(each => each.confidence >= 0.3), hypotheses.filter(each => each.confidence < 0.3)];
+      return [
+        told.gauge_fault && h("p", {class: "note"}, badge("medium", "The gauge is at fault: what it measures is not used.")),
+        told.anomaly?.learning && h("p", {class: "note"}, "The anomaly detector is still learning what is normal for this pump."),
+        likely.length ? likely.map(hypothesis) : note("Nothing is wrong that the readings show."),
+        unlikely.length > 0 && h("details", {}, h("summary", {}, `${unlikely.length} less likely`), unlikely.map(hypothesis)),
+        told.path?.length > 0 && h("div", {class: "inside"}, h("h3", {}, "How the tree got there"), h("ol", {class: "path"}, told.path.map(step => h("li", {}, words(step))))),
+      ];
+    });
+    return told && {state: told.state, since: told.since, time: told.time, field_id: told.field_id, well_id: told.well_id};
+  }
+
+  const marks = () => (told?.findings ?? []).filter(finding => !finding.cleared_at).map(finding => ({time: Date.parse(finding.onset), severity: finding.severity, label: words(finding.condition)}));
+  return {element, load, marks};
+}
+
+function hypothesis(each) {
+  return h("article", {class: "diagnosis"},
+    h("header", {}, badge(each.severity, ""), h("h3", {}, words(each.condition)), each.since && h("small", {}, `since ${when(each.since)}`), h("span", {}, bar(each.confidence, `Confidence ${percent(each.confidence)}`, "accent"), ` ${percent(each.confidence)}`)),
+    each.action && h("p", {class: "action"}, each.action),
+    h("dl", {class: "evidence"}, evidence("For", each.for), evidence("Against", each.against), evidence("Missing", each.missing)));
+}
+
+function evidence(label, items) {
+  if (!items?.length) return null;
+  return [h("dt", {}, label), h("dd", {}, h("ul", {}, items.map(item => h("li", {}, item.what || words(item.signal), item.value !== null && item.value !== undefined && [" ", h("b", {}, `${num(item.value)} ${unitOf(item.unit)}`.trim())], limit(item)))))];
+}
+
+const limit = ({threshold, value, unit}) => threshold !== null && threshold !== undefined && value !== null && h("small", {}, `counts in full at ${num(threshold)} ${unitOf(unit)}`);
+
+// --- operating point -----------------------------------------------------------------------------------
+
+function pointPanel(context, path) {
+  const body = h("div");
+  const load = () => fillWith(body, async () => drawPoint(await get(`${path}/operating-point`)));
+  return {element: panel("Operating point", {}, body), load};
+}
+
+function drawPoint(told) {
+  return h("pre", {}, JSON.stringify(told));
+}
+
+// --- alerts --------------------------------------------------------------------------------------------
+
+function alertsPanel(context, pumpId) {
+  const body = h("ul");
+  const load = async () => {
+    if (!context.may("alerts:read")) return put(body, note("Your role does not see alerts."));
+    await fillWith(body, async () => {
+      const {items} = await get("/alerts", {pump_id: pumpId, limit: 20});
+      items.sort((a, b) => rank(b.priority) - rank(a.priority));
+      return items.length ? items.map(alert => alertBlock(alert, context, load)) : note("No alerts.");
+    });
+  };
+  return {element: panel("Alerts", {}, body), load};
+}
+
+// --- figures -------------------------------------------------------------------------------------------
+
+function kpisPanel(context, path) {
+  const body = h("div");
+  const load = () => fillWith(body, async () => h("pre", {}, JSON.stringify(await get(`${path}/kpis`))));
+  return {element: panel("Key figures", {}, body), load};
+}
+
+function healthPanel(context, path) {
+  const body = h("div");
+  const load = () => fillWith(body, async () => h("pre", {}, JSON.stringify(await get(`${path}/health`))));
+  return {element: panel("Health", {}, body), load};
+}
