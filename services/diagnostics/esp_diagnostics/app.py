@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from esp_diagnostics.alerts import Alerts
 from esp_diagnostics.api.alerts import alerts_router
+from esp_diagnostics.api.console import console_router
 from esp_diagnostics.api.fleet import fleet_router
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
 from esp_diagnostics.api.telemetry import telemetry_router
@@ -90,6 +91,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
         )
+        application.include_router(console_router())
         background: list[Part] = [
             nameplates.run(),
             listener.run(),
