@@ -22,7 +22,7 @@ from esp_stack.servers import Vhost
 EVERYBODY: Final = frozenset(topology.SERVICES)
 SUBJECTS: Final[Mapping[str, frozenset[str]]] = {
     "ingest": frozenset({"asset", "quality", "retention"}),
-    "diagnostics": frozenset({"finding", "alert"}),
+    "diagnostics": frozenset({"finding", "alert", "pump"}),
     "auth": frozenset({"auth"}),
     "archiver": frozenset({"archive"}),
     "backup": frozenset({"backup"}),

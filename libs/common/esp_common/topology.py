@@ -282,7 +282,7 @@ _PUBLISH: Final = (EVENTS, COMMANDS, AUDIT, DLX)
 
 SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
     "ingest": ("asset", "quality", "retention"),
-    "diagnostics": ("finding", "alert"),
+    "diagnostics": ("finding", "alert", "pump"),
     "auth": ("auth",),
     "archiver": ("archive",),
     "backup": ("backup",),
