@@ -154,6 +154,9 @@ def test_only_these_routes_answer_without_a_credential(routes: list[Declared]) -
         ("GET", "/api/v1/auth/.well-known/jwks.json"),
         # The broker's questions, behind the secret of their path.
         *(("POST", f"/broker/{question}") for question in ("user", "vhost", "resource", "topic")),
+        # The console's files, which are the same for everybody and hold no data.
+        ("GET", "/"),
+        ("GET", "/console/{name:path}"),
     }
 
 
