@@ -224,7 +224,7 @@ class Judge:
 
     def _amounts(self, amounts: Sequence[float | str]) -> Floats:
         """Return (P, len(amounts)): numbers, and parameters by pump."""
-        pumps = max(len(self._parameters), 1)
+        pumps = len(self._parameters)
         columns = [
             self._parameters[:, self._place[amount]]
             if isinstance(amount, str)
