@@ -1,20 +1,25 @@
-"""What follows from the master key: one separate key for each purpose, and sealing under them."""
+"""What follows from the master key: the purposes that have a key each, and what is never read again."""
 
-import base64
-import binascii
 import hashlib
 import hmac
-import os
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from esp_common.errors import EspError, InvalidInput
+from esp_common.sealing import WrongMasterKey, decode_master_key, derive, seal, unseal
 
-MASTER_BYTES: Final = 32
-_NONCE_BYTES: Final = 12
+__all__ = [
+    "API_KEY_PEPPER",
+    "AUDIT_CHAIN",
+    "LOGIN_ATTEMPTS",
+    "REFRESH",
+    "SIGNING_KEYS",
+    "TOTP",
+    "WrongMasterKey",
+    "decode_master_key",
+    "derive",
+    "mac",
+    "seal",
+    "unseal",
+]
 
 API_KEY_PEPPER: Final = "api-key pepper"
 SIGNING_KEYS: Final = "signing keys"
@@ -24,46 +29,6 @@ REFRESH: Final = "refresh"
 LOGIN_ATTEMPTS: Final = "login attempts"
 
 
-class WrongMasterKey(EspError):
-    """What is stored was sealed under another master key, or was changed."""
-
-    code, status, title = "wrong-master-key", 503, "Stored secrets cannot be opened"
-
-
-def decode_master_key(text: str) -> bytes:
-    """Return the 32 bytes of a master key in base64; raise InvalidInput when it is not one."""
-    try:
-        master = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        master = b""
-    if len(master) != MASTER_BYTES:
-        raise InvalidInput(
-            f"the master key is not {MASTER_BYTES} bytes in base64", fix="make one: openssl rand -base64 32"
-        )
-    return master
-
-
-def derive(master: bytes, label: str) -> bytes:
-    """Return the 32-byte key for one purpose (HKDF-SHA256, RFC 5869, with `label` as the info)."""
-    return HKDF(hashes.SHA256(), MASTER_BYTES, salt=None, info=label.encode()).derive(master)
-
-
 def mac(key: bytes, text: str) -> bytes:
     """Return the HMAC-SHA256 of `text`: what is stored of a secret that need never be read again."""
     return hmac.digest(key, text.encode(), hashlib.sha256)
-
-
-def seal(key: bytes, secret: bytes, owner: str) -> bytes:
-    """Return `secret` encrypted (AES-256-GCM, random nonce first); it opens only for the same `owner`."""
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, secret, owner.encode())
-
-
-def unseal(key: bytes, sealed: bytes, owner: str) -> bytes:
-    """Return what was sealed for `owner`; raise WrongMasterKey when the key or the owner is another."""
-    try:
-        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
-    except (InvalidTag, ValueError):
-        raise WrongMasterKey(
-            f"the secret of {owner} does not open", fix="run with the master key it was sealed under"
-        ) from None
