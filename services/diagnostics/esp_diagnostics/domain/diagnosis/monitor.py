@@ -159,10 +159,9 @@ class Monitor:
         """Return the feature rows of the readings last observed."""
         if not self._seen:
             return _NO_FEATURES
-        columns = zip(
-            *((getattr(rows, name) for name in _FEATURE_COLUMNS) for rows in self._seen), strict=True
+        return FeatureRows(
+            *(np.concatenate([getattr(rows, name) for rows in self._seen]) for name in _FEATURE_COLUMNS)
         )
-        return FeatureRows(*(np.concatenate(parts) for parts in columns))
 
     def open_findings(self, pump_id: str) -> tuple[str, ...]:
         """Return the conditions that are findings of a pump now."""
