@@ -44,3 +44,9 @@ GRANT EXECUTE ON FUNCTION telemetry_v1.raw_days(), telemetry_v1.day_digest(date)
 
 ALTER TABLE ingest.dropped_chunks ADD COLUMN archive_id text UNIQUE;
 COMMENT ON COLUMN ingest.dropped_chunks.archive_id IS 'The archive.verified event the day went for; null: by hand.';
+
+-- How often raw rows of a day were dropped: an export that saw fewer drops than there are now holds what is gone.
+CREATE VIEW telemetry_v1.dropped_days AS
+SELECT day, count(*) AS drops, sum(readings)::int8 AS readings, max(dropped_at) AS dropped_at
+FROM ingest.dropped_chunks GROUP BY day;
+GRANT SELECT ON telemetry_v1.dropped_days TO esp_diagnostics, esp_archiver;

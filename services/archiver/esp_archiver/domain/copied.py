@@ -1,0 +1,106 @@
+"""Readings from PostgreSQL's binary COPY to Arrow, many at a time.
+
+The query leaves no field absent and all of one width, so that a row has a place for each: NaN stands for a
+channel that was not measured, the constants of `esp_common.contracts.readings` for an absent state.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
+from esp_common.errors import EspError
+
+from esp_archiver.domain.datasets import FORMS, Dataset
+
+_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_TRAILER: Final = b"\xff\xff"
+_EPOCH_US: Final = 946_684_800_000_000
+_COLUMNS: Final = (
+    ("pump", ">i4"),
+    ("time", ">i8"),
+    *((name, ">f8") for name in CHANNEL_NAMES),
+    ("running", ">i4"),
+    ("trip_code", ">i4"),
+    ("fault_mask", ">i4"),
+    ("frozen_mask", ">i4"),
+)
+"""Columns of the query and their types."""
+
+_ROW: Final = np.dtype(
+    [
+        ("fields", ">i2"),
+        *(part for name, kind in _COLUMNS for part in ((f"{name} length", ">i4"), (name, kind))),
+    ]
+)
+
+Rows = npt.NDArray[np.void]
+
+
+class CopiedRows:
+    """Cuts a COPY stream into arrays of `size` whole rows (the last has the rest)."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = size * _ROW.itemsize
+        self._buffer = bytearray()
+        self._begun = False
+
+    def feed(self, data: bytes) -> Iterator[Rows]:
+        """Take what came, and yield what is complete."""
+        self._buffer += data
+        if not self._begun:
+            if len(self._buffer) < len(_SIGNATURE):
+                return
+            if not self._buffer.startswith(_SIGNATURE):
+                raise EspError("this is not a binary COPY of PostgreSQL's")
+            del self._buffer[: len(_SIGNATURE)]
+            self._begun = True
+        while len(self._buffer) >= self._bytes:
+            yield _rows(bytes(self._buffer[: self._bytes]))
+            del self._buffer[: self._bytes]
+
+    def finish(self) -> Iterator[Rows]:
+        """Yield the rest; raise EspError when the stream ended in the middle."""
+        if self._buffer[-len(_TRAILER) :] != _TRAILER or (len(self._buffer) - len(_TRAILER)) % _ROW.itemsize:
+            raise EspError("the database's COPY ended early", fix="run the export again")
+        if len(self._buffer) > len(_TRAILER):
+            yield _rows(bytes(self._buffer[: -len(_TRAILER)]))
+
+
+def _rows(data: bytes) -> Rows:
+    rows = np.frombuffer(data, dtype=_ROW)
+    lengths_fit = all((rows[f"{name} length"] == np.dtype(kind).itemsize).all() for name, kind in _COLUMNS)
+    if not (rows["fields"] == len(_COLUMNS)).all() or not lengths_fit:
+        raise EspError("the database's COPY does not have the columns that were asked for")
+    return rows
+
+
+def to_table(rows: Rows, pump_ids: Sequence[str]) -> pa.Table:
+    """Return rows as a table of readings; `rows["pump"]` counts in `pump_ids`, from 1."""
+    names = pa.array(pump_ids, pa.string())
+    pumps = pa.DictionaryArray.from_arrays(pa.array(_native(rows["pump"]) - 1), names).cast(pa.string())
+    running, trip_code = _native(rows["running"]), _native(rows["trip_code"])
+    columns: list[Any] = [
+        pumps,
+        pa.array(_native(rows["time"]) + _EPOCH_US, pa.timestamp("us", "UTC")),
+        *(pa.array(_native(rows[name]), from_pandas=True) for name in CHANNEL_NAMES),
+        pa.array(running == 1, pa.bool_(), mask=running == RUNNING_ABSENT),
+        pa.array(trip_code, pa.int32(), mask=trip_code == TRIP_CODE_ABSENT),
+        _named(_native(rows["fault_mask"])),
+        _named(_native(rows["frozen_mask"])),
+    ]
+    return pa.Table.from_arrays(columns, schema=FORMS[Dataset.TELEMETRY].schema)
+
+
+def _native(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return column.astype(column.dtype.newbyteorder("="))
+
+
+def _named(masks: npt.NDArray[np.int32]) -> pa.Array:
+    """Return for each mask the names of the channels whose bits are set."""
+    known, of = np.unique(masks, return_inverse=True)
+    names = [[name for bit, name in enumerate(CHANNEL_NAMES) if mask >> bit & 1] for mask in known.tolist()]
+    return pa.array(names, pa.list_(pa.string())).take(pa.array(of))

@@ -1,0 +1,216 @@
+"""The store of objects: Azure Blob Storage, through as much of its client as the archive needs."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any, Final
+
+from azure.core import MatchConditions
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
+from azure.storage.blob import BlobImmutabilityPolicyMode, ContentSettings, ImmutabilityPolicy
+from azure.storage.blob.aio import ContainerClient, ExponentialRetry
+from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
+
+from esp_archiver.settings import MIB, ArchiverSettings
+
+BLOCK_BYTES: Final = 4 * MIB
+AT_ONCE: Final = 2
+"""Blocks on their way at once: with the block's size this bounds what an upload holds in memory."""
+
+_BACKOFF_S: Final = 1
+PARQUET: Final = "application/vnd.apache.parquet"
+_GONE: Final = (412, 409)
+
+
+class Taken(Conflict):
+    """There is an object of this name already, or another than the one that was to be replaced."""
+
+    code, title = "object-taken", "Object is there already"
+
+
+class Damaged(Conflict):
+    """An object is not what the manifest says it is."""
+
+    code, title = "object-damaged", "Object of the archive is damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that is there: its size, its tag, and what was noted on it."""
+
+    name: str
+    bytes: int
+    etag: str
+    notes: Mapping[str, str]
+
+
+class Store:
+    """Objects of one container. Every call raises Unavailable when the store is away, NotFound, or Taken."""
+
+    def __init__(self, container: ContainerClient, settings: ArchiverSettings) -> None:
+        self._container = container
+        self._settings = settings
+
+    async def ensure(self) -> None:
+        """Create the container unless it is there."""
+        with _told("the container"):
+            try:
+                await self._container.create_container()
+            except ResourceExistsError:
+                return
+
+    async def check(self) -> None:
+        """Raise unless the store answers for the container."""
+        with _told("the container"):
+            await self._container.get_container_properties()
+
+    async def upload(
+        self, name: str, file: IO[bytes], size: int, notes: Mapping[str, str], *, replaces: str | None = None
+    ) -> str:
+        """Store `file` under `name` and return its tag, only if nothing is there, or what `replaces` names.
+
+        The object appears whole or not at all. Raises Taken when something else is there.
+        """
+        condition: dict[str, Any] = {"overwrite": False}
+        if replaces is not None:
+            condition = {
+                "overwrite": True,
+                "etag": replaces,
+                "match_condition": MatchConditions.IfNotModified,
+            }
+        blob = self._container.get_blob_client(name)
+        file.seek(0)
+        with _told(name):
+            try:
+                answer = await blob.upload_blob(
+                    file,
+                    length=size,
+                    metadata=dict(notes),
+                    max_concurrency=AT_ONCE,
+                    validate_content=True,
+                    content_settings=ContentSettings(content_type=PARQUET),
+                    **condition,
+                )
+            except (ResourceExistsError, ResourceModifiedError) as error:
+                raise Taken(f"{name} is not what was to be replaced: {error.reason}") from None
+        return str(answer["etag"]).strip('"')
+
+    async def find(self, name: str) -> Found | None:
+        """Return what is there under a name."""
+        with _told(name):
+            try:
+                properties = await self._container.get_blob_client(name).get_blob_properties()
+            except ResourceNotFoundError:
+                return None
+        return Found(name, properties.size, properties.etag.strip('"'), dict(properties.metadata or {}))
+
+    async def names(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names of objects that begin with `prefix`, in order."""
+        with _told(prefix):
+            async for name in self._container.list_blob_names(name_starts_with=prefix):
+                yield name
+
+    async def download(self, name: str, file: IO[bytes], etag: str) -> None:
+        """Write that version of an object into `file`. Raises NotFound, or Taken when it is another."""
+        with _told(name):
+            try:
+                stream = await self._container.download_blob(
+                    name,
+                    max_concurrency=AT_ONCE,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                )
+                async for chunk in stream.chunks():
+                    file.write(chunk)
+            except ResourceModifiedError:
+                raise Taken(f"{name} was replaced meanwhile") from None
+
+    async def read(self, name: str, start: int, end: int, etag: str) -> bytes:
+        """Return the bytes [start, end) of that version of an object. Raises NotFound or Damaged."""
+        with _told(name):
+            try:
+                stream = await self._container.download_blob(
+                    name,
+                    offset=start,
+                    length=end - start,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                )
+                return bytes(await stream.readall())
+            except ResourceModifiedError:
+                raise Damaged(
+                    f"{name} is not the object that was verified", fix="esp-archiver verify; rebuild-manifest"
+                ) from None
+
+    async def protect(self, name: str) -> None:
+        """Put an object into the tier and under the policies that the settings name."""
+        blob = self._container.get_blob_client(name)
+        with _told(name):
+            if self._settings.access_tier:
+                await blob.set_standard_blob_tier(self._settings.access_tier)
+            if self._settings.immutable_days:
+                until = datetime.now(UTC) + timedelta(days=self._settings.immutable_days)
+                policy = ImmutabilityPolicy(
+                    expiry_time=until, policy_mode=BlobImmutabilityPolicyMode.UNLOCKED
+                )
+                await blob.set_immutability_policy(policy)
+            if self._settings.legal_hold:
+                await blob.set_legal_hold(True)
+
+
+@asynccontextmanager
+async def open_store(settings: ArchiverSettings) -> AsyncIterator[Store]:
+    """Yield the store that the settings name; nothing is asked of it yet."""
+    if not settings.blob_connection_string:
+        raise InvalidInput("no blob storage is named", fix="set ESP_ARCHIVER_BLOB_CONNECTION_STRING_FILE")
+    options: dict[str, Any] = {
+        "retry_policy": ExponentialRetry(
+            initial_backoff=_BACKOFF_S, increment_base=2, retry_total=settings.blob_retries
+        ),
+        "connection_timeout": settings.blob_timeout_s,
+        "read_timeout": settings.blob_timeout_s,
+        "max_block_size": BLOCK_BYTES,
+        "max_single_put_size": BLOCK_BYTES,
+        "max_single_get_size": BLOCK_BYTES,
+        "max_chunk_get_size": BLOCK_BYTES,
+    }
+    if settings.blob_api_version:
+        options["api_version"] = settings.blob_api_version
+    if settings.blob_ca_file:
+        options["connection_verify"] = str(settings.blob_ca_file)
+    try:
+        container = ContainerClient.from_connection_string(
+            settings.blob_connection_string, settings.blob_container, **options
+        )
+    except ValueError as error:
+        raise InvalidInput("the blob connection string cannot be read", fix=str(error)) from None
+    async with container:
+        yield Store(container, settings)
+
+
+class _told:  # noqa: N801 - reads as a word in `with`
+    """Turns what the client raises into errors that say which object, and whether to try again."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ResourceNotFoundError):
+            raise NotFound(f"{self._name} is not in the archive") from error
+        if isinstance(error, HttpResponseError) and error.status_code in _GONE:
+            raise Conflict(
+                f"the store refuses {self._name}: {error.reason}", fix="see its policies"
+            ) from error
+        if isinstance(error, AzureError | OSError):
+            reason = getattr(error, "message", None) or str(error) or type(error).__name__
+            raise Unavailable(f"blob storage does not answer for {self._name}: {reason}") from error
