@@ -26,14 +26,17 @@ class DetectorInvalid(InvalidInput):
 class Settings:
     """How a detector learns and judges.
 
-    `smoothing_s` time constant of the exponentially weighted mean; `false_alarm_share` of healthy samples
-    that may lie above the threshold; `minimum_hours` of healthy steady running before it judges, and
-    `minimum_regime_hours` of each regime; `blocks` in time, each held out once for the threshold;
-    `slack` what the cumulative sum forgives, in standard deviations of the smoothed feature.
+    `smoothing_s` time constant of the exponentially weighted mean, `follow_s` of the level it is compared
+    with; `false_alarm_share` of healthy samples that may lie above the limits, which are then widened by
+    `margin` (of T²; sums by its root); `minimum_hours` of healthy steady running before it judges, and
+    `minimum_regime_hours` of each regime; `blocks` in time, each held out once for the limits; `slack`
+    what the cumulative sum forgives, in standard deviations (infinite: there are no sums).
     """
 
     smoothing_s: float = 600.0
+    follow_s: float = 86_400.0
     false_alarm_share: float = 0.005
+    margin: float = 1.0
     minimum_hours: float = 24.0
     minimum_regime_hours: float = 4.0
     blocks: int = 6
@@ -52,16 +55,28 @@ class Learning:
 class Reference:
     """Where k features lie in health: one row a regime, and how they vary together.
 
-    `regimes` (r,) rising; `center` and `scale` (r, k); `spread` (k,) standard deviation of a feature once
-    scaled and smoothed; `precision` (k, k) inverse covariance of the same, zero where not `used` (k,).
+    `regimes` (r,) rising; `center` and `scale` (r, k); `covariance` (k, k) of features, scaled and smoothed,
+    about their level, 1 by itself where not `used` (k,); `level` (k,) at the end of the history; `wander` (k,)
+    how far squared, on average, features go within `wander_s`.
     """
 
     regimes: np.ndarray[Any, np.dtype[np.int64]]
     center: Floats
     scale: Floats
     used: Bools
-    spread: Floats
-    precision: Floats
+    covariance: Floats
+    level: Floats
+    wander: Floats
+    wander_s: float
+
+    def inverse(self, frozen_s: float = 0.0) -> Floats:
+        """Return the inverse covariance (k, k), 0 for unused features, of a level not moved for `frozen_s`.
+
+        The longer it stands still, the farther health may have gone from it, up to what was seen.
+        """
+        share = min(frozen_s / self.wander_s, 1.0)
+        wider = self.covariance + np.diag(self.wander * share)
+        return np.asarray(np.where(np.outer(self.used, self.used), np.linalg.inv(wider), 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +136,12 @@ class Detector:
                 "trained_to_us": self.trained_to_us,
                 "samples": self.samples,
                 "hours": self.hours,
+                "wander_s": self.reference.wander_s,
             }
         )
 
     def _arrays(self) -> dict[str, Any]:
-        return {name: getattr(self.reference, name) for name in Reference.__slots__}
+        return {name: getattr(self.reference, name) for name in Reference.__slots__ if name != "wander_s"}
 
 
 def _detector(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Detector:
@@ -136,7 +152,7 @@ def _detector(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Detector:
     plain = set(Detector.__slots__) - {"names", "reference", "settings"}
     detector = Detector(
         names=tuple(about["names"]),
-        reference=Reference(**arrays),
+        reference=Reference(**arrays, wander_s=about["wander_s"]),
         settings=Settings(**about["settings"]),
         **{name: about[name] for name in plain},
     )
@@ -148,13 +164,20 @@ def _check(detector: Detector) -> None:
     """Raise DetectorInvalid when shapes do not fit or something is not finite."""
     k, reference = len(detector.names), detector.reference
     r = len(reference.regimes)
-    shapes = {"center": (r, k), "scale": (r, k), "used": (k,), "spread": (k,), "precision": (k, k)}
+    shapes = {
+        "center": (r, k),
+        "scale": (r, k),
+        "used": (k,),
+        "level": (k,),
+        "wander": (k,),
+        "covariance": (k, k),
+    }
     for name, shape in shapes.items():
         array = getattr(reference, name)
         if array.shape != shape or not np.isfinite(array).all():
             raise DetectorInvalid(
                 f"{name} is {array.shape}, not finite numbers of {shape}", fix="train the pump again"
             )
-    limits = np.array([detector.distance_limit, detector.sum_limit])
+    limits = np.array([detector.distance_limit, detector.sum_limit, reference.wander_s])
     if not (np.isfinite(limits).all() and (limits > 0).all() and (reference.scale > 0).all()):
         raise DetectorInvalid("a limit or scale is not above zero", fix="train the pump again")

@@ -3,8 +3,8 @@
 A row is a pump that is watched, or a way to look at the history in training: both see the same.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,17 +16,23 @@ CLIP: Final = 10.0
 GREATEST_STEP: Final = 0.25
 """Of the time constant: what one reading may stand for, however long nothing came before it."""
 
+FADING: Final = 0.5
+"""Share of a cumulative sum that is lost in a time constant without cause, at first."""
+
 FORGET: Final = 4.0
 """Time constants without a value after which a feature starts anew, from its reference."""
-
-Rows = np.ndarray[Any, np.dtype[np.intp]]
 
 
 @dataclass(slots=True)
 class Running:
-    """State of n rows and k features: smoothed, sums of rises and of falls, when last seen (NaN: never)."""
+    """State of n rows and k features.
+
+    `smoothed` scaled values; `level` they are compared with; sums of `rises` and of `falls`; when last seen
+    (s), NaN for never.
+    """
 
     smoothed: Floats
+    level: Floats
     rises: Floats
     falls: Floats
     seen_s: Floats
@@ -34,16 +40,13 @@ class Running:
     @classmethod
     def start(cls, n: int, k: int) -> "Running":
         """Return the state of rows that have seen nothing."""
-        return cls(np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k)), np.full((n, k), np.nan))
+        zeros = np.zeros((4, n, k))
+        return cls(zeros[0], zeros[1], zeros[2], zeros[3], np.full((n, k), np.nan))
 
-    def take(self, rows: Rows) -> "Running":
-        """Return a copy of some rows."""
-        return Running(*(getattr(self, column.name)[rows] for column in fields(self)))
-
-    def put(self, rows: Rows, other: "Running") -> None:
-        """Replace some rows."""
-        for column in fields(self):
-            getattr(self, column.name)[rows] = getattr(other, column.name)
+    @property
+    def gap(self) -> Floats:
+        """Return how far smoothed values are from their level (n, k)."""
+        return self.smoothed - self.level
 
 
 def smooth(state: Running, scaled: Floats, now_s: Values, smoothing_s: Values) -> Floats:
@@ -57,7 +60,8 @@ def smooth(state: Running, scaled: Floats, now_s: Values, smoothing_s: Values) -
     elapsed = (now_s - state.seen_s) / smoothing_s
     anew = known & ~(elapsed <= FORGET)
     if anew.any():
-        state.smoothed[anew] = state.rises[anew] = state.falls[anew] = 0.0
+        state.smoothed[anew] = state.level[anew]
+        state.rises[anew] = state.falls[anew] = 0.0
     step = np.where(anew, GREATEST_STEP, elapsed.clip(0.0, GREATEST_STEP))
     step[~known] = 0.0
     values = np.where(known, scaled, 0.0).clip(-CLIP, CLIP)
@@ -66,15 +70,25 @@ def smooth(state: Running, scaled: Floats, now_s: Values, smoothing_s: Values) -
     return np.asarray(step)
 
 
+def follow(state: Running, step: Floats, pace: Values) -> None:
+    """Let the level come after the smoothed values by `step` (n, k) of `smooth`, in place.
+
+    `pace` scalar or (n, 1): time constants of the smoothing over the level's; 0 keeps the level.
+    """
+    state.level -= np.expm1(-step * pace) * state.gap
+
+
 def accumulate(state: Running, step: Floats, spread: Floats, slack: Values, cap: Values) -> None:
     """Move the cumulative sums on by `step` (n, k) of `smooth`, in place.
 
-    A sum grows by what the smoothed value is above `slack`, in standard deviations (`spread`), times
-    the time it took; it stays between 0 and `cap`. `slack` and `cap` scalar or (n, 1).
+    A sum grows by what the gap is above `slack`, in standard deviations (`spread`), times the time it
+    took, up to `cap`; once the gap is within the slack again, the sum fades, so that an event's end shows.
+    `slack` and `cap` scalar or (n, 1).
     """
-    units = state.smoothed / spread
-    np.clip(state.rises + (units - slack) * step, 0.0, cap, out=state.rises)
-    np.clip(state.falls - (units + slack) * step, 0.0, cap, out=state.falls)
+    units = state.gap / spread
+    faded = np.exp(-FADING * step)
+    for sums, above in ((state.rises, units - slack), (state.falls, -units - slack)):
+        np.minimum(np.where(above > 0, sums + above * step, sums * faded), cap, out=sums)
 
 
 def present(state: Running, now_s: Values, smoothing_s: Values) -> Bools:
@@ -82,14 +96,14 @@ def present(state: Running, now_s: Values, smoothing_s: Values) -> Bools:
     return np.asarray(now_s - state.seen_s <= smoothing_s)
 
 
-def pulls(smoothed: Floats, precision: Floats, there: Bools) -> Floats:
+def pulls(gap: Floats, precision: Floats, there: Bools) -> Floats:
     """Return what each feature adds to T² (n, k), of the features that are `there`.
 
     `precision` (n, k, k), the inverse covariance, zero rows for unused features. Their sum is the squared
     Mahalanobis distance of the marginal distribution: a missing feature is where the others lead to
     expect it, and adds nothing.
     """
-    filled = np.where(there, smoothed, 0.0)
+    filled = np.where(there, gap, 0.0)
     pulled = np.matmul(precision, filled[..., None])[..., 0]
     wanting = ~there & (np.diagonal(precision, axis1=1, axis2=2) > 0)
     rows = np.flatnonzero(wanting.any(axis=1))

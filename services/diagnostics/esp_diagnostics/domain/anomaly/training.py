@@ -23,7 +23,11 @@ FINEST: Final = 1e-3
 SAMPLE: Final = 0.5
 """Time constants between the samples the covariance is of: closer ones are as good as the same."""
 
-NORMAL_MAD: Final = 1.4826
+MIDDLE: Final = (0.05, 0.95)
+MIDDLE_SIGMAS: Final = 3.2897
+"""The range of a normal distribution's middle 90 %, in standard deviations. The median deviation would be
+0 for a channel whose instrument shows the same number most of the time."""
+
 FEWEST_FEATURES: Final = 2
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -49,15 +53,18 @@ class _History:
 class _Smoothed:
     """The history as each fold's reference smooths it.
 
-    `own` (n, k) by the fold that left the row out, and the `steps` (n, k) and `there` (n, k) of that;
-    `samples` (m, folds, k) now and then, and the `block` (m,) each is of.
+    `gaps` (n, k) by the fold that left the row out, and the `steps` (n, k) and `there` (n, k) of that;
+    `samples` of the gaps (m, folds, k) now and then, `values` (m, k) the smoothed values by the last fold
+    then, and the `block` (m,) each is of; `level` (k,) of the last fold at the end.
     """
 
-    own: Floats
+    gaps: Floats
     steps: Floats
     there: Bools
     samples: Floats
+    values: Floats
     block: Integers
+    level: Floats
 
 
 def train(
@@ -85,11 +92,11 @@ def train(
     used = (np.mean(~np.isnan(history.features), axis=0) >= COVERAGE) & (scales[-1] > 0).all(axis=0)
     if np.count_nonzero(used) < FEWEST_FEATURES:
         return Learning("too few features are measured often enough and vary", 0.0)
-    smoothed = _smoothed(history, centers, scales, used, settings.smoothing_s)
+    smoothed = _smoothed(history, centers, scales, used, settings)
     shapes = [_shape(smoothed, fold, used) for fold in range(settings.blocks + 1)]
-    distances, sums = _held_out(history, smoothed, shapes, settings)
+    distances, sums = _held_out(history, smoothed, shapes, used, settings)
     distance_limit, sum_limit = limits(distances, sums, settings.false_alarm_share)
-    spread, precision = shapes[-1]
+    wander, wander_s = _wander(history, smoothed, used)
     return Detector(
         names=tuple(names),
         reference=Reference(
@@ -97,11 +104,13 @@ def train(
             center=np.where(used, centers[-1], 0.0),
             scale=np.where(used, scales[-1], 1.0),
             used=used,
-            spread=spread,
-            precision=precision,
+            covariance=shapes[-1],
+            level=smoothed.level,
+            wander=wander,
+            wander_s=wander_s,
         ),
-        distance_limit=distance_limit,
-        sum_limit=sum_limit,
+        distance_limit=distance_limit * settings.margin,
+        sum_limit=sum_limit * settings.margin**0.5,
         settings=settings,
         trained_from_us=round(history.time_s[0] * 1e6),
         trained_to_us=round(history.time_s[-1] * 1e6),
@@ -158,72 +167,87 @@ def _places(history: _History, folds: int) -> tuple[Floats, Floats]:
         for place in range(len(history.regimes)):
             values = history.features[(history.block != fold) & (history.place == place)]
             if len(values):
-                center = _median(values)
-                deviation = NORMAL_MAD * _median(np.abs(values - center))
+                low, center, high = _quantiles(values, (MIDDLE[0], 0.5, MIDDLE[1]))
                 centers[fold, place] = center
-                scales[fold, place] = np.maximum(deviation, FINEST * np.abs(center))
+                scales[fold, place] = np.maximum((high - low) / MIDDLE_SIGMAS, FINEST * np.abs(center))
     return centers, scales
 
 
-def _median(values: Floats) -> Floats:
-    """Return the median of each column's numbers, NaN where it has none."""
+def _quantiles(values: Floats, shares: Sequence[float]) -> list[Floats]:
+    """Return quantiles of each column's numbers (k,), NaN where it has none."""
     ordered = np.sort(values, axis=0)
     last: Integers = np.count_nonzero(~np.isnan(values), axis=0) - 1
     columns = np.arange(values.shape[1])
-    return np.asarray((ordered[last // 2, columns] + ordered[(last + 1) // 2, columns]) / 2.0)
+    return [ordered[np.rint(share * last.clip(min=0)).astype(np.intp), columns] for share in shares]
 
 
 def _smoothed(
-    history: _History, centers: Floats, scales: Floats, used: Bools, smoothing_s: float
+    history: _History, centers: Floats, scales: Floats, used: Bools, settings: Settings
 ) -> _Smoothed:
     """Run the smoothing over the history, all folds at once."""
+    pace = settings.smoothing_s / settings.follow_s
     state = statistics.Running.start(len(centers), history.features.shape[1])
     factors = np.where(used & (scales > 0), 1.0 / np.where(scales > 0, scales, 1.0), np.nan)
-    own, steps = np.empty_like(history.features), np.empty_like(history.features)
-    there = np.empty(own.shape, dtype=bool)
-    samples, blocks, sampled_s = [], [], -np.inf
+    gaps, steps = np.empty_like(history.features), np.empty_like(history.features)
+    there = np.empty(gaps.shape, dtype=bool)
+    samples, values, blocks, sampled_s = [], [], [], -np.inf
     for row, now_s in enumerate(history.time_s):
         place, block = history.place[row], history.block[row]
         scaled = (history.features[row] - centers[:, place]) * factors[:, place]
-        steps[row] = statistics.smooth(state, scaled, now_s, smoothing_s)[block]
-        own[row] = state.smoothed[block]
-        there[row] = now_s - state.seen_s[block] <= smoothing_s
-        if now_s - sampled_s >= SAMPLE * smoothing_s:
-            samples.append(state.smoothed.copy())
+        step = statistics.smooth(state, scaled, now_s, settings.smoothing_s)
+        gap = state.gap
+        gaps[row], steps[row] = gap[block], step[block]
+        there[row] = now_s - state.seen_s[block] <= settings.smoothing_s
+        statistics.follow(state, step, pace)
+        if now_s - sampled_s >= SAMPLE * settings.smoothing_s:
+            samples.append(gap)
+            values.append(state.smoothed[-1].copy())
             blocks.append(block)
             sampled_s = now_s
-    return _Smoothed(own, steps, there, np.array(samples), np.array(blocks))
+    return _Smoothed(
+        gaps, steps, there, np.array(samples), np.array(values), np.array(blocks), state.level[-1]
+    )
 
 
-def _shape(smoothed: _Smoothed, fold: int, used: Bools) -> tuple[Floats, Floats]:
-    """Return how a fold's smoothed features vary: standard deviations (k,), inverse covariance (k, k)."""
+def _shape(smoothed: _Smoothed, fold: int, used: Bools) -> Floats:
+    """Return how a fold's features vary about their level: covariance (k, k), 1 by itself where unused."""
     samples = smoothed.samples[smoothed.block != fold, fold][:, used]
     deviation = np.sqrt(np.mean(samples**2, axis=0))
     deviation = np.where(deviation > 0, deviation, 1.0)
-    covariance, _ = ledoit_wolf(samples / deviation, assume_centered=True)
-    spread, precision = np.ones(len(used)), np.zeros((len(used), len(used)))
-    spread[used] = deviation
-    precision[np.ix_(used, used)] = np.linalg.inv(covariance) / np.outer(deviation, deviation)
-    return spread, precision
+    correlation, _ = ledoit_wolf(samples / deviation, assume_centered=True)
+    covariance = np.eye(len(used))
+    covariance[np.ix_(used, used)] = correlation * np.outer(deviation, deviation)
+    return covariance
+
+
+def _wander(history: _History, smoothed: _Smoothed, used: Bools) -> tuple[Floats, float]:
+    """Return how far squared features go, on average, within half of the history, and its seconds."""
+    apart = len(smoothed.values) // 2
+    moves = smoothed.values[apart:] - smoothed.values[: len(smoothed.values) - apart]
+    return np.where(used, np.mean(moves**2, axis=0), 0.0), history.hours * 1800.0
 
 
 def _held_out(
-    history: _History,
-    smoothed: _Smoothed,
-    shapes: list[tuple[Floats, Floats]],
-    settings: Settings,
+    history: _History, smoothed: _Smoothed, shapes: list[Floats], used: Bools, settings: Settings
 ) -> tuple[Floats, Floats]:
     """Return T² and the greatest cumulative sum (n,) of every row, by the fold that left it out."""
-    distances, sums = np.empty(len(smoothed.own)), np.empty(len(smoothed.own))
-    k = smoothed.own.shape[1]
+    distances, sums = np.empty(len(smoothed.gaps)), np.empty(len(smoothed.gaps))
+    k = len(used)
     for block in range(settings.blocks):
         rows = np.flatnonzero(history.block == block)
-        spread, precision = shapes[block]
-        every = np.broadcast_to(precision, (len(rows), k, k))
-        distances[rows] = statistics.pulls(smoothed.own[rows], every, smoothed.there[rows]).sum(axis=1)
-        state = statistics.Running.start(1, k)
-        for row in rows:
-            state.smoothed[0] = smoothed.own[row]
-            statistics.accumulate(state, smoothed.steps[row], spread, settings.slack, np.inf)
-            sums[row] = max(state.rises.max(), state.falls.max())
+        inverse = np.where(np.outer(used, used), np.linalg.inv(shapes[block]), 0.0)
+        every = np.broadcast_to(inverse, (len(rows), k, k))
+        distances[rows] = statistics.pulls(smoothed.gaps[rows], every, smoothed.there[rows]).sum(axis=1)
+        sums[rows] = _sums(smoothed, rows, np.sqrt(np.diag(shapes[block])), settings.slack)
     return distances, sums
+
+
+def _sums(smoothed: _Smoothed, rows: Integers, spread: Floats, slack: float) -> Floats:
+    """Return the greatest cumulative sum at each of `rows`, which follow each other."""
+    state = statistics.Running.start(1, len(spread))
+    greatest = np.empty(len(rows))
+    for place, row in enumerate(rows):
+        state.smoothed[0] = smoothed.gaps[row]
+        statistics.accumulate(state, smoothed.steps[row], spread, slack, np.inf)
+        greatest[place] = max(state.rises.max(), state.falls.max())
+    return greatest

@@ -10,7 +10,7 @@ import numpy as np
 
 from esp_diagnostics.domain.anomaly.model import Detector, DetectorInvalid
 from esp_diagnostics.domain.anomaly.persistence import Persistence
-from esp_diagnostics.domain.anomaly.statistics import Running, accumulate, present, pulls, smooth
+from esp_diagnostics.domain.anomaly.statistics import Running, accumulate, follow, present, pulls, smooth
 from esp_diagnostics.domain.arrays import Bools, Floats
 
 OVERSHOOT: Final = 1.5
@@ -20,10 +20,11 @@ THRESHOLD: Final = 1.0
 EXPLAINED_ABOVE: Final = 0.5
 CONTRIBUTIONS: Final = 5
 
-SNAPSHOT: Final = struct.Struct("<4sHIIqqqq")
-"""Mark, number of features, checksum of their names, detector, newest reading, the alarm's three times."""
+SNAPSHOT: Final = struct.Struct("<4sHIIdqqqq")
+"""Mark, number of features, checksum of names, detector, frozen seconds, newest reading, alarm's times."""
 
 MARK: Final = b"EAW1"
+COLUMNS: Final = 5
 NEVER: Final = -1
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -52,6 +53,9 @@ class _Judge:
     """A detector as the watch uses it: centre and factor (k,) by regime, NaN factors for unused features."""
 
     detector: Detector
+    inverse: Floats
+    spread: Floats
+    pace: float
     places: Mapping[int, tuple[Floats, Floats]]
     mark: int
 
@@ -63,15 +67,34 @@ class _Judge:
             int(regime): (reference.center[row], factors[row]) for row, regime in enumerate(reference.regimes)
         }
         told = (detector.trained_from_us, detector.trained_to_us, detector.samples, detector.distance_limit)
-        return cls(detector, places, zlib.crc32(repr(told).encode()))
+        return cls(
+            detector=detector,
+            inverse=reference.inverse(),
+            spread=np.sqrt(np.diag(reference.covariance)),
+            pace=detector.settings.smoothing_s / detector.settings.follow_s,
+            places=places,
+            mark=zlib.crc32(repr(told).encode()),
+        )
+
+    def shape(self, frozen_s: float) -> tuple[Floats, Floats]:
+        """Return inverse covariance and standard deviations about a level that stood still for so long."""
+        if frozen_s <= 0:
+            return self.inverse, self.spread
+        reference = self.detector.reference
+        share = min(frozen_s / reference.wander_s, 1.0)
+        return reference.inverse(frozen_s), np.sqrt(self.spread**2 + share * reference.wander)
 
 
 @dataclass(slots=True)
 class _Watched:
-    """State of one pump: its columns of `Running` (4, k), in units of the detector with this `mark`."""
+    """State of one pump: its columns of `Running` (5, k), in units of the detector with this `mark`.
+
+    `frozen_s`: how long the level has stood still, because the score is above the threshold.
+    """
 
     columns: Floats
     mark: int = 0
+    frozen_s: float = 0.0
     newest_us: int = NEVER
     score: float = 0.0
     contributions: tuple[tuple[str, float], ...] = ()
@@ -122,7 +145,7 @@ class Watch:
             )
         pump.judge = _Judge.of(detector)
         if pump.judge.mark != pump.mark:
-            pump.columns = _fresh(len(self.names))
+            pump.columns = _fresh(detector.reference.level)
             pump.mark = pump.judge.mark
 
     def forget(self, pump_id: str) -> None:
@@ -160,21 +183,21 @@ class Watch:
         return {pump_id: self._packed(self._pumps[pump_id]) for pump_id in pump_ids if pump_id in self._pumps}
 
     def restore(self, snapshots: Mapping[str, bytes]) -> None:
-        """Go on from snapshots, before or after `set_model`; leave out those of other versions or features."""
+        """Go on from snapshots, before or after `set_model`; leave out those of other features."""
         for pump_id, body in snapshots.items():
             restored = self._unpacked(body)
             if restored is None:
                 continue
             judge = self._pump(pump_id).judge
             if judge is not None and judge.mark != restored.mark:
-                restored.columns, restored.mark = _fresh(len(self.names)), judge.mark
+                restored.columns, restored.mark = _fresh(judge.detector.reference.level), judge.mark
             restored.judge = judge
             self._pumps[pump_id] = restored
 
     def _pump(self, pump_id: str) -> _Watched:
         pump = self._pumps.get(pump_id)
         if pump is None:
-            pump = self._pumps[pump_id] = _Watched(_fresh(len(self.names)))
+            pump = self._pumps[pump_id] = _Watched(_fresh(np.zeros(len(self.names))))
         return pump
 
     def _judge(self, turns: Sequence[_Turn], times_us: Integers, features: Floats) -> None:
@@ -191,12 +214,16 @@ class Watch:
         columns = np.array([turn.pump.columns for turn in turns])
         state = Running(*columns.swapaxes(0, 1))
         step = smooth(state, (features[rows] - centers) * factors, now_s, smoothing_s)
-        spread = np.array([d.reference.spread for d in detectors])
-        accumulate(state, step, spread, slack, OVERSHOOT * sum_limit)
+        shapes = [turn.judge.shape(turn.pump.frozen_s) for turn in turns]
+        accumulate(state, step, np.array([shape[1] for shape in shapes]), slack, OVERSHOOT * sum_limit)
         there = present(state, now_s, smoothing_s)
-        precision = np.array([d.reference.precision for d in detectors])
-        parts = pulls(state.smoothed, precision, there) / distance_limit
+        parts = pulls(state.gap, np.array([shape[0] for shape in shapes]), there) / distance_limit
         sums = np.where(there, np.maximum(state.rises, state.falls), 0.0) / sum_limit
+        scores = np.maximum(parts.sum(axis=1), sums.max(axis=1))
+        pace = np.array([[turn.judge.pace] for turn in turns])
+        follow(state, step, np.where(scores[:, None] > THRESHOLD, 0.0, pace))
+        for turn, score, moved in zip(turns, scores, step.max(axis=1) * smoothing_s[:, 0], strict=True):
+            turn.pump.frozen_s = turn.pump.frozen_s + float(moved) if score > THRESHOLD else 0.0
         self._conclude(turns, columns, parts, sums)
 
     def _conclude(self, turns: Sequence[_Turn], columns: Floats, parts: Floats, sums: Floats) -> None:
@@ -224,26 +251,29 @@ class Watch:
             NEVER if at is None else at
             for at in (pump.alarm.above_us, pump.alarm.below_us, pump.alarm.alarmed_us)
         )
-        head = SNAPSHOT.pack(MARK, len(self.names), self._names_mark, pump.mark, pump.newest_us, *times)
+        head = SNAPSHOT.pack(
+            MARK, len(self.names), self._names_mark, pump.mark, pump.frozen_s, pump.newest_us, *times
+        )
         return head + np.ascontiguousarray(pump.columns, dtype="<f8").tobytes()
 
     def _unpacked(self, body: bytes) -> _Watched | None:
         k = len(self.names)
-        if len(body) != SNAPSHOT.size + 4 * k * 8:
+        if len(body) != SNAPSHOT.size + COLUMNS * k * 8:
             return None
-        mark, count, names_mark, detector_mark, newest_us, *times = SNAPSHOT.unpack_from(body)
+        mark, count, names_mark, detector_mark, frozen_s, newest_us, *times = SNAPSHOT.unpack_from(body)
         if (mark, count, names_mark) != (MARK, k, self._names_mark):
             return None
-        columns = np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(4, k).astype(np.float64)
+        columns = (
+            np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(COLUMNS, k).astype(np.float64)
+        )
         alarm = Persistence(*(None if at == NEVER else at for at in times))
-        return _Watched(columns, detector_mark, newest_us, alarm=alarm)
+        return _Watched(columns, detector_mark, frozen_s, newest_us, alarm=alarm)
 
 
-def _fresh(k: int) -> Floats:
-    """Return the columns of `Running` of one pump that has seen nothing."""
-    columns = np.zeros((4, k))
-    columns[3] = np.nan
-    return columns
+def _fresh(level: Floats) -> Floats:
+    """Return the columns of `Running` of one pump that has seen nothing yet."""
+    zero = np.zeros_like(level)
+    return np.stack([level, level, zero, zero, np.full_like(level, np.nan)])
 
 
 def _rounds(pump_ids: Sequence[str], times_us: Integers) -> Iterator[list[int]]:
