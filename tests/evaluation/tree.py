@@ -28,6 +28,15 @@ INTERVAL_S = 60.0
 TUNED_ON = range(1, 11)
 JUDGED_ON = range(101, 121)
 SEVERITIES = (0.5, 0.75, 1.0)
+LEAST = {
+    Fault.DEADHEAD: (0.97, 0.985, 1.0),
+    Fault.PUMP_OFF: (0.85, 0.92, 1.0),
+    Fault.DOWNTHRUST: (0.8, 0.9, 1.0),
+    Fault.CYCLING: (0.75, 0.9, 1.0),
+}
+"""Severities from which the cause is that condition: a valve half closed is a restriction, an inflow halved
+is a loss of inflow, and an underload limit below the load trips nothing."""
+
 WELLS_OF_A_SEED = 8
 
 ALL_OR_NOTHING = {Fault.STUCK_AT_START, Fault.WRONG_ROTATION}
@@ -50,7 +59,7 @@ def cases(seeds: Sequence[int], faults: Sequence[Fault] = tuple(Fault)) -> list[
     found = []
     gauges = list(GaugeFailure)
     for fault in faults:
-        severities = (1.0,) if fault in ALL_OR_NOTHING else SEVERITIES
+        severities = (1.0,) if fault in ALL_OR_NOTHING else LEAST.get(fault, SEVERITIES)
         onsets = (False,) if fault in ALL_OR_NOTHING else (False, True)
         for number, seed in enumerate(seeds):
             for severity in severities:
@@ -74,14 +83,7 @@ def field_of(listed: Sequence[Case], *, protected: bool) -> Field:
             for item in fields(Wells)
         }
     )
-    order = list(Fault)
-    index = np.array(
-        [
-            which[case.seed]
-            + (order.index(case.fault) + 3 * SEVERITIES.index(case.severity) + case.ramp) % WELLS_OF_A_SEED
-            for case in listed
-        ]
-    )
+    index = np.array([which[case.seed] + _well(case) for case in listed])
     random = np.random.default_rng(listed[0].seed)
     measured_by = instruments(random, len(listed))
     # Each pump had its weekly well test once in its history.
@@ -102,6 +104,12 @@ def field_of(listed: Sequence[Case], *, protected: bool) -> Field:
     return field
 
 
+def _well(case: Case) -> int:
+    """Return which of a seed's wells a case is of: another one for each fault, severity and onset."""
+    severities = LEAST.get(case.fault, SEVERITIES)
+    return (list(Fault).index(case.fault) + 3 * severities.index(case.severity) + case.ramp) % WELLS_OF_A_SEED
+
+
 def _inject(field: Field, number: int, case: Case) -> None:
     ramp_s = RAMP.total_seconds() if case.ramp else 0.0
     field._schedule.injections.append(
@@ -112,13 +120,16 @@ def _inject(field: Field, number: int, case: Case) -> None:
         field.order(field.pump_ids[number], Order.START, ONSET + timedelta(minutes=10))
 
 
-def specs_of(field: Field, overrides: dict[str, float] | None = None) -> list[PumpSpec]:
-    """Return what the platform would know of the field's pumps: nameplates alone."""
+def specs_of(field: Field, groups: Sequence[str]) -> list[PumpSpec]:
+    """Return what the platform would know of the field's pumps: nameplates alone.
+
+    `groups`: what field each is of, so that the cases of one fault are no neighbours of another's.
+    """
     wells = field.wells
     return [
         PumpSpec(
             pump_id,
-            "sim",
+            groups[i],
             Installed(
                 PumpCurve(
                     model.model,
@@ -136,7 +147,6 @@ def specs_of(field: Field, overrides: dict[str, float] | None = None) -> list[Pu
             60.0,
             float(wells.depth_ft[i]),
             INTERVAL_S,
-            overrides=overrides or {},
         )
         for i, (pump_id, model) in enumerate(zip(field.pump_ids, field._models, strict=True))
     ]

@@ -58,6 +58,7 @@ INDICATORS: Final[dict[str, tuple[str, str]]] = {
     },
     "intake_pressure_trend": ("%", "intake pressure now against its last hours"),
     "pressure_gain_trend": ("%", "pressure gain now against its last hours"),
+    "vibration_per_head": ("", "rise of vibration for each percent of pressure gain lost"),
     "heat_excess": ("%", "winding rise beyond what the current explains"),
     "voltage_swing": ("%", "short-term spread of volts per hertz"),
     "current_of_rated": ("%", "current of nameplate current"),
@@ -129,6 +130,7 @@ def indicators(seen: Physics, values: Floats, compared: Compared, context: Conte
     rest = [
         moving[:, PLACE["intake_pressure"]],
         moving[:, PLACE["pressure_gain"]],
+        _per_head(change),
         _heat_excess(compared, gate, current_now),
         context.swing_pct,
         100.0 * current / context.rated_current_a,
@@ -162,6 +164,12 @@ def _flow_residual(change: Floats) -> Floats:
     """Return rQ against its normal (%): (1 + virtual)/(1 + surface) − 1, both as changes from normal."""
     virtual, surface = change[:, PLACE["virtual_flow"]], change[:, PLACE["flow_rate"]]
     return np.asarray(100.0 * ((100.0 + virtual) / np.maximum(100.0 + surface, 5.0) - 1.0))
+
+
+def _per_head(change: Floats) -> Floats:
+    """Return vibration's rise over the pressure gain's fall, both in % of normal; NaN where nothing fell."""
+    lost = -change[:, PLACE["pressure_gain"]]
+    return np.where(lost > 1.0, change[:, PLACE["vibration"]] / np.where(lost > 1.0, lost, 1.0), np.nan)
 
 
 def _heat_excess(compared: Compared, gate: Floats, known: np.ndarray) -> Floats:

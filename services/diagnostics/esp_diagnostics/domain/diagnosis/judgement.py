@@ -173,7 +173,9 @@ class Judge:
         opposing, told = _shares(self._against, rows, indicators)
         doubt = 1.0 - np.where(told, opposing, 0.0) * self._against.weight
         left = _by_condition(np.multiply, doubt, self._against, np.ones((len(rows), n)))
-        return least * supported * left, unknown
+        # Where nothing is known that it requires, and nothing speaks for it, there is no reason to think of it.
+        some = _by_condition(np.logical_or, known, self._require, got > 0) | (got > 0)
+        return least * supported * left * some, unknown
 
     def _without_symptoms(self, confidence: Floats) -> Floats:
         """Take back what a likelier cause explains."""

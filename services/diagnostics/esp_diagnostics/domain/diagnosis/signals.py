@@ -6,9 +6,9 @@ import numpy as np
 from esp_common.contracts.channels import CHANNEL_INDEX
 
 from esp_diagnostics.domain import fluids, gas, motor
-from esp_diagnostics.domain.arrays import Bools, Floats
+from esp_diagnostics.domain.arrays import Bools, Floats, Reason
 from esp_diagnostics.domain.pumps import Pumps, brake_hp, head_ft, head_scale
-from esp_diagnostics.domain.virtual_flow import virtual_flow
+from esp_diagnostics.domain.virtual_flow import Flow, virtual_flow
 
 SIGNALS: Final[dict[str, str]] = {
     "intake_pressure": "psi",
@@ -133,8 +133,8 @@ def physics(pumps: Pumps, well: Well, values: Floats) -> Physics:
     virtual = virtual_flow(pumps, frequency, head, 0.03)
     at_rate = head_ft(pumps, frequency, through)
     shaft = motor.shaft_kw(brake_hp(pumps, frequency, virtual.rate_bpd, well.gravity)) / DRIVE_EFFICIENCY
-    best_known = np.where(np.isnan(through), virtual.rate_bpd, through)
     scale = frequency / pumps.rated_frequency_hz * pumps.flow_factor
+    best_known = np.where(np.isnan(through), _at_least(pumps, virtual, scale), through)
     signals = np.stack(
         [
             intake,
@@ -201,6 +201,13 @@ def unbalance_pct(values: Floats) -> Floats:
     """Return the phases' unbalance (%, (m,))."""
     phases = [channel(values, f"current_{phase}_a") for phase in "abc"]
     return motor.unbalance_pct(*phases)
+
+
+def _at_least(pumps: Pumps, virtual: Flow, scale: Floats) -> Floats:
+    """Return the virtual rate (bpd), and where the head is off the curve the end that it is beyond."""
+    beyond = np.where(virtual.reason == Reason.BELOW_CURVE, pumps.ends_at_bpd * scale, np.nan)
+    before = np.where(virtual.reason == Reason.ABOVE_CURVE, pumps.falling_from_bpd * scale, beyond)
+    return np.where(virtual.reason == Reason.OK, virtual.rate_bpd, before)
 
 
 def _power(values: Floats) -> Floats:
