@@ -1,10 +1,12 @@
 """Every setting of the diagnostics service, with the default that the native stack runs on."""
 
-from typing import Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+from esp_common.errors import InvalidInput
+from esp_common.sealing import decode_master_key
 from esp_common.settings import ServiceSettings
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 SERVICE: Final = "diagnostics"
 
@@ -83,3 +85,46 @@ class DiagnosticsSettings(ServiceSettings):
         3600, gt=0, description="Pause before a pump whose history was too short is tried again, seconds."
     )
     training_history_days: float = Field(14, gt=0, description="Past that models are trained from, days.")
+
+    # alerts and notifier
+    alerts_tick_s: float = Field(
+        2, gt=0, description="Period of ending shelvings, delays and alerts at rest, seconds."
+    )
+    master_key: str = Field(
+        "",
+        repr=False,
+        description="32 bytes in base64 that destinations of messages are sealed with; give it as a file.",
+    )
+    notify_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("mailtos", "jsons", "workflows", "msteams", "slack", "pagerduty", "opsgenie", "wxteams"),
+        description="Kinds of destinations (apprise's URL schemes) that are allowed, with commas between.",
+    )
+    notify_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that messages may go to though their address is not public, with commas between.",
+    )
+    notify_attempts: int = Field(
+        5, ge=1, description="Attempts to send a message before it is a dead letter."
+    )
+    notify_retry_s: float = Field(
+        2, gt=0, description="First wait between attempts to send, seconds; doubles with each, up to 60."
+    )
+    notify_timeout_s: float = Field(20, gt=0, description="Longest a destination may take, seconds.")
+    notify_repeat_s: float = Field(
+        600, ge=0, description="How long nobody is told the same of an alert again, seconds."
+    )
+
+    @field_validator("notify_schemes", "notify_hosts", mode="before")
+    @classmethod
+    def _split_words(cls, given: Any) -> Any:
+        return tuple(filter(None, map(str.strip, given.split(",")))) if isinstance(given, str) else given
+
+    @field_validator("master_key")
+    @classmethod
+    def _check_master_key(cls, text: str) -> str:
+        if text:
+            try:
+                decode_master_key(text)
+            except InvalidInput as error:
+                raise ValueError(error.detail) from None
+        return text
