@@ -19,7 +19,7 @@ from esp_diagnostics import alerts
 from esp_diagnostics.domain.alarms import Signal
 from esp_diagnostics.domain.alert_rules import AlertRules, suppression
 from esp_diagnostics.domain.anomaly import AnomalyVerdict
-from esp_diagnostics.domain.diagnosis import SEVERITIES, Assessment, Evidence, Hypothesis
+from esp_diagnostics.domain.diagnosis import SEVERITIES, Assessment, Evidence, Hypothesis, Rules
 from esp_diagnostics.domain.diagnosis.findings import ANOMALY
 from esp_diagnostics.settings import SERVICE
 from esp_diagnostics.store import findings as store
@@ -86,12 +86,13 @@ class PumpMemory:
 
 
 class Context(NamedTuple):
-    """What assessments are judged under: `now_s` is a clock that never goes back, for pauses between writes.
+    """What assessments are judged under.
 
-    `replaying`: the readings are of the past, and what followed from them may be on record already.
+    `now_s`: a clock that never goes back, for pauses between writes. `replaying`: the readings are of the
+    past, and what followed from them may be on record already.
     """
 
-    rule_version: str
+    rules: Rules
     alert_rules: AlertRules
     now_s: float
     replaying: bool = False
@@ -216,10 +217,10 @@ def differ(
     memory.through_us = max(memory.through_us, assessment.time_us)
 
 
-def retire(memory: PumpMemory, time: datetime, rule_version: str, effects: Effects) -> None:
+def retire(memory: PumpMemory, context: Context, effects: Effects) -> None:
     """Add to `effects` the end of what is open of a pump that is no more."""
     for condition in list(memory.findings):
-        _clear(memory, condition, time, rule_version, effects)
+        _clear(memory, condition, as_time(memory.through_us), context, effects)
 
 
 def _log_state(memory: PumpMemory, assessment: Assessment, effects: Effects) -> None:
@@ -262,7 +263,7 @@ def _find(
     memory.inherited = memory.inherited and assessment.learning < 1
     if not memory.inherited:
         for condition in [condition for condition in memory.findings if condition not in assessment.open]:
-            _clear(memory, condition, as_time(assessment.time_us), context.rule_version, effects)
+            _clear(memory, condition, as_time(assessment.time_us), context, effects)
             changed = True
     return changed
 
@@ -289,7 +290,7 @@ def _raise(
         confidence=hypothesis.confidence,
         onset=onset,
         raised_at=raised_at,
-        rule_version=context.rule_version,
+        rule_version=context.rules.version,
         evidence=_dumps(evidence(hypothesis, verdict)),
         path=_dumps(assessment.path),
         action=hypothesis.action,
@@ -304,7 +305,7 @@ def _raise(
         raised_at,
         assessment.time_us,
     )
-    _announce("raised", memory, condition, known, raised_at, hypothesis.action, context.rule_version, effects)
+    _announce("raised", memory, condition, known, raised_at, hypothesis.action, context, effects)
     return True
 
 
@@ -337,17 +338,16 @@ def _change(
     effects.changed_pumps[known.finding_id] = memory.pump_id
     if graver:
         time = as_time(assessment.time_us)
-        action, version = hypothesis.action, context.rule_version
-        _announce("changed", memory, hypothesis.condition, known, time, action, version, effects)
+        _announce("changed", memory, hypothesis.condition, known, time, hypothesis.action, context, effects)
     return graver
 
 
-def _clear(memory: PumpMemory, condition: str, time: datetime, rule_version: str, effects: Effects) -> None:
+def _clear(memory: PumpMemory, condition: str, time: datetime, context: Context, effects: Effects) -> None:
     known = memory.findings.pop(condition)
     effects.cleared.append(Clearing(known.finding_id, time))
     effects.changed_pumps[known.finding_id] = memory.pump_id
-    _announce("cleared", memory, condition, known, time, "", rule_version, effects)
-    effects.signals.append(_signal_of(memory, condition, known, time, active=False))
+    _announce("cleared", memory, condition, known, time, "", context, effects)
+    effects.signals.append(_signal_of(memory, condition, known, time, context))
 
 
 def _announce(
@@ -357,7 +357,7 @@ def _announce(
     known: Open,
     time: datetime,
     action: str,
-    rule_version: str,
+    context: Context,
     effects: Effects,
 ) -> None:
     effects.announced.append(
@@ -372,7 +372,7 @@ def _announce(
             time,
             known.onset,
             action,
-            rule_version,
+            context.rules.version,
         )
     )
 
@@ -386,10 +386,9 @@ def _signal(memory: PumpMemory, assessment: Assessment, context: Context, effect
         hidden = suppression(context.alert_rules, condition, assessment.state, memory.findings)
         if known.told != (known.severity, hidden):
             known.told = (known.severity, hidden)
+            signal = _signal_of(memory, condition, known, known.raised_at, context)
             action = actions.get(condition, "")
-            effects.signals.append(
-                _signal_of(memory, condition, known, known.raised_at, True, action, hidden)
-            )
+            effects.signals.append(replace(signal, active=True, action=action, suppressed_by=hidden))
 
 
 def _signal_limits(memory: PumpMemory, assessment: Assessment, context: Context, effects: Effects) -> None:
@@ -402,27 +401,19 @@ def _signal_limits(memory: PumpMemory, assessment: Assessment, context: Context,
             effects.signals.append(told)
 
 
-def _signal_of(
-    memory: PumpMemory,
-    condition: str,
-    known: Open,
-    time: datetime,
-    active: bool,
-    action: str = "",
-    suppressed_by: str | None = None,
-) -> Signal:
+def _signal_of(memory: PumpMemory, condition: str, known: Open, time: datetime, context: Context) -> Signal:
+    """Return the signal that a finding is over."""
+    rule = context.rules.conditions.get(condition)
     return Signal(
         pump_id=memory.pump_id,
         field_id=memory.field_id,
         condition=condition,
         source="finding",
-        active=active,
+        active=False,
         severity=known.severity,
         time=time,
-        title=condition.replace("_", " ").capitalize(),
-        action=action,
+        title=rule.title if rule else condition.replace("_", " ").capitalize(),
         finding_id=known.finding_id,
-        suppressed_by=suppressed_by,
     )
 
 

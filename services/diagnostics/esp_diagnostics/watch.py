@@ -27,7 +27,6 @@ from esp_diagnostics.domain.limits import LimitChange, LimitWatch
 from esp_diagnostics.findings import Context, Effects, Health, Open, PumpMemory
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
-from esp_diagnostics.store.times import as_time
 
 log = structlog.get_logger()
 
@@ -125,8 +124,7 @@ class Judge:
         effects = Effects()
         gone = self._memory.keys() - pumps.keys()
         for pump_id in gone:
-            memory = self._memory[pump_id]
-            findings.retire(memory, as_time(memory.through_us), self.rulebook.tree.version, effects)
+            findings.retire(self._memory[pump_id], Context(*self.rulebook, now_s=0.0), effects)
         self.rulebook = rulebook
         self._pumps = {pump_id: pumps[pump_id] for pump_id in self._memory.keys() - gone}
         for pump_id, pump in self._pumps.items():
@@ -211,7 +209,7 @@ class Judge:
         self._verdicts |= self._untold
         crossed = self._limits.observe(batch.readings, _unfit(batch))
         effects = Effects()
-        context = Context(self.rulebook.tree.version, self.rulebook.alerts, now_s, replaying)
+        context = Context(*self.rulebook, now_s, replaying)
         for assessment in assessments:
             memory = self._memory[assessment.pump_id]
             verdict = self._verdicts.get(assessment.pump_id)

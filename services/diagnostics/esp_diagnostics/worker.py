@@ -91,7 +91,7 @@ _GAPS: Final = Counter(
 )
 _DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 while the worker waits for the database.")
 
-CHANGES: Final = ("asset.*", "alert.rules-changed", "finding.rules-changed", "finding.settings-changed")
+CHANGES: Final = ("asset.*", "pump.*", "alert.rules-changed", "finding.rules-changed")
 """Events after which pumps or rules are looked at."""
 
 T = TypeVar("T")
@@ -414,9 +414,11 @@ class Worker:
             for message in messages:
                 await self._judge_messages([message])
             return
-        for partition in partitions:
-            if partition.epoch is not None:
-                partition.consumer.done(m.delivery for m in messages if m.partition is partition)
+        for message in messages:
+            if message.partition.epoch is not None:
+                message.partition.consumer.done([message.delivery])
+            else:
+                message.partition.consumer.nack(message.delivery, requeue=True)
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
         await self._live.publish(live)
