@@ -1,0 +1,216 @@
+"""Backups over HTTP: what there is, asking for one, drills, and the span of time that can be restored to."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Generic, TypeVar
+from uuid import UUID
+
+from esp_common.auth import Principal, require
+from esp_common.database import Pool
+from esp_common.errors import InvalidInput, NotFound
+from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor
+from fastapi import APIRouter, Depends, Query, status
+from pydantic import BaseModel, ConfigDict
+
+from esp_backup.domain.window import recovery_window
+from esp_backup.jobs import request
+from esp_backup.store import catalogue, jobs
+
+Item = TypeVar("Item")
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
+]
+
+_PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+class Kind(StrEnum):
+    """A logical dump, a full physical backup, or the daily set of what the database does not hold."""
+
+    DUMP = "dump"
+    FULL = "full"
+    SET = "set"
+
+
+class JobKind(StrEnum):
+    """What is done: backups, reading all of them again, and restore drills."""
+
+    DUMP = "dump"
+    FULL = "full"
+    SET = "set"
+    VERIFY = "verify"
+    DRILL = "drill"
+
+
+class JobState(StrEnum):
+    """How far it is."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Page(BaseModel, Generic[Item]):
+    """Some of a list; `next_cursor` is null on its last page."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Backup(BaseModel):
+    """A backup in storage. `problem`: what was found wrong with it; such a one is not restored."""
+
+    kind: Kind
+    place: str
+    name: str
+    started_at: datetime
+    ended_at: datetime
+    bytes: int
+    stored_bytes: int
+    detail: dict[str, Any]
+    verified_at: datetime | None
+    problem: str | None
+
+
+class Job(BaseModel):
+    """Work that was asked for, by whom, and what came of it."""
+
+    job_id: UUID
+    kind: JobKind
+    state: JobState
+    requested_by: str
+    requested_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: str | None
+    result: dict[str, Any] | None
+
+
+class Wanted(BaseModel):
+    """Which backup to take now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = Kind.FULL
+
+
+class Requested(BaseModel):
+    """The job that will do it."""
+
+    job_id: UUID
+
+
+class RecoveryWindow(BaseModel):
+    """From when to when the database can be put back to any moment; null where there is no backup.
+
+    `rpo_seconds`: what a loss of the database when it was last looked at (`checked_at`) would have cost.
+    """
+
+    begin: datetime | None
+    end: datetime | None
+    checked_at: datetime | None
+    rpo_seconds: float | None
+    waiting_segments: int | None
+
+
+def backups_router(pool: Pool) -> APIRouter:
+    """Return the routes of backups."""
+    router = APIRouter(prefix="/backups", tags=["backups"])
+    may_read = [Depends(require("backups:read"))]
+    Writer = Annotated[Principal, Depends(require("backups:write"))]  # noqa: N806 - a type
+
+    @router.get("", response_model=Page[Backup], dependencies=may_read, responses=_problems())
+    async def list_backups(kind: Kind | None = None, cursor: Cursor = None, limit: Limit = 100) -> Any:
+        """Return the backups there are, newest first."""
+        after = _position(cursor, datetime.fromisoformat, str, str, str)
+        rows = await catalogue.page(pool, kind, after, limit + 1)
+        return _page(rows, limit, ("started_at", "kind", "place", "name"))
+
+    @router.post(
+        "", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=_problems(400, 409, 413)
+    )
+    async def take_backup(wanted: Wanted, caller: Writer) -> Any:
+        """Have a backup taken now; 409 when one of this kind is asked for or under way."""
+        return {"job_id": await request(pool, wanted.kind, caller.id)}
+
+    @router.post(
+        "/drill", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=_problems(409)
+    )
+    async def drill(caller: Writer) -> Any:
+        """Have the newest backup restored elsewhere and checked now; the job's result is the report."""
+        return {"job_id": await request(pool, "drill", caller.id)}
+
+    @router.get(
+        "/recovery-window", response_model=RecoveryWindow, dependencies=may_read, responses=_problems()
+    )
+    async def show_recovery_window() -> Any:
+        """Return the span of time that the database can be put back to."""
+        archiving = await catalogue.archiving(pool)
+        covered = archiving.covered_until if archiving else None
+        window = recovery_window(await catalogue.full_ends(pool), covered)
+        rpo = archiving.checked_at - covered if archiving and covered else None
+        return {
+            "begin": window.begin,
+            "end": window.end,
+            "checked_at": archiving and archiving.checked_at,
+            "rpo_seconds": rpo and rpo.total_seconds(),
+            "waiting_segments": archiving and archiving.waiting_segments,
+        }
+
+    @router.get("/jobs", response_model=Page[Job], dependencies=may_read, responses=_problems())
+    async def list_jobs(
+        kind: JobKind | None = None,
+        state: JobState | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Any:
+        """Return what was done and is being done, the last requested first; drills with their reports."""
+        after = _position(cursor, datetime.fromisoformat, UUID)
+        rows = await jobs.page(pool, kind, state, after, limit + 1)
+        return _page(rows, limit, ("requested_at", "job_id"))
+
+    @router.get("/jobs/{id}", response_model=Job, dependencies=may_read, responses=_problems(404))
+    async def show_job(id: UUID) -> Any:  # noqa: A002 - the name the path shows
+        """Return one job."""
+        job = await jobs.get(pool, id)
+        if job is None:
+            raise NotFound(f"no job {id}", fix="see GET /api/v1/backups/jobs")
+        return job
+
+    return router
+
+
+def _page(rows: Sequence[dict[str, Any]], limit: int, key: Sequence[str]) -> dict[str, Any]:
+    items = rows[:limit]
+    following = encode_cursor(*(_text(items[-1][name]) for name in key)) if len(rows) > limit else None
+    return {"items": items, "next_cursor": following}
+
+
+def _text(part: object) -> str:
+    return part.isoformat() if isinstance(part, datetime) else str(part)
+
+
+def _position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    """Return the key a page starts after, each part made by its function; None for the first page."""
+    if cursor is None:
+        return None
+    try:
+        texts = decode_cursor(cursor, len(parts))
+        if "\0" in "".join(texts):
+            raise ValueError("no database has such a key")  # noqa: TRY301
+        return tuple(part(text) for part, text in zip(parts, texts, strict=True))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of a route's errors: `statuses`, and those that every route has."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
+        for status in sorted({401, 403, 422, 429, 503, *statuses})
+    }

@@ -1,0 +1,102 @@
+"""The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from esp_common import tokens
+from esp_common.audit import AuditTrail
+from esp_common.database import Pool, create_pool
+from esp_common.health import Health, serve_health
+from esp_common.http import create_app
+from esp_common.messaging import EventListener, Publisher, Requester
+from esp_common.outbox import Relay
+from esp_common.rate_limit import RateLimiter
+from esp_common.roles import await_pool, until_first_ends
+from esp_common.serving import make_server, serve
+from esp_common.tokens import Verifier
+from starlette.types import ASGIApp
+
+from esp_backup.api.backups import backups_router
+from esp_backup.jobs import SERVICE
+from esp_backup.settings import BackupSettings
+from esp_backup.store.cluster import Cluster
+from esp_backup.store.jobs import KINDS
+from esp_backup.work import Work
+from esp_backup.worker import Worker
+
+MAX_BODY_BYTES: Final = 16 * 1024
+WORKER_CONNECTIONS: Final = 2 * len(KINDS) + 3
+"""Each kind of work holds its turn on one connection while it uses another."""
+
+Part = Coroutine[Any, Any, None]
+
+
+async def run_api(settings: BackupSettings, stop: asyncio.Event) -> None:
+    """Serve the API until `stop` is set; requests under way are answered first."""
+    async with open_api(settings) as (application, background):
+        await serve(make_server(application, settings), stop, background)
+
+
+@asynccontextmanager
+async def open_api(settings: BackupSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+    """Put the API together; yield the application and what must run beside it."""
+    health = Health()
+    async with AsyncExitStack() as stack:
+        pool = await create_pool(
+            settings, role="esp-backup api", min_size=0, max_size=settings.database_pool_size
+        )
+        stack.push_async_callback(pool.close)
+        requester = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-backup api"))
+        verifier = Verifier(requester, redis_url=settings.redis_url)
+        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
+        stack.push_async_callback(trail.close)
+        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
+        listener = EventListener(
+            settings.amqp_url,
+            [*tokens.EVENTS],
+            on_event=verifier.on_event,
+            on_connected=verifier.forget,
+        )
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
+        application = create_app(
+            "ESP backup",
+            health=health,
+            verifier=verifier,
+            routers=[backups_router(pool)],
+            max_body_bytes=MAX_BODY_BYTES,
+            trail=trail,
+            limiter=limiter,
+            request_timeout_s=settings.request_timeout_s,
+            cors_origins=settings.cors_origins,
+        )
+        yield application, [listener.run(), verifier.run(), trail.run(), limiter.run()]
+
+
+async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:
+    """Take, check and restore backups and relay events until `stop` is set."""
+    health = Health()
+    health.add_flag("started", lambda: False, "waiting for the database")
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        pool = await await_pool(settings, stop, role="esp-backup worker", max_size=WORKER_CONNECTIONS)
+        stack.push_async_callback(pool.close)
+        publisher = await stack.enter_async_context(Publisher(settings.amqp_url, name="esp-backup worker"))
+        work = Work.of(settings, pool)
+        cluster = Cluster(settings.cluster_url)
+        health.add_flag("started", lambda: True, "")
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add("cluster", cluster.ready)
+        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        await until_first_ends(
+            Worker(settings, pool, work).run(), Relay(pool, publisher, SERVICE).run(), stop.wait()
+        )
+
+
+@asynccontextmanager
+async def open_work(settings: BackupSettings) -> AsyncIterator[tuple[Pool, Work]]:
+    """Open what a command needs that does one thing: the catalogue, which may be away, and the work."""
+    async with await create_pool(settings, role="esp-backup cli", min_size=0, max_size=4) as pool:
+        yield pool, Work.of(settings, pool)

@@ -1,0 +1,110 @@
+"""Azure's blob storage, as daily sets need it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
+from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
+
+from esp_backup.settings import BackupSettings
+
+API_VERSION: Final = "2025-11-05"
+TRIES: Final = 3
+
+
+class Blob(NamedTuple):
+    """What is stored under a name, and when it was."""
+
+    name: str
+    bytes: int
+    stored_at: datetime
+    metadata: dict[str, str]
+
+
+class Blobs:
+    """The container of backups. What the storage says is an error of ours; what is away is Unavailable."""
+
+    def __init__(self, settings: BackupSettings) -> None:
+        verify: dict[str, Any] = (
+            {"connection_verify": str(settings.blob_ca_file)} if settings.blob_ca_file else {}
+        )
+        timeout_s = settings.io_timeout_s
+        self._service: Any = BlobServiceClient.from_connection_string(
+            settings.blob_connection_string,
+            api_version=API_VERSION,
+            retry_total=TRIES,
+            connection_timeout=timeout_s,
+            read_timeout=timeout_s,
+            **verify,
+        )
+        self._container: ContainerClient = self._service.get_container_client(settings.blob_container)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._service.close()
+
+    async def ensure(self) -> None:
+        """Make the container if it is not there."""
+        async with _translated(self._container.container_name):
+            if not await self._container.exists():
+                await self._container.create_container()
+
+    async def put(self, name: str, content: bytes, metadata: dict[str, str]) -> None:
+        """Store a blob, checksummed on its way; raise Conflict when there is one of this name."""
+        async with _translated(name):
+            await self._container.upload_blob(
+                name, content, metadata=metadata, overwrite=False, validate_content=True
+            )
+
+    async def get(self, name: str) -> bytes:
+        """Return a blob; raise NotFound when there is none."""
+        async with _translated(name):
+            download = await self._container.download_blob(name)
+            content: bytes = await download.readall()
+            return content
+
+    async def all(self, prefix: str) -> list[Blob]:
+        """Return the blobs whose names begin with `prefix`, by name."""
+        async with _translated(prefix):
+            return [
+                Blob(blob.name, blob.size, blob.last_modified, dict(blob.metadata or {}))
+                async for blob in self._container.list_blobs(prefix, include=["metadata"])
+            ]
+
+    async def delete(self, name: str) -> None:
+        """Delete a blob; harmless when it is gone."""
+        try:
+            async with _translated(name):
+                await self._container.delete_blob(name)
+        except NotFound:
+            return
+
+
+@asynccontextmanager
+async def _translated(what: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except ResourceExistsError as error:
+        raise Conflict(f"blob storage has {what} already") from error
+    except ResourceNotFoundError as error:
+        raise NotFound(f"blob storage has no {what}") from error
+    except ClientAuthenticationError as error:
+        raise InvalidInput(
+            "blob storage refuses the account's key", fix="check ESP_BACKUP_BLOB_CONNECTION_STRING"
+        ) from error
+    except (AzureError, OSError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unavailable(f"blob storage does not answer about {what}: {said}") from error

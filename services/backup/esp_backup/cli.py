@@ -1,0 +1,255 @@
+"""The `esp-backup` command: one subcommand for each role, and what an operator does by hand."""
+
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from esp_common.cli import actor_id, group, run_command, show_rows
+from esp_common.errors import Conflict, InvalidInput, run_cli
+from esp_common.settings import settings_table
+
+from esp_backup.blobs import Blobs
+from esp_backup.jobs import SERVICE, Jobs
+from esp_backup.recovery import Recovery
+from esp_backup.repository import AZURE, LOCAL, Repository
+from esp_backup.sets import Sets
+from esp_backup.settings import BackupSettings
+from esp_backup.store import catalogue
+from esp_backup.work import owner_of
+
+Kind = Annotated[str, typer.Argument(help="dump, full or set.")]
+Place = Annotated[
+    str | None, typer.Option("--from", help=f"{AZURE} or {LOCAL}; none: whichever has the newest backup.")
+]
+
+app = group("Backs the platform up, and proves that the backups restore.")
+catalogue_commands = group("What backups there are.")
+app.add_typer(catalogue_commands, name="catalogue")
+
+
+# --- roles ------------------------------------------------------------------------------------------------
+
+
+@app.command("api")
+def run_api() -> None:
+    """Serve the HTTP API."""
+    _run_role("api")
+
+
+@app.command("worker")
+def run_worker() -> None:
+    """Take backups, restore them to see that they are good, and watch the archive; beside the cluster."""
+    _run_role("worker")
+
+
+@app.command("migrate")
+def run_migrate() -> None:
+    """Bring the catalogue's schema up to date."""
+    # Alembic takes longer to load than most commands take.
+    from esp_backup.store.migrations import migrate
+
+    settings = BackupSettings.load()
+    migrate(settings.database_url)
+    typer.echo("schema is up to date")
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every setting with its default and meaning."""
+    typer.echo(settings_table(BackupSettings))
+
+
+@app.command("configure")
+def configure() -> None:
+    """Write pgBackRest's configuration and print the lines that the cluster's postgresql.conf needs."""
+    repository = _repository(BackupSettings.load())
+    repository.configure()
+    typer.echo("archive_mode = on")
+    typer.echo("archive_timeout = 60s")
+    typer.echo(f"archive_command = '{repository.archive_command}'")
+
+
+# --- now --------------------------------------------------------------------------------------------------
+
+
+@app.command("now")
+def backup_now(kind: Kind = "full") -> None:
+    """Take a backup here and now: a dump, a full physical backup, or the daily set."""
+    if kind not in ("dump", "full", "set"):
+        raise InvalidInput(f"no kind of backup: {kind!r}", fix="name dump, full or set")
+    _do(kind)
+
+
+@app.command("drill")
+def drill_now() -> None:
+    """Restore the newest backup into a scratch instance, check it, and print the report."""
+    _do("drill")
+
+
+@app.command("verify")
+def verify_now() -> None:
+    """Read every backup again; exit 1 when one is not as it was written."""
+    _do("verify")
+
+
+# --- what there is ----------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_backups(
+    kind: Annotated[str | None, typer.Option(help="Only these: dump, full or set.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")] = 100,
+) -> None:
+    """Show the backups in the catalogue, newest first."""
+
+    async def command(settings: BackupSettings) -> None:
+        from esp_backup.app import open_work
+
+        async with open_work(settings) as (pool, _):
+            rows = await catalogue.page(pool, kind, None, limit)
+        columns = ("kind", "place", "name", "started_at", "stored_bytes", "verified_at", "problem")
+        show_rows(columns, ([row[column] for column in columns] for row in rows))
+
+    _run(command)
+
+
+@catalogue_commands.command("rebuild")
+def rebuild_catalogue() -> None:
+    """Make the catalogue say what is in storage."""
+
+    async def command(settings: BackupSettings) -> None:
+        from esp_backup.app import open_work
+
+        async with open_work(settings) as (_, work):
+            work.repository.configure()
+            found = await work.rebuild()
+        typer.echo(", ".join(f"{count} {kind}s" for kind, count in found.items()))
+
+    _run(command)
+
+
+# --- putting back -----------------------------------------------------------------------------------------
+
+
+@app.command("restore")
+def restore(
+    to: Annotated[str, typer.Option(help="A time with offset (2026-01-31T12:00:00Z), or latest.")],
+    target: Annotated[
+        Path | None, typer.Option(help="Empty folder for the data; none: one of this time.")
+    ] = None,
+    place: Place = None,
+) -> None:
+    """Put the database back to a moment, in a new folder, and verify it; the running one is not touched.
+
+    Needs neither the database nor the catalogue.
+    """
+    moment = _moment(to)
+
+    async def command(settings: BackupSettings) -> None:
+        repository = _repository(settings)
+        repository.configure()
+        recovery = Recovery(settings, owner_of(settings.cluster_data), repository)
+        done = await recovery.restore(moment, target.absolute() if target else None, place)
+        newest = done.newest.isoformat() if done.newest else "unknown"
+        typer.echo(f"restored {done.backup.label} from {done.backup.place} to {to} in {done.folder}")
+        typer.echo(f"newest heartbeat: {newest}")
+        typer.echo(
+            f"files in {done.copy_s:.1f} s, log in {done.recovery_s:.1f} s: {done.megabytes_per_s:.0f} MB/s"
+        )
+        typer.echo("it is verified and shut down; docs/runbooks/restore.md says how to put it to work")
+
+    _run(command)
+
+
+@app.command("restore-dump")
+def restore_dump(
+    name: Annotated[str, typer.Argument(help="A dump, as `list --kind dump` shows it.")],
+    database: Annotated[str, typer.Option(help="Name of the database to make.")],
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Make the roles as well: on a server that has none of ours.")
+    ] = False,
+) -> None:
+    """Load a dump, once it is verified, as a new database of the cluster."""
+
+    async def command(settings: BackupSettings) -> None:
+        from esp_backup.app import open_work
+
+        async with open_work(settings) as (_, work):
+            await work.dumps.load(name, settings.cluster_url, database, roles=roles)
+        typer.echo(f"{name} is loaded as {database}")
+
+    _run(command)
+
+
+@app.command("restore-set")
+def restore_set(
+    target: Annotated[Path, typer.Option(help="Folder to make.")],
+    name: Annotated[str | None, typer.Argument(help="A set, as `list` shows it; none: the newest.")] = None,
+) -> None:
+    """Unpack a daily set: definitions of the broker, the vault's snapshot and configuration."""
+
+    async def command(settings: BackupSettings) -> None:
+        async with Blobs(settings) as blobs:
+            sets = Sets(settings, blobs)
+            if name is None and not (found := await sets.all()):
+                raise Conflict("there is no daily set", fix="take one: esp-backup now set")
+            files = await sets.fetch(name or found[-1].name, target)
+        typer.echo("\n".join(str(target / file) for file in files))
+
+    _run(command)
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+def _do(kind: str) -> None:
+    async def command(settings: BackupSettings) -> None:
+        from esp_backup.app import open_work
+
+        async with open_work(settings) as (pool, work):
+            work.repository.configure()
+            result = await Jobs(pool, work).run(kind, actor_id())
+        typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+
+    _run(command)
+
+
+def _moment(text: str) -> datetime | None:
+    if text == "latest":
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidInput(
+            f"{text!r} is no time with an offset", fix="write it like 2026-01-31T12:00:00Z, or latest"
+        )
+    return moment.astimezone(UTC)
+
+
+def _repository(settings: BackupSettings) -> Repository:
+    return Repository(settings, owner_of(settings.cluster_data))
+
+
+def _run_role(name: str) -> None:
+    # Only the roles need their frameworks, which take longer to load than most commands take.
+    from esp_common.roles import run_role
+
+    from esp_backup import app as roles
+
+    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], BackupSettings.load())
+
+
+def _run(command: Callable[[BackupSettings], Coroutine[Any, Any, None]]) -> None:
+    # A backup takes longer than any statement of the roles may.
+    settings = BackupSettings.load().model_copy(update={"statement_timeout_s": 0})
+    run_command(command(settings), away="the database", fix="check ESP_BACKUP_DATABASE_URL")
+
+
+def main() -> None:
+    """Run the command."""
+    run_cli(app)

@@ -1,0 +1,1 @@
+"""What backups have to be, and when: rules without I/O, framework or clock."""

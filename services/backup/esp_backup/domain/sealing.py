@@ -1,0 +1,62 @@
+"""What follows from the encryption key: a key for each purpose, and sealing what leaves this machine."""
+
+import base64
+import binascii
+import os
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from esp_common.errors import Conflict, InvalidInput
+
+KEY_BYTES: Final = 32
+REPOSITORY: Final = "repository"
+SETS: Final = "sets"
+_NONCE_BYTES: Final = 12
+
+
+class Unreadable(Conflict):
+    """What is stored was sealed under another key, or was changed."""
+
+    code, title = "backup-unreadable", "Backup does not open"
+
+
+def decode_key(text: str) -> bytes:
+    """Return the 32 bytes of a key in base64; raise InvalidInput when it is not one."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise InvalidInput(
+            f"the encryption key is not {KEY_BYTES} bytes in base64", fix="make one: openssl rand -base64 32"
+        )
+    return key
+
+
+def derive(key: bytes, label: str) -> bytes:
+    """Return the 32-byte key for one purpose (HKDF-SHA256, RFC 5869, with `label` as the info)."""
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=f"esp-backup {label}".encode()).derive(key)
+
+
+def passphrase(key: bytes) -> str:
+    """Return the passphrase of the repositories."""
+    return base64.urlsafe_b64encode(derive(key, REPOSITORY)).decode()
+
+
+def seal(key: bytes, content: bytes, name: str) -> bytes:
+    """Return `content` encrypted (AES-256-GCM, random nonce first); it opens only under the same `name`."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(derive(key, SETS)).encrypt(nonce, content, name.encode())
+
+
+def unseal(key: bytes, sealed: bytes, name: str) -> bytes:
+    """Return what was sealed as `name`; raise Unreadable when the key, the name or a byte is another."""
+    try:
+        return AESGCM(derive(key, SETS)).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name.encode())
+    except (InvalidTag, ValueError):
+        raise Unreadable(
+            f"{name} does not open", fix="give the encryption key it was made with, or take another set"
+        ) from None

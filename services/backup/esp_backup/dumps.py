@@ -1,0 +1,250 @@
+"""Logical dumps: one database as it was at a moment, which any PostgreSQL of its version can load."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import orjson
+from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
+
+from esp_backup.domain.retention import Kept, beyond_count
+from esp_backup.programs import Account, libpq_environment, run
+from esp_backup.repository import Damaged
+from esp_backup.settings import BackupSettings
+from esp_backup.store.cluster import Cluster
+
+PLACE: Final = "snapshots"
+MANIFEST: Final = "manifest.json"
+DATA: Final = "data"
+ROLES: Final = "roles.sql"
+PARTIAL: Final = ".partial-"
+NAME: Final = "%Y%m%dT%H%M%SZ"
+JOBS: Final = 2
+_MIB: Final = 1024 * 1024
+
+
+class NoSpace(EspError):
+    """There is not enough space left where dumps are kept."""
+
+    code, status, title = "no-space", 507, "No space for a dump"
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A dump and what its manifest says. `files`: SHA-256 of each file, by its path in the dump."""
+
+    name: str
+    database: str
+    server_version: str
+    timescale_version: str | None
+    started_at: datetime
+    ended_at: datetime
+    bytes: int
+    files: dict[str, str]
+
+
+class Dumps:
+    """The folder of dumps. One is there under its name when it is complete, and not before."""
+
+    def __init__(self, settings: BackupSettings, account: Account) -> None:
+        self._settings = settings
+        self._account = account
+        self._folder = settings.snapshot_folder
+
+    async def take(self, cluster: Cluster, now: datetime) -> Dump:
+        """Dump the cluster's database; what an earlier try left half done is removed first.
+
+        Raises NoSpace before it begins, ProgramFailed when a program did; the half of it is removed.
+        """
+        self._account.folder(self._folder)
+        await asyncio.to_thread(self._clear)
+        self._require_space()
+        identity = await cluster.identity()
+        name = now.strftime(NAME)
+        partial = self._account.folder(self._folder / f"{PARTIAL}{name}")
+        try:
+            await self._write(cluster.url, partial)
+            dump = await asyncio.to_thread(_describe, partial, name, identity, now)
+            self._account.write(partial / MANIFEST, orjson.dumps(asdict(dump)).decode())
+            await asyncio.to_thread(_flush, partial)
+            partial.rename(self._folder / name)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+            raise
+        _flush_folder(self._folder)
+        return dump
+
+    def all(self) -> tuple[list[Dump], dict[str, str]]:
+        """Return the dumps there are, oldest first, and by name what is no dump any more."""
+        dumps, problems = [], {}
+        for folder in sorted(self._folder.glob("[0-9]*T*Z")) if self._folder.exists() else []:
+            try:
+                dumps.append(_read(folder))
+            except Damaged as damage:
+                problems[folder.name] = damage.detail
+        return dumps, problems
+
+    async def verify(self, name: str) -> None:
+        """Read a dump again; raise Damaged naming the first file that is not as it was written."""
+        await asyncio.to_thread(_verify, self._existing(name))
+
+    def expire(self, problems: Iterable[str]) -> list[str]:
+        """Delete the dumps beyond those kept; `problems` names damaged ones, which count for nothing."""
+        bad = set(problems)
+        dumps, broken = self.all()
+        kept = [Kept(dump.name, dump.started_at, dump.name not in bad) for dump in dumps]
+        kept += [Kept(name, _taken_at(name), good=False) for name in broken]
+        gone = beyond_count(kept, self._settings.dumps_kept)
+        for name in gone:
+            # It is no dump from the first moment on, whenever this ends.
+            doomed = (self._folder / name).rename(self._folder / f"{PARTIAL}{name}")
+            shutil.rmtree(doomed, ignore_errors=True)
+        return gone
+
+    async def load(self, name: str, server_url: str, database: str, *, roles: bool) -> None:
+        """Load a dump, once it is verified, as the new `database` of the server at `server_url`.
+
+        `server_url`: a superuser's. `roles`: make the roles of the dump's cluster too, for a new server.
+        Raises Damaged, Conflict when the database exists, ProgramFailed when something does not load.
+        """
+        await self.verify(name)
+        dump, data = _read(self._existing(name)), self._folder / name / DATA
+        async with _server(server_url) as server:
+            if await server.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database):
+                raise Conflict(f"there is a database {database}", fix="name one that does not exist")
+            if roles:
+                await self._load_roles(server_url, self._folder / name / ROLES)
+            await server.execute(f'CREATE DATABASE "{database}"')
+        environment = libpq_environment(server_url, database)
+        # Its tables have to be filled in the order in which they stand in the dump.
+        jobs = 1 if dump.timescale_version else JOBS
+        argv = [self._program("pg_restore"), "--exit-on-error", f"--jobs={jobs}", "--dbname", database]
+        if not dump.timescale_version:
+            await run([*argv, str(data)], self._account, environment=environment)
+            return
+        async with _server(server_url, database) as server:
+            await server.execute(f"CREATE EXTENSION timescaledb VERSION '{dump.timescale_version}'")
+            await server.execute("SELECT timescaledb_pre_restore()")
+        await run([*argv, str(data)], self._account, environment=environment)
+        async with _server(server_url, database) as server:
+            await server.execute("SELECT timescaledb_post_restore()")
+
+    async def _load_roles(self, server_url: str, file: Path) -> None:
+        # Those that the server has already are no error.
+        argv = [self._program("psql"), "--no-psqlrc", "--quiet", "--file", str(file)]
+        await run(argv, self._account, environment=libpq_environment(server_url, "postgres"))
+
+    async def _write(self, url: str, folder: Path) -> None:
+        environment = libpq_environment(url)
+        argv = [self._program("pg_dump"), "--format=directory", "--compress=6", f"--jobs={JOBS}"]
+        await run([*argv, f"--file={folder / DATA}"], self._account, environment=environment)
+        await run(
+            [self._program("pg_dumpall"), "--roles-only", f"--file={folder / ROLES}"],
+            self._account,
+            environment=environment,
+        )
+
+    def _program(self, name: str) -> str:
+        return str(self._settings.postgres_bin / name)
+
+    def _existing(self, name: str) -> Path:
+        folder = self._folder / name
+        if Path(name).name != name or not (folder / MANIFEST).exists():
+            raise NotFound(f"no dump {name}", fix="see `esp-backup list`")
+        return folder
+
+    def _clear(self) -> None:
+        for left in self._folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _require_space(self) -> None:
+        """Refuse before the disk is full for everybody else on it: the next dump is about like the last."""
+        dumps, _ = self.all()
+        needed = self._settings.snapshot_free_mib * _MIB + (dumps[-1].bytes if dumps else 0)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise NoSpace(
+                f"{free // _MIB} MiB are free in {self._folder}, a dump needs {needed // _MIB} MiB",
+                fix="make room, or keep fewer dumps (ESP_BACKUP_DUMPS_KEPT)",
+            )
+
+
+def _describe(folder: Path, name: str, identity: Any, began: datetime) -> Dump:
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return Dump(
+        name=name,
+        database=identity.database,
+        server_version=identity.server_version,
+        timescale_version=identity.timescale_version,
+        started_at=began,
+        ended_at=datetime.now(UTC),
+        bytes=sum(path.stat().st_size for path in files.values()),
+        files={relative: _digest(path) for relative, path in files.items()},
+    )
+
+
+def _read(folder: Path) -> Dump:
+    try:
+        fields = orjson.loads((folder / MANIFEST).read_bytes())
+        times = {name: datetime.fromisoformat(fields[name]) for name in ("started_at", "ended_at")}
+        return Dump(**{**fields, **times})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Damaged(f"dump {folder.name} has no manifest that can be read: {error}") from error
+
+
+def _verify(folder: Path) -> None:
+    dump = _read(folder)
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    for relative in sorted(present ^ dump.files.keys()):
+        what = "is not of it" if relative in present else "is missing"
+        raise Damaged(f"dump {dump.name}: {relative} {what}", fix="restore another dump")
+    for relative, digest in dump.files.items():
+        try:
+            found = _digest(folder / relative)
+        except OSError as error:
+            raise Unavailable(f"dump {dump.name}: {relative} cannot be read: {error}") from error
+        if found != digest:
+            raise Damaged(f"dump {dump.name}: {relative} has changed", fix="restore another dump")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    """See that all of a folder is on the disk: after a power cut too a name stands for a whole dump."""
+    for path in (*folder.rglob("*"), folder):
+        _flush_folder(path)
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _taken_at(name: str) -> datetime:
+    try:
+        return datetime.strptime(name, NAME).replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidInput(f"{name} is no name of a dump") from None
+
+
+@asynccontextmanager
+async def _server(url: str, database: str = "postgres") -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(url, database=database, timeout=10)
+    try:
+        yield connection
+    finally:
+        await connection.close()

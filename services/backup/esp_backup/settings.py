@@ -1,0 +1,165 @@
+"""Every setting of the backup service, with the default that a Debian machine runs on."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from esp_common.errors import InvalidInput
+from esp_common.settings import ServiceSettings
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from esp_backup.domain.schedule import Schedule
+from esp_backup.domain.sealing import decode_key
+
+HOUR_MIN = 60
+DAY_MIN = 24 * HOUR_MIN
+WEEK_MIN = 7 * DAY_MIN
+
+
+class BackupSettings(ServiceSettings):
+    """Settings of `esp-backup`, from `ESP_BACKUP_<NAME>` or the file named by `ESP_BACKUP_<NAME>_FILE`."""
+
+    model_config = SettingsConfigDict(env_prefix="ESP_BACKUP_", hide_input_in_errors=True)
+
+    database_url: str = Field(
+        "postgresql://esp_backup@127.0.0.1:5432/esp",
+        repr=False,
+        description="PostgreSQL URL of the catalogue; role esp_backup, or esp_backup_owner for migrate.",
+    )
+    http_port: int = Field(8005, ge=0, le=65535, description="TCP port of the role's HTTP server.")
+    database_pool_size: int = Field(5, ge=2, le=50, description="Most database connections of one process.")
+
+    # The cluster that is backed up: its files, and its superuser over its own socket.
+    cluster_url: str = Field(
+        "postgresql://postgres@/esp?host=/var/run/postgresql",
+        repr=False,
+        description="Superuser's URL of the database over the cluster's socket (host=FOLDER&port=PORT).",
+    )
+    cluster_data: Path = Field(
+        Path("/var/lib/postgresql/15/main"), description="The cluster's data folder; its owner runs backups."
+    )
+    postgres_bin: Path = Field(
+        Path("/usr/lib/postgresql/15/bin"), description="Folder of PostgreSQL's programs."
+    )
+    stanza: str = Field(
+        "esp", pattern="^[a-z0-9-]{1,32}$", description="The cluster's name in its repositories."
+    )
+
+    # Where backups go.
+    state_folder: Path = Field(
+        Path("/var/lib/esp-backup"),
+        description="Folder of pgbackrest.conf, logs and scratch instances.",
+    )
+    snapshot_folder: Path = Field(
+        Path("/var/lib/esp-backup/snapshots"), description="Folder of the hourly dumps."
+    )
+    snapshot_free_mib: int = Field(
+        512, ge=0, description="Space that a dump leaves free where the dumps are, MiB; else it is not begun."
+    )
+    local_repository: Path | None = Field(
+        None, description="Folder of a second physical repository on this machine; none: Azure only."
+    )
+    blob_connection_string: str = Field(
+        "",
+        repr=False,
+        description="Azure storage account, its connection string; https only; give it as a file.",
+    )
+    blob_container: str = Field("backup", description="Container of repository and daily sets.")
+    blob_ca_file: Path | None = Field(
+        None, description="Authority (PEM) of the storage's certificate; none: the system's."
+    )
+    encryption_key: str = Field(
+        "",
+        repr=False,
+        description="32 bytes in base64, under which repositories and sets are encrypted; keep a copy where"
+        " none of this is. None: not encrypted.",
+    )
+    io_timeout_s: float = Field(
+        30,
+        ge=0.1,
+        le=3600,
+        description="How long the blob storage is waited for, seconds.",
+    )
+    processes: int = Field(2, ge=1, le=64, description="Processes of a physical backup or restore.")
+
+    # The daily set.
+    broker_management_url: str | None = Field(
+        None,
+        repr=False,
+        description="Management API, http(s)://administrator:password@host:port/api, whose definitions are"
+        " kept; none: not kept.",
+    )
+    vault_snapshot_url: str | None = Field(
+        None, description="Vault's base URL, whose Raft snapshot is kept; none: not kept."
+    )
+    vault_snapshot_token: str = Field("", repr=False, description="Token that may take that snapshot.")
+    configuration_files: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Files and folders kept in the daily set, with commas between."
+    )
+
+    # When: minutes after the beginning of each period, UTC; weeks begin on Monday.
+    dump_minute: int = Field(7, ge=0, lt=HOUR_MIN, description="Minute of each hour of the dump.")
+    full_minute: int = Field(75, ge=0, lt=DAY_MIN, description="Minute of each day of the full backup.")
+    set_minute: int = Field(60, ge=0, lt=DAY_MIN, description="Minute of each day of the daily set.")
+    verify_minute: int = Field(
+        6 * DAY_MIN + 180, ge=0, lt=WEEK_MIN, description="Minute of each week at which all is read again."
+    )
+    drill_minute: int = Field(
+        6 * DAY_MIN + 300, ge=0, lt=WEEK_MIN, description="Minute of each week of the restore drill."
+    )
+    retry_s: float = Field(300, gt=0, description="When a failed run is repeated, seconds after it began.")
+
+    # What is kept.
+    dumps_kept: int = Field(24, ge=1, description="Dumps kept.")
+    full_days: int = Field(30, ge=1, le=3650, description="Days of full backups and daily sets in Azure.")
+    local_fulls: int = Field(2, ge=1, description="Full backups kept in the local repository.")
+
+    # worker
+    poll_s: float = Field(2, gt=0, description="Period of looking for work, seconds.")
+    heartbeat_s: float = Field(
+        15, gt=0, description="Period of the rows by which it is known what the archive covers, seconds."
+    )
+    rpo_limit_s: float = Field(
+        300, gt=0, description="Seconds behind which the archive may fall before that is a failure."
+    )
+    recovery_timeout_s: float = Field(
+        14_400, gt=0, description="How long a restored instance may take to recover, seconds."
+    )
+    audit_verify_command: str = Field(
+        "",
+        description="Command that verifies the audit log of a restored instance (esp-auth audit verify); it"
+        " gets ESP_AUTH_DATABASE_URL and this process's other ESP_AUTH_… variables. None: its links alone.",
+    )
+
+    @field_validator("configuration_files", mode="before")
+    @classmethod
+    def _split_files(cls, given: Any) -> Any:
+        return tuple(filter(None, map(str.strip, given.split(",")))) if isinstance(given, str) else given
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _check_key(cls, text: str) -> str:
+        if text:
+            try:
+                decode_key(text)
+            except InvalidInput as error:
+                raise ValueError(error.detail) from None
+        return text
+
+    @property
+    def key(self) -> bytes | None:
+        """The encryption key, if there is one."""
+        return decode_key(self.encryption_key) if self.encryption_key else None
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """When each kind of work is due."""
+        hour, day, week = timedelta(hours=1), timedelta(days=1), timedelta(weeks=1)
+        return {
+            "dump": Schedule(hour, timedelta(minutes=self.dump_minute)),
+            "full": Schedule(day, timedelta(minutes=self.full_minute)),
+            "set": Schedule(day, timedelta(minutes=self.set_minute)),
+            "verify": Schedule(week, timedelta(minutes=self.verify_minute)),
+            "drill": Schedule(week, timedelta(minutes=self.drill_minute)),
+        }

@@ -1,0 +1,5 @@
+"""Alembic's entry."""
+
+from esp_common.migrations import upgrade
+
+upgrade()

@@ -1,0 +1,233 @@
+"""Each kind of work from its beginning to what it leaves in storage and in the catalogue."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from esp_common.database import Pool
+from esp_common.errors import EspError
+
+from esp_backup import dumps as dump_files
+from esp_backup.blobs import Blobs
+from esp_backup.drill import Drill
+from esp_backup.dumps import Dump, Dumps
+from esp_backup.programs import Account
+from esp_backup.repository import Damaged, Full, Repository
+from esp_backup.sets import DailySet, Sets
+from esp_backup.settings import BackupSettings
+from esp_backup.store import catalogue
+from esp_backup.store.catalogue import Entry
+from esp_backup.store.cluster import Cluster
+
+log = structlog.get_logger()
+
+AZURE: Final = "azure"
+
+
+class Work:
+    """What the service does to one cluster. `account`: the one that owns the cluster's files."""
+
+    def __init__(self, settings: BackupSettings, pool: Pool, account: Account) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._account = account
+        self.repository = Repository(settings, account)
+        self.dumps = Dumps(settings, account)
+
+    @classmethod
+    def of(cls, settings: BackupSettings, pool: Pool) -> "Work":
+        """Return the work of the cluster that the settings name."""
+        return cls(settings, pool, owner_of(settings.cluster_data))
+
+    async def do(self, kind: str) -> dict[str, Any]:
+        """Do one kind of work and return what there is to tell of it; raises what failed."""
+        does = {
+            "dump": self.dump,
+            "full": self.full,
+            "set": self.set,
+            "verify": self.verify,
+            "drill": self.drill,
+        }
+        return await does[kind]()
+
+    async def dump(self) -> dict[str, Any]:
+        """Take a logical dump, then let go of those beyond what is kept."""
+        dump = await self.dumps.take(Cluster(self._settings.cluster_url), datetime.now(UTC))
+        async with self._pool.acquire() as connection:
+            problems = await catalogue.known_problems(connection, "dump")
+        gone = self.dumps.expire(name for _, name in problems)
+        await self.note_dumps()
+        return {"name": dump.name, "bytes": dump.bytes, "expired": gone}
+
+    async def full(self) -> dict[str, Any]:
+        """Take a full backup to each repository, then let go of what is older than the policy keeps.
+
+        A repository that fails does not keep the others from theirs; the first failure is raised at the end.
+        """
+        await self.repository.ensure()
+        failures: list[EspError] = []
+        taken = []
+        for place in self.repository.places:
+            try:
+                await self.repository.backup(place)
+                taken.append(place)
+            except EspError as failure:
+                failures.append(failure)
+        fulls = await self.note_fulls()
+        if failures:
+            raise failures[0]
+        newest = [max((f for f in fulls if f.place == place), key=lambda f: f.ended_at) for place in taken]
+        if any(full.damaged for full in newest):
+            raise Damaged("pages of the cluster fail their checksums", fix="see pgBackRest's log; drill")
+        await self._expire_fulls()
+        return {
+            "backups": [{"place": full.place, "name": full.label, "bytes": full.bytes} for full in newest]
+        }
+
+    async def set(self) -> dict[str, Any]:
+        """Store a daily set, then let go of those older than the policy keeps."""
+        async with Blobs(self._settings) as blobs:
+            sets = Sets(self._settings, blobs)
+            taken, files = await sets.take(datetime.now(UTC))
+            async with self._pool.acquire() as connection:
+                problems = await catalogue.known_problems(connection, "set")
+            gone = await sets.expire((name for _, name in problems), datetime.now(UTC))
+            await self._note_sets(await sets.all())
+        return {"name": taken.name, "bytes": taken.bytes, "files": files, "expired": gone}
+
+    async def verify(self) -> dict[str, Any]:
+        """Read every backup again and note what is wrong; raise Damaged when something is."""
+        wrong = [*await self._verify_dumps(), *await self._verify_fulls(), *await self._verify_sets()]
+        if wrong:
+            raise Damaged(
+                "; ".join(wrong), fix="take new backups at once; `esp-backup list` names the bad ones"
+            )
+        return {"problems": []}
+
+    async def drill(self) -> dict[str, Any]:
+        """Restore the newest backup elsewhere and hold it against the source."""
+        drill = Drill(self._settings, self._account, self.repository, self._pool)
+        return (await drill.run()).to_json()
+
+    async def rebuild(self) -> dict[str, int]:
+        """Make the catalogue say what is in storage; return how many there are of each kind."""
+        async with Blobs(self._settings) as blobs:
+            await blobs.ensure()
+            sets = await Sets(self._settings, blobs).all()
+        await self._note_sets(sets)
+        return {"dump": await self.note_dumps(), "full": len(await self.note_fulls()), "set": len(sets)}
+
+    # --- what is in storage ---------------------------------------------------------------------------------
+
+    async def note_dumps(self) -> int:
+        """Make the catalogue say which dumps there are; return how many."""
+        found, broken = self.dumps.all()
+        async with self._pool.acquire() as connection:
+            entries = [_dump_entry(dump) for dump in found]
+            await catalogue.note_found(connection, "dump", [dump_files.PLACE], entries)
+        for name, problem in broken.items():
+            log.warning("backup.broken-dump", name=name, reason=problem)
+        return len(found)
+
+    async def note_fulls(self) -> list[Full]:
+        """Make the catalogue say which full backups there are, where that can be seen; return them."""
+        contents = await self.repository.contents()
+        seen = [place for place in self.repository.places if place not in contents.unreachable]
+        async with self._pool.acquire() as connection:
+            entries = [_full_entry(full) for full in contents.fulls]
+            await catalogue.note_found(connection, "full", seen, entries)
+        return list(contents.fulls)
+
+    async def _note_sets(self, found: list[DailySet]) -> None:
+        async with self._pool.acquire() as connection:
+            entries = [_set_entry(each) for each in found]
+            await catalogue.note_found(connection, "set", [AZURE], entries)
+
+    async def _expire_fulls(self) -> None:
+        """Let old full backups go where none of those that stay is known to be damaged."""
+        async with self._pool.acquire() as connection:
+            problems = await catalogue.known_problems(connection, "full")
+        for place in self.repository.places:
+            if any(where == place for where, _ in problems):
+                log.warning("backup.kept", place=place, reason="a newer backup is damaged")
+            else:
+                await self.repository.expire(place)
+        await self.note_fulls()
+
+    # --- reading again --------------------------------------------------------------------------------------
+
+    async def _verify_dumps(self) -> list[str]:
+        found, broken = self.dumps.all()
+        problems: dict[str, str | None] = {**broken}
+        for dump in found:
+            try:
+                await self.dumps.verify(dump.name)
+                problems[dump.name] = None
+            except Damaged as damage:
+                problems[dump.name] = damage.detail
+        return await self._note_verified("dump", dump_files.PLACE, problems)
+
+    async def _verify_fulls(self) -> list[str]:
+        wrong = []
+        for place in self.repository.places:
+            found = await self.repository.verify(place)
+            labels = [full.label for full in await self.note_fulls() if full.place == place]
+            wrong += await self._note_verified("full", place, {label: found.get(label) for label in labels})
+            wrong += [f"{place} {what}: {said}" for what, said in found.items() if what not in labels]
+        return wrong
+
+    async def _verify_sets(self) -> list[str]:
+        async with Blobs(self._settings) as blobs:
+            await blobs.ensure()
+            problems = await Sets(self._settings, blobs).problems()
+        return await self._note_verified("set", AZURE, problems)
+
+    async def _note_verified(self, kind: str, place: str, problems: dict[str, str | None]) -> list[str]:
+        async with self._pool.acquire() as connection:
+            for name, problem in problems.items():
+                await catalogue.note_verified(connection, kind, place, name, problem)
+        return [f"{kind} {name} in {place}: {problem}" for name, problem in problems.items() if problem]
+
+
+def owner_of(data: Path) -> Account:
+    """Return the account that owns the cluster's files; where there are none any more, this process's own."""
+    existing = next(path for path in (data, *data.parents) if path.exists())
+    return Account.owner_of(existing)
+
+
+def _dump_entry(dump: Dump) -> Entry:
+    detail = {
+        "database": dump.database,
+        "server_version": dump.server_version,
+        "timescale_version": dump.timescale_version,
+    }
+    return Entry(
+        "dump",
+        dump_files.PLACE,
+        dump.name,
+        dump.started_at,
+        dump.ended_at,
+        dump.bytes,
+        dump.bytes,
+        detail,
+    )
+
+
+def _full_entry(full: Full) -> Entry:
+    problem = "pages fail their checksums" if full.damaged else None
+    return Entry(
+        "full",
+        full.place,
+        full.label,
+        full.started_at,
+        full.ended_at,
+        full.bytes,
+        full.stored_bytes,
+        {"first_wal": full.first_wal},
+        problem,
+    )
+
+
+def _set_entry(each: DailySet) -> Entry:
+    return Entry("set", AZURE, each.name, each.taken_at, each.stored_at, each.bytes, each.bytes)

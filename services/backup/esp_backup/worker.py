@@ -1,0 +1,79 @@
+"""The worker: does what is due or asked for, each kind of work beside the others, and watches the archive."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+import asyncpg
+import structlog
+from esp_common.database import OUTAGES, Pool
+from esp_common.errors import Conflict, EspError
+
+from esp_backup.domain.schedule import is_due
+from esp_backup.jobs import SCHEDULE, Jobs
+from esp_backup.settings import BackupSettings
+from esp_backup.store import jobs as store
+from esp_backup.store.jobs import KINDS, History
+from esp_backup.watch import Watch
+from esp_backup.work import Work
+
+log = structlog.get_logger()
+
+NEED_FULL: Final = ("verify", "drill")
+
+
+class Worker:
+    """The parts of the role; each goes on whatever becomes of the others."""
+
+    def __init__(self, settings: BackupSettings, pool: Pool, work: Work) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._work = work
+        self._jobs = Jobs(pool, work)
+        self._watch = Watch(settings, pool)
+
+    async def run(self) -> None:
+        """Work until cancelled; what is under way then counts as failed, and is done again by the next."""
+        await self._prepare()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self._settings.heartbeat_s, self._watch.look, "archive"))
+            for kind in KINDS:
+                group.create_task(self._every(self._settings.poll_s, partial(self._attend, kind), kind))
+
+    async def _prepare(self) -> None:
+        """Write pgBackRest's configuration, which the cluster's archiving needs, and see what there is."""
+        self._work.repository.configure()
+        for step in (self._watch.recall, self._work.repository.ensure, self._work.rebuild):
+            await self._try(step, "start")
+
+    async def _attend(self, kind: str) -> None:
+        """Do work of a kind if it is asked for or due."""
+        known = await store.history(self._pool)
+        history = known.get(kind, History())
+        due = is_due(
+            self._settings.schedules[kind],
+            datetime.now(UTC),
+            last_good=history.last_good,
+            last_try=history.last_try,
+            retry=timedelta(seconds=self._settings.retry_s),
+        )
+        # Before the first full backup there is nothing to read again or to restore.
+        possible = kind not in NEED_FULL or known.get("full", History()).last_good is not None
+        if (due and possible) or history.requested:
+            await self._jobs.run(kind, SCHEDULE)
+
+    async def _every(self, period_s: float, act: Callable[[], Awaitable[object]], name: str) -> None:
+        while True:
+            await self._try(act, name)
+            await asyncio.sleep(period_s)
+
+    async def _try(self, act: Callable[[], Awaitable[object]], name: str) -> None:
+        try:
+            await act()
+        except Conflict:
+            # Another worker, or a person, does it.
+            return
+        except (*OUTAGES, asyncpg.PostgresError, EspError) as error:
+            log.warning("backup.delayed", what=name, reason=str(error) or type(error).__name__)
