@@ -367,6 +367,6 @@ export function niceTicks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(factor => factor * power).find(each => each >= rough);
   const ticks = [];
-  for (let tick = Math.ceil(low / step) * step; tick <= high + step * 1e-9; tick += step) ticks.push(tick);
+  for (let n = Math.ceil(low / step); n * step <= high + step * 1e-9; n++) ticks.push(n * step || 0);
   return Object.assign(ticks, {places: Math.max(0, -Math.floor(Math.log10(step) + 1e-9))});
 }

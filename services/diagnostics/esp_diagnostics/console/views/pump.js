@@ -1,9 +1,9 @@
 // One pump: what it does, what it suffers from and why, where it runs on its curve, and its past.
 
-import {ago, badge, bar, button, channelName, h, lasting, note, num, panel, percent, put, rank, stateTag, unitOf, when, words} from "../dom.js";
+import {ago, badge, bar, button, channelName, field, h, lasting, note, num, panel, percent, put, rank, stateTag, unitOf, when, words} from "../dom.js";
 import {curveChart} from "../curve.js";
 import {follow, stream} from "../live.js";
-import {get} from "../session.js";
+import {api, get} from "../session.js";
 import {Trends} from "../trends.js";
 import {alertBlock} from "./alert.js";
 import {health as healthBar} from "./fleet.js";
@@ -221,12 +221,65 @@ const limit = ({threshold, value, unit}) => threshold !== null && threshold !== 
 
 function pointPanel(context, path) {
   const body = h("div");
-  const load = () => fillWith(body, async () => drawPoint(await get(`${path}/operating-point`)));
+  const tried = h("div");
+  const hertz = h("input", {type: "number", name: "frequency_hz", min: 1, max: 400, step: "0.1"});
+  const choke = h("input", {type: "number", name: "choke_pct", min: 1, max: 100, step: "1"});
+  const form = h("form", {class: "row end", onsubmit: tryIt}, field("Frequency, Hz", hertz), field("Choke, %", choke), h("button", {type: "submit"}, "Try"));
+  const whatIf = h("details", {}, h("summary", {}, "What if frequency or choke were others?"), h("div", {class: "inside"}, form, tried));
+  const load = async () => {
+    await fillWith(body, async () => {
+      const told = await get(`${path}/operating-point`);
+      if (!hertz.value) hertz.placeholder = num(told.inputs.frequency_hz?.value);
+      if (!choke.value) choke.placeholder = num(told.inputs.choke_pct?.value);
+      return [drawPoint(told), whatIf];
+    });
+  };
+
+  async function tryIt(event) {
+    event.preventDefault();
+    const wanted = {};
+    for (const input of [hertz, choke]) if (input.value) wanted[input.name] = Number(input.value);
+    try {
+      put(tried, compared(await api("POST", `${path}/what-if`, wanted)));
+    } catch (error) {
+      put(tried, note([error.message, error.fix].filter(Boolean).join(": "), "bad"));
+    }
+  }
+
   return {element: panel("Operating point", {}, body), load};
 }
 
-function drawPoint(told) {
-  return h("pre", {}, JSON.stringify(told));
+const THRUST = {down: "downthrust", up: "upthrust", balanced: "in the recommended range", unknown: "unknown"};
+const thrustOf = name => THRUST[name] ?? words(name).toLowerCase();
+
+function drawPoint({present, curves, fluid, assumptions, model, stages, running}) {
+  const shown = curves.map(curve => ({...curve, present: present.frequency_hz !== null && Math.abs(curve.frequency_hz - present.frequency_hz) < 0.01}));
+  const sigma = present.source === "virtual" ? present.virtual_sigma_bpd : null;
+  const point = {rate_bpd: present.rate_bpd, head_ft: present.head_ft, rate_low_bpd: sigma && present.rate_bpd - 2 * sigma, rate_high_bpd: sigma && present.rate_bpd + 2 * sigma};
+  const fact = (label, value, unit, more) => h("div", {}, h("dt", {}, label), h("dd", {}, value, " ", h("small", {}, unit, more)));
+  return h("div", {class: "inside"}, curveChart(shown, point),
+    running === false && note("The pump does not run."),
+    h("dl", {class: "facts"},
+      fact("Rate through the pump", num(present.rate_bpd, 0), "bpd", sigma ? ` ± ${num(2 * sigma, 0)}, virtual` : present.rate_bpd === null ? "" : `, ${present.source}`),
+      fact("Head", num(present.head_ft, 0), "ft"), fact("Of best efficiency", percent(present.fraction_of_best), ""), fact("Thrust", thrustOf(present.thrust), ""),
+      fact("Motor load", percent(present.motor_load), ""), fact("Gas at the intake", percent(fluid.gas_void_fraction), "of the volume"), fact("Pump", model ?? "unknown", stages ? `${stages} stages` : "")),
+    present.reason && present.rate_bpd === null && h("small", {}, words(present.reason)),
+    assumptions.map(text => h("small", {}, `Assumed: ${text}.`)));
+}
+
+function compared({now, then, assumptions, warnings}) {
+  const rows = [
+    ["Frequency", "frequency_hz", "Hz"], ["Choke", "choke_pct", "%"], ["Liquid rate", "rate_bpd", "bpd"], ["Intake pressure", "intake_pressure_psi", "psi"],
+    ["Wellhead pressure", "wellhead_pressure_psi", "psi"], ["Power", "active_power_kw", "kW"],
+  ];
+  return [
+    warnings.map(text => h("p", {}, badge("medium", text))),
+    h("table", {}, h("thead", {}, h("tr", {}, h("th"), h("th", {class: "n"}, "Now"), h("th", {class: "n"}, "Then"))), h("tbody", {},
+      rows.map(([label, name, unit]) => h("tr", {}, h("td", {}, label), h("td", {class: "n"}, num(now[name])), h("td", {class: "n"}, h("b", {}, `${num(then[name])} ${unit}`)))),
+      h("tr", {}, h("td", {}, "Of best efficiency"), h("td", {class: "n"}, percent(now.fraction_of_best)), h("td", {class: "n"}, h("b", {}, percent(then.fraction_of_best)))),
+      h("tr", {}, h("td", {}, "Thrust"), h("td", {class: "n"}, thrustOf(now.thrust)), h("td", {class: "n"}, h("b", {}, thrustOf(then.thrust)))))),
+    assumptions.map(text => h("small", {}, `Assumed: ${text}.`)),
+  ];
 }
 
 // --- alerts --------------------------------------------------------------------------------------------
