@@ -68,6 +68,7 @@ class Archive:
         others from it; raises Unavailable or what asyncpg raises when nothing more can be done.
         """
         outcome = Outcome()
+        await self._store.ensure()
         for dataset in Dataset:
             await _Days(self._pool, self._store, self._settings, lead, outcome).archive(
                 SOURCES[dataset](), today

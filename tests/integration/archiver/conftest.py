@@ -27,7 +27,8 @@ PUMPS = {"north": ("P-1", "P-2"), "south": ("P-3",)}
 
 _READINGS = """
 INSERT INTO ingest.telemetry (
-    pump_no, time, intake_pressure_psi, motor_temp_c, vibration_x_g, running, trip_code, fault_mask, frozen_mask
+    pump_no, time, intake_pressure_psi, motor_temp_c, vibration_x_g, running, trip_code, fault_mask,
+    frozen_mask
 )
 SELECT
     pump_no, at, (pump_no * 7919 + extract(epoch FROM at)::bigint) % 40000,
@@ -64,14 +65,18 @@ class ArchiveUnderTest:
     async def add(self, day: date, *, every: timedelta = timedelta(minutes=1), pumps: Any = None) -> None:
         """Have ingest store a reading of each pump at every step of a day."""
         start = datetime.combine(day, time(), UTC)
-        ids = [pump for field_pumps in PUMPS.values() for pump in field_pumps] if pumps is None else list(pumps)
+        ids = (
+            [pump for field_pumps in PUMPS.values() for pump in field_pumps] if pumps is None else list(pumps)
+        )
         if self.database.engine == "postgres":
             await self.admin.execute("SELECT ingest.ensure_partitions($1)", [day])
         await self.admin.execute(_READINGS, start, start + timedelta(days=1), every, ids)
 
     async def run(self, store: Store | None = None, **settings: Any) -> Outcome:
         """Run the archive as the worker does; `settings` replace the module's."""
-        return await run(replace(self, settings=self.settings.model_copy(update=settings)), store or self.store)
+        return await run(
+            replace(self, settings=self.settings.model_copy(update=settings)), store or self.store
+        )
 
     async def events(self, type_: str = "archive.verified") -> list[dict[str, Any]]:
         """Take the events that wait to be sent out of the outbox; return those of a type."""
@@ -100,7 +105,9 @@ class ArchiveUnderTest:
         """Return what lies in the container."""
         return [name async for name in self.store.names(prefix)]
 
-    async def read(self, pump_id: str, day: date, *, days: int = 1, channels: Any = None) -> list[dict[str, Any]]:
+    async def read(
+        self, pump_id: str, day: date, *, days: int = 1, channels: Any = None
+    ) -> list[dict[str, Any]]:
         """Return a pump's readings from the archive."""
         since = datetime.combine(day, time(), UTC)
         question = Question(pump_id, since, since + timedelta(days=days), columns_named(channels))

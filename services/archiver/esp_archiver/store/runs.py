@@ -51,7 +51,7 @@ class Restore:
 
 
 async def ask_run(pool: Pool, by: str) -> Run:
-    """Ask for a run."""
+    """Ask for a run; return it, or the one that waits already."""
     return Run(*await _row(pool, "ask_run", by))
 
 
@@ -67,23 +67,16 @@ async def find_run(pool: Pool, run_id: UUID) -> Run | None:
 
 
 async def begin_run(connection: Connection) -> Run | None:
-    """Begin the oldest run that was asked for and is not over; None if there is none. Only for who leads."""
+    """Begin a run for all who asked for one; return the first of theirs, None if nobody did. For who leads."""
     row = await connection.fetchrow(_QUERIES["begin_run"])
     return row and Run(**row)
 
 
 async def end_run(
-    connection: Connection,
-    run_id: UUID,
-    problem: str | None,
-    *,
-    days: int,
-    parts: int,
-    rows: int,
-    written: int,
+    connection: Connection, problem: str | None, *, days: int, parts: int, rows: int, written: int
 ) -> None:
-    """Note how a run ended and what it wrote, `written` in bytes."""
-    await connection.execute(_QUERIES["end_run"], run_id, problem, days, parts, rows, written)
+    """Note how the run under way ended and what it wrote, `written` in bytes."""
+    await connection.execute(_QUERIES["end_run"], problem, days, parts, rows, written)
 
 
 async def ask_restore(

@@ -1,22 +1,25 @@
 -- What was asked of the worker: runs, and readings to be brought back.
 
 -- name: ask_run
-INSERT INTO archiver.runs (asked_by) VALUES ($1) RETURNING {run}
+-- One that waits already will do.
+WITH waiting AS (SELECT {run} FROM archiver.runs WHERE state = 'waiting' ORDER BY asked_at LIMIT 1),
+asked AS (
+    INSERT INTO archiver.runs (asked_by) SELECT $1 WHERE NOT EXISTS (SELECT FROM waiting) RETURNING {run}
+)
+SELECT {run} FROM waiting UNION ALL SELECT {run} FROM asked
 
 -- name: run
 SELECT {run} FROM archiver.runs WHERE run_id = $1
 
 -- name: begin_run
--- The oldest that waits; one that was begun and never ended was its process's last.
-UPDATE archiver.runs SET state = 'running', started_at = now() WHERE run_id = (
-    SELECT run_id FROM archiver.runs WHERE state IN ('waiting', 'running') ORDER BY asked_at LIMIT 1
-) RETURNING {run}
+-- A run does all that is due, so it answers everybody who waits, those too whose run a process left unfinished.
+UPDATE archiver.runs SET state = 'running', started_at = now() WHERE state IN ('waiting', 'running') RETURNING {run}
 
 -- name: end_run
 UPDATE archiver.runs SET
-    state = CASE WHEN $2::text IS NULL THEN 'done' ELSE 'failed' END, ended_at = now(), problem = $2,
-    days = $3, parts = $4, rows = $5, bytes = $6
-WHERE run_id = $1
+    state = CASE WHEN $1::text IS NULL THEN 'done' ELSE 'failed' END, ended_at = now(), problem = $1,
+    days = $2, parts = $3, rows = $4, bytes = $5
+WHERE state = 'running'
 
 -- name: ask_restore
 INSERT INTO archiver.restores (asked_by, pump_ids, since, until, expires_at)

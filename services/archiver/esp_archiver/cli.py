@@ -1,0 +1,206 @@
+"""The `esp-archiver` command: one subcommand for each role, and what an operator does by hand."""
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from esp_common.cli import actor_id, group, run_command, show_rows
+from esp_common.database import Pool, create_pool
+from esp_common.errors import Conflict, run_cli
+from esp_common.settings import settings_table
+
+from esp_archiver.domain.datasets import Dataset
+from esp_archiver.settings import SERVICE, ArchiverSettings
+
+Share = Annotated[float, typer.Option(min=0, max=1, help="Share to read, 0 to 1, least recently read first.")]
+DatasetOption = Annotated[Dataset | None, typer.Option("--dataset", help="Only this.")]
+From = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")]
+To = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day after the last.")]
+
+PLAN_COLUMNS: Final = ("object", "rows", "replaces")
+
+app = group("Keeps history in blob storage as Parquet, proves it is there, and reads it back.")
+
+
+# --- roles ------------------------------------------------------------------------------------------------
+
+
+@app.command("api")
+def run_api() -> None:
+    """Serve the HTTP API."""
+    _run_role("api")
+
+
+@app.command("worker")
+def run_worker() -> None:
+    """Archive by schedule and on request, and bring readings back."""
+    _run_role("worker")
+
+
+@app.command("migrate")
+def run_migrate() -> None:
+    """Bring the database's schema up to date."""
+    # Alembic takes longer to load than most commands take.
+    from esp_archiver.store.migrations import migrate
+
+    settings = ArchiverSettings.load()
+    engine = migrate(settings.database_url, settings.engine)
+    typer.echo(f"schema is up to date; storage engine: {engine}")
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Print every setting with its default and meaning."""
+    typer.echo(settings_table(ArchiverSettings))
+
+
+# --- the archive ------------------------------------------------------------------------------------------
+
+
+@app.command("plan")
+def show_plan() -> None:
+    """Show what a run would write, without writing it."""
+
+    async def command() -> None:
+        async with _tools() as tools:
+            plans = await tools.archive().plan(datetime.now(UTC).date())
+        exports = [export for plan in plans for export in plan.exports]
+        show_rows(
+            PLAN_COLUMNS,
+            ([each.place.name, each.content.rows, "yes" if each.replaces else None] for each in exports),
+        )
+
+    _run(command())
+
+
+@app.command("run")
+def run_now() -> None:
+    """Archive all that is due, here and now; fails if any of it could not be."""
+
+    async def command() -> None:
+        from esp_archiver.store import manifest
+        from esp_archiver.store.runs import ask_run
+        from esp_archiver.worker import work_once
+
+        failed: list[str] = []
+        async with _tools() as tools, manifest.leading(tools.pool) as lead:
+            if lead is None:
+                raise Conflict("a worker is at it", fix="ask it by POST archive/runs, or stop it first")
+            run = await ask_run(tools.pool, actor_id())
+            await work_once(lead, tools.archive(), tools.reader(), failed.append)
+            await tools.show_run(run.run_id)
+        if failed:
+            raise Conflict("not all of it could be archived", fix="see the run's problem, then run it again")
+
+    _run(command())
+
+
+@app.command("verify")
+def verify(share: Share = 1, dataset: DatasetOption = None, since: From = None, until: To = None) -> None:
+    """Read a share of the archive and hold it against its manifest; fails if anything is not as it was."""
+
+    async def command() -> None:
+        from esp_archiver.store.manifest import PartFilter
+        from esp_archiver.verification import check
+
+        wanted = PartFilter(dataset, None, _day(since), _day(until))
+        async with _tools() as tools:
+            checked = await check(tools.pool, tools.store, wanted, share, tools.settings.work_folder)
+        for problem in checked.problems:
+            typer.echo(problem, err=True)
+        typer.echo(f"{checked.parts} parts read, {checked.bytes} bytes, {len(checked.problems)} damaged")
+        if checked.problems:
+            raise Conflict(
+                f"{len(checked.problems)} parts are damaged", fix="restore an older version of them"
+            )
+
+    _run(command())
+
+
+@app.command("rebuild-manifest")
+def rebuild_manifest() -> None:
+    """Enter every object that the manifest does not have, each read whole and proved first."""
+
+    async def command() -> None:
+        from esp_archiver.rebuilding import rebuild
+        from esp_archiver.store import manifest
+
+        async with _tools() as tools, manifest.leading(tools.pool) as lead:
+            if lead is None:
+                raise Conflict("a worker is at it", fix="stop it first")
+            rebuilt = await rebuild(lead, tools.store, tools.settings.work_folder)
+        for problem in rebuilt.problems:
+            typer.echo(problem, err=True)
+        typer.echo(
+            f"{rebuilt.entered} parts entered, {rebuilt.known} known, {len(rebuilt.problems)} unusable"
+        )
+
+    _run(command())
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What a command needs: the settings, a few connections to the database, and the store."""
+
+    settings: ArchiverSettings
+    pool: Pool
+    store: Any
+
+    def archive(self) -> Any:
+        from esp_archiver.runs import Archive
+
+        return Archive(self.pool, self.store, self.settings)
+
+    def reader(self) -> Any:
+        from esp_archiver.reading import Reader
+
+        return Reader(self.pool, self.store)
+
+    async def show_run(self, run_id: Any) -> None:
+        from esp_archiver.store.runs import find_run
+
+        run = await find_run(self.pool, run_id)
+        if run is not None:
+            typer.echo(f"{run.state}: {run.days} days, {run.parts} parts, {run.rows} rows, {run.bytes} bytes")
+            if run.problem:
+                typer.echo(run.problem, err=True)
+
+
+@asynccontextmanager
+async def _tools() -> AsyncIterator[_Tools]:
+    from esp_archiver.storage import open_store
+
+    settings = ArchiverSettings.load().model_copy(update={"statement_timeout_s": 0})
+    async with (
+        await create_pool(settings, role="esp-archiver cli", max_size=4) as pool,
+        open_store(settings) as store,
+    ):
+        yield _Tools(settings, pool, store)
+
+
+def _run(command: Coroutine[Any, Any, None]) -> None:
+    run_command(command, away="the database", fix="check ESP_ARCHIVER_DATABASE_URL")
+
+
+def _run_role(name: str) -> None:
+    # Only the roles need their frameworks, which take longer to load than most commands take.
+    from esp_common.roles import run_role
+
+    from esp_archiver import app as roles
+
+    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], ArchiverSettings.load())
+
+
+def _day(time: datetime | None) -> date | None:
+    return time and time.date()
+
+
+def main() -> None:
+    """Run the command."""
+    run_cli(app)
