@@ -23,13 +23,17 @@ from starlette.types import ASGIApp
 from esp_diagnostics.alerts import Alerts
 from esp_diagnostics.api.alerts import alerts_router
 from esp_diagnostics.api.console import console_router
+from esp_diagnostics.api.diagnostics import diagnostics_router
 from esp_diagnostics.api.fleet import fleet_router
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.api.pumps import pumps_router
 from esp_diagnostics.api.telemetry import telemetry_router
 from esp_diagnostics.cache import AnswerCache
 from esp_diagnostics.fleet import Fleet
 from esp_diagnostics.live import LiveHub, LivePublisher
 from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.points import Points
+from esp_diagnostics.pump_settings import PumpSettings
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store.alerts import AlertLists
 from esp_diagnostics.store.fleet import FleetStore
@@ -74,9 +78,17 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
         sockets = LiveSockets(hub, Tickets(redis), trail, settings, LiveNames(pool).unknown)
         cache = AnswerCache(redis, settings.cache_max_kib * 1024)
         stack.push_async_callback(cache.close)
+        history = History(pool)
+        trends = Trends(history, nameplates, cache, settings)
         routers: list[APIRouter] = [
-            telemetry_router(Trends(History(pool), nameplates, cache, settings)),
+            telemetry_router(trends),
+            pumps_router(
+                Points(nameplates, trends),
+                PumpSettings(pool, history, nameplates.note_change),
+                nameplates,
+            ),
             fleet_router(Fleet(FleetStore(pool), cache, settings.cache_open_s)),
+            diagnostics_router(pool, nameplates),
             live_router(sockets),
             alerts_router(Alerts(pool, LivePublisher(redis)), AlertLists(pool), pool),
         ]

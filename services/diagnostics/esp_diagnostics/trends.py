@@ -122,13 +122,16 @@ class Trends:
     async def latest(self, pump_id: str) -> bytes:
         """Return each channel's latest good value with its time, as JSON; raise NotFound."""
         await self._nameplates.interval_s(pump_id)
-        now = datetime.now(UTC)
-        rows: list[Row] = []
-        for back in LOOK_BACK:
-            rows = await self._history.newest(pump_id, now - back, NEWEST)
-            if rows:
-                break
+        rows = await self.newest(pump_id)
         return orjson.dumps(_latest(pump_id, rows), option=orjson.OPT_UTC_Z)
+
+    async def newest(self, pump_id: str) -> list[Row]:
+        """Return a pump's newest readings, newest first, with every channel and both flags; maybe none."""
+        now = datetime.now(UTC)
+        for back in LOOK_BACK:
+            if rows := await self._history.newest(pump_id, now - back, NEWEST):
+                return rows
+        return []
 
 
 def _trend(question: Question, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
@@ -163,8 +166,7 @@ def _latest(pump_id: str, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the newest good value of each channel among `rows`, newest first."""
     channels: dict[str, Any] = {}
     for name in CHANNEL_NAMES:
-        good = (row for row in rows if row[name] is not None and name not in (row["fault_channels"] or ()))
-        if (row := next(good, None)) is not None:
+        if (row := newest_good(rows, name)) is not None:
             channels[name] = {
                 "value": row[name],
                 "unit": CHANNELS[CHANNEL_INDEX[name]].unit,
@@ -180,6 +182,14 @@ def _latest(pump_id: str, rows: Sequence[Row]) -> dict[str, Any]:
         "channels": channels,
         "fault_channels": list(newest["fault_channels"] or ()) if newest else [],
     }
+
+
+def newest_good(rows: Sequence[Row], channel: str) -> Row | None:
+    """Return the first of `rows` in which the channel was measured, not an error code; None: in none."""
+    return next(
+        (row for row in rows if row[channel] is not None and channel not in (row["fault_channels"] or ())),
+        None,
+    )
 
 
 def _first(rows: Sequence[Row], name: str) -> Any:

@@ -84,6 +84,29 @@ def parse_json(text: str) -> PumpCurve:
     )
 
 
+def to_document(curve: PumpCurve) -> dict[str, Any]:
+    """Return the object that `parse_json` takes for `curve`: what a curve read from CSV is kept as."""
+    fields: dict[str, Any] = {
+        "model": curve.model,
+        "rated_frequency_hz": curve.rated_frequency_hz,
+        "min_bpd": curve.min_bpd,
+        "max_bpd": curve.max_bpd,
+        "best_bpd": curve.declared_best_bpd,
+        "gas_handler": curve.gas_handler,
+    }
+    head, power = curve.head_ft, curve.brake_hp
+    if isinstance(head, Polynomial):
+        fields["head_ft_per_stage"] = list(head.coefficients)
+        if isinstance(power, Polynomial):
+            fields["bhp_per_stage"] = list(power.coefficients)
+        return fields
+    fields["table"] = {"rate": list(head.rates_bpd), "head": list(head.at_rates)}
+    if isinstance(power, Table):
+        known = dict(zip(power.rates_bpd, power.at_rates, strict=True))
+        fields["table"]["power"] = [known.get(rate) for rate in head.rates_bpd]
+    return fields
+
+
 def parse_csv(text: str) -> PumpCurve:
     """Return the pump curve that a CSV table describes.
 

@@ -14,6 +14,7 @@ from esp_diagnostics.domain.curve import InvalidCurve, PumpCurve
 from esp_diagnostics.domain.curve_files import parse_json
 from esp_diagnostics.domain.diagnosis.spec import PumpSpec
 from esp_diagnostics.domain.pumps import Installed
+from esp_diagnostics.domain.well import Well
 
 log = structlog.get_logger()
 
@@ -37,7 +38,7 @@ class KnownPump:
     field_id: str
     well_id: str
     nameplate: Mapping[str, Any]
-    extras: Mapping[str, float | str]
+    extras: Mapping[str, Any]
     curve: Mapping[str, Any] | None
     head_factor: float | None
     flow_factor: float | None
@@ -56,6 +57,20 @@ class KnownPump:
         if curve is None:
             return None
         return Installed(curve, self.nameplate["stages"], self.head_factor or 1.0, self.flow_factor or 1.0)
+
+    @property
+    def well(self) -> Well | None:
+        """The pump in its well as the physics takes it; None where its curve or stages are unknown."""
+        installed = self.installed
+        if installed is None:
+            return None
+        return Well(
+            installed,
+            self.extras,
+            self.nameplate["motor_rated_kw"],
+            self.nameplate["motor_rated_frequency_hz"],
+            self.nameplate["setting_depth_ft"],
+        )
 
     @property
     def spec(self) -> PumpSpec:
@@ -79,6 +94,27 @@ async def copy_nameplates(connection: Connection) -> list[str]:
 async def load(connection: Connection, pump_ids: Sequence[str] | None = None) -> list[KnownPump]:
     """Return the pumps that are there, by id: those with `pump_ids`, or all."""
     return [_known(row) for row in await connection.fetch(_SQL.load, pump_ids)]
+
+
+async def lock(connection: Connection, pump_id: str) -> KnownPump | None:
+    """Return a pump that nobody else changes until the end of the transaction; None: it is not there."""
+    if await connection.fetchval(_SQL.lock, pump_id) is None:
+        return None
+    return (await load(connection, [pump_id]))[0]
+
+
+async def change(connection: Connection, pump: KnownPump) -> None:
+    """Write what users say of a pump: settings, service, curve and factors."""
+    await connection.execute(
+        _SQL.change,
+        pump.pump_id,
+        orjson.dumps(pump.extras).decode(),
+        pump.in_service,
+        None if pump.curve is None else orjson.dumps(pump.curve).decode(),
+        pump.head_factor,
+        pump.flow_factor,
+        pump.calibrated_at,
+    )
 
 
 def _known(row: Mapping[str, Any]) -> KnownPump:

@@ -29,3 +29,13 @@ SELECT
 FROM diagnostics.pumps p
 WHERE removed_at IS NULL AND ($1::text[] IS NULL OR pump_id = ANY ($1))
 ORDER BY pump_id
+
+-- name: lock
+-- Changes of one pump wait for each other, so that none is lost.
+SELECT pump_id FROM diagnostics.pumps WHERE pump_id = $1 AND removed_at IS NULL FOR UPDATE
+
+-- name: change
+UPDATE diagnostics.pumps
+SET extras = $2::text::jsonb, in_service = $3, curve = $4::text::jsonb, head_factor = $5, flow_factor = $6,
+    calibrated_at = $7, updated_at = now()
+WHERE pump_id = $1
