@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from esp_stack.databases import AUTH_OWNER, OWNER
+from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
 from esp_stack.vault import APP_ROLES, AppRole
 
 SIMULATOR = "gateway-sim"
-ROLES = ("auth-api", "auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance", SIMULATOR)
+ROLES = (
+    *("auth-api", "auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance"),
+    *("diagnostics-api", "diagnostics-worker", "archiver-api", "archiver-worker"),
+    SIMULATOR,
+)
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,32 @@ class Roles:
     def all(self) -> list[Role]:
         """Return every role, in starting order."""
         ingest, owner = self._settings("esp_ingest"), self._settings(OWNER)
-        auth = self._settings("esp_auth")
+        auth, diagnostics = self._settings("esp_auth"), self._settings("esp_diagnostics")
+        archiver = self._settings("esp_archiver")
         return [
             self._role("auth-api", "esp-auth", ("api",), auth),
             self._role("auth-worker", "esp-auth", ("worker",), auth),
             self._role("ingest-api", "esp-ingest", ("api",), ingest),
             self._role("ingest-worker", "esp-ingest", ("worker",), ingest),
             self._role("ingest-maintenance", "esp-ingest", ("maintenance",), owner),
+            self._role("diagnostics-api", "esp-diagnostics", ("api",), diagnostics),
+            self._role("diagnostics-worker", "esp-diagnostics", ("worker",), diagnostics),
+            self._role("archiver-api", "esp-archiver", ("api",), archiver),
+            self._role("archiver-worker", "esp-archiver", ("worker",), archiver),
             Role(self._program(SIMULATOR, "esp-gateway", self._simulator(), {}), None),
         ]
 
     def migrations(self) -> list[Program]:
         """Return what brings each service's schema up to date."""
         return [
-            self._program("ingest-migrate", "esp-ingest", ("migrate",), self._settings(OWNER)),
-            self._program("auth-migrate", "esp-auth", ("migrate",), self._settings(AUTH_OWNER)),
+            self._migration("ingest", OWNER),
+            self._migration("auth", AUTH_OWNER),
+            self._migration("diagnostics", DIAGNOSTICS_OWNER),
+            self._migration("archiver", ARCHIVER_OWNER),
         ]
+
+    def _migration(self, service: str, owner: str) -> Program:
+        return self._program(f"{service}-migrate", f"esp-{service}", ("migrate",), self._settings(owner))
 
     def bootstrap(self) -> Program:
         """Return what makes the first user and the first API keys, where there are none."""
@@ -72,7 +86,8 @@ class Roles:
 
     def for_operators(self) -> dict[str, str]:
         """Return the settings with which a person runs the services' commands: from files, not the vault."""
-        return self._files(_app_role("esp_ingest")) | self._files(_app_role("esp_auth"))
+        services = ("esp_ingest", "esp_auth", "esp_diagnostics", "esp_archiver")
+        return {name: path for role in services for name, path in self._files(_app_role(role)).items()}
 
     def fill_vault(self) -> None:
         """Put what the services read into the vault, and what they log in to it with into files."""
@@ -125,7 +140,11 @@ class Roles:
         }
         files["database_url"] = self._secret(f"{role}.database", self._database_url(login))
         settings = {f"ESP_{service}_{name}_FILE".upper(): path for name, path in files.items()}
-        return settings | {f"ESP_{service}_TLS_CA_FILE".upper(): str(self._stack.ca_file)}
+        authority = str(self._stack.ca_file)
+        settings |= {f"ESP_{service}_TLS_CA_FILE".upper(): authority}
+        if "blob_connection_string" in files:
+            settings |= {f"ESP_{service}_BLOB_CA_FILE".upper(): authority}
+        return settings
 
     def _values(self, service: str) -> dict[str, str]:
         """Return the secret settings of `service` but for its database's, which depend on the role."""
@@ -140,6 +159,8 @@ class Roles:
                 "broker_secret": stack.broker_secret,
                 "broker_management_url": stack.rabbitmq.session_keeper_url,
             }
+        if service == "archiver":
+            values["blob_connection_string"] = stack.azurite.connection_string
         return values
 
     def _database_url(self, login: str) -> str:

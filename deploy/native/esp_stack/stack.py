@@ -118,7 +118,9 @@ class Stack:
     def azurite(self) -> Azurite:
         """The blob storage."""
         key = self.credentials.get("azurite", new_account_key())
-        return Azurite(self.homes / "azurite", port=self.ports["blob"], account_key=key)
+        return Azurite(
+            self.homes / "azurite", port=self.ports["blob"], account_key=key, tls=self._tls("azurite")
+        )
 
     @cached_property
     def nginx(self) -> Nginx:
@@ -150,7 +152,7 @@ class Stack:
         """The certificate of each server that has one."""
         return {
             server: tls
-            for server in (self.postgres, self.rabbitmq, self.redis, self.nginx)
+            for server in (self.postgres, self.rabbitmq, self.redis, self.azurite, self.nginx)
             if (tls := server.tls)
         }
 
