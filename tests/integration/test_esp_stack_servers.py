@@ -279,8 +279,13 @@ def test_a_service_reaches_its_own_keys_in_redis_and_no_other_service_s(redis_se
         client.set(f"{service}:mine", "1", ex=60)
         assert client.eval("return redis.call('GET', KEYS[1])", 1, f"{service}:mine") == "1"
         client.incrby("esp:rate/count", 1)
+        assert client.publish(f"{service}:live", "1") == 0
         for other in set(topology.SERVICES) - {service}:
-            for forbidden in (lambda key: client.get(key), lambda key: client.set(key, "1")):
+            for forbidden in (
+                lambda key: client.get(key),
+                lambda key: client.set(key, "1"),
+                lambda channel: client.publish(channel, "1"),
+            ):
                 with pytest.raises(NoPermissionError):
                     forbidden(f"{other}:theirs")
         for forbidden in ("FLUSHALL", "CONFIG GET requirepass", "ACL LIST", "KEYS *"):

@@ -29,9 +29,9 @@ ADMINISTRATOR = "default"
 """Redis's own name for who may do everything."""
 
 _EVERYTHING = "~* &* +@all"
-# Each its own keys and the shared counts of requests. Everybody has to know what auth has revoked, and nobody
+# Each its own keys and channels, and the shared counts of requests. Everybody has to know what auth has revoked, and nobody
 # else may say so.
-_OWN = "~{service}:* ~esp:rate* {auth}esp:auth:* +@all -@admin -@dangerous"
+_OWN = "~{service}:* &{service}:* ~esp:rate* {auth}esp:auth:* +@all -@admin -@dangerous"
 
 PLAIN_LISTENER = "port {port}"
 TLS_LISTENER = """\
