@@ -78,6 +78,11 @@ class Judge:
         }
         states = [[state.label in condition.states for state in State] for condition in self.conditions]
         self._in_state = np.array(states, dtype=np.bool_).reshape(len(self.conditions), len(State))
+        self._stages = {
+            stage: np.array([i for i, condition in enumerate(self.conditions) if condition.stage == stage])
+            for stage in STAGES[1:]
+            if any(condition.stage == stage for condition in self.conditions)
+        }
         families = [condition.family or condition.name for condition in self.conditions]
         self._kin = np.array([[a == b for b in families] for a in families], dtype=np.bool_)
         self._explains = np.array(
@@ -137,19 +142,24 @@ class Judge:
                 worst = step.severity
         return worst
 
-    def path(self, confidence: Floats, masked: str | None) -> list[str]:
-        """Return the stages passed and what each found, likeliest condition first."""
+    def stages(self, confidence: Floats) -> list[list[tuple[int, float]]]:
+        """Return, for each of m pumps, each stage's likeliest condition and how likely it is."""
+        best = []
+        for members in self._stages.values():
+            mine = confidence[:, members]
+            first = mine.argmax(axis=1)
+            best.append(zip(members[first].tolist(), mine.max(axis=1).tolist(), strict=True))
+        return [list(stages) for stages in zip(*best, strict=True)]
+
+    def path(self, stages: Sequence[tuple[int, float]], masked: str | None) -> list[str]:
+        """Return the stages passed and what each found; `masked` says why some were not judged."""
         steps = []
-        for stage in STAGES[1:]:
-            members = [i for i, condition in enumerate(self.conditions) if condition.stage == stage]
-            best = max(members, key=lambda i: confidence[i], default=None)
-            if best is None:
-                continue
-            label = stage.replace("_", " ")
-            if confidence[best] >= COUNTS:
-                steps.append(f"{label}: {self.names[best]} {confidence[best]:.2f}")
+        for name, (condition, confidence) in zip(self._stages, stages, strict=True):
+            label = name.replace("_", " ")
+            if confidence >= COUNTS:
+                steps.append(f"{label}: {self.names[condition]} {confidence:.2f}")
             else:
-                steps.append(f"{label}: {masked if masked and stage in MASKABLE else 'nothing'}")
+                steps.append(f"{label}: {masked if masked and name in MASKABLE else 'nothing'}")
         return steps
 
     def _confidence(self, rows: Rows, indicators: Floats) -> tuple[Floats, Bools]:
@@ -173,7 +183,7 @@ class Judge:
         opposing, told = _shares(self._against, rows, indicators)
         doubt = 1.0 - np.where(told, opposing, 0.0) * self._against.weight
         left = _by_condition(np.multiply, doubt, self._against, np.ones((len(rows), n)))
-        # Where nothing is known that it requires, and nothing speaks for it, there is no reason to think of it.
+        # Where nothing that it requires is known and nothing speaks for it, it is not thought of.
         some = _by_condition(np.logical_or, known, self._require, got > 0) | (got > 0)
         return least * supported * left * some, unknown
 
@@ -243,12 +253,6 @@ class Judge:
 
 
 MASKABLE: Final = ("no_flow", "residual", "trend")
-
-
-def onset_us(table: Table, row: int, condition: int, time_us: int) -> int:
-    """Return since when a condition of a pump has been likely; now if it is not yet."""
-    since = int(table["above_us"][row, condition])
-    return time_us if since == NEVER else since
 
 
 def parameters_of(rules: Rules, overrides: Sequence[Mapping[str, float]]) -> Floats:

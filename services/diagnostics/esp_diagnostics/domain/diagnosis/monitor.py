@@ -13,11 +13,8 @@ from esp_diagnostics.domain.arrays import Bools, Floats
 from esp_diagnostics.domain.curve import Polynomial, PumpCurve
 from esp_diagnostics.domain.diagnosis import baseline, indicators, judgement, latest, signals, states
 from esp_diagnostics.domain.diagnosis.findings import (
-    INSUFFICIENT_DATA,
     Assessment,
-    Evidence,
     FeatureRows,
-    Hypothesis,
     State,
     Transition,
 )
@@ -26,19 +23,15 @@ from esp_diagnostics.domain.diagnosis.rules import Rules
 from esp_diagnostics.domain.diagnosis.signals import FEATURES, PLACE, Physics, Well
 from esp_diagnostics.domain.diagnosis.spec import PumpSpec
 from esp_diagnostics.domain.diagnosis.table import NEVER, Column, Rows, Table
+from esp_diagnostics.domain.diagnosis.telling import HOUR_US, News, Step, Teller
 from esp_diagnostics.domain.pumps import Installed, Pumps, stack
 
-LISTED_FROM: Final = 0.2
-"""Hypotheses less likely than this are not worth a line."""
-
-LISTED: Final = 5
 SUSPICIOUS_FROM: Final = 0.35
 """A hypothesis that likely keeps the baseline from following."""
 
 STEADY_AFTER_H: Final = 2.0
 PEERS_WITHIN_US: Final = 900_000_000
 SLOW_S: Final = 7200.0
-HOUR_US: Final = 3_600_000_000
 LONG_AGO_H: Final = 9999.0
 
 NOTHING: Final = Installed(PumpCurve("unknown", Polynomial((1.0, -1.0)), 0.1, 0.5), 1)
@@ -142,17 +135,23 @@ class Monitor:
         """
         self._note_anomalies(anomalies or {})
         self._seen = []
-        newest: dict[int, tuple[_Step, int]] = {}
+        newest: dict[int, tuple[int, int]] = {}
         news: dict[int, dict[int, bool]] = {}
         moves: dict[int, list[Transition]] = {}
+        steps: list[Step] = []
         for chosen, at in self._rounds(readings):
             step = self._step(readings, fault_mask, frozen_mask, chosen, at)
-            newest.update({row: (step, place) for place, row in enumerate(at.tolist())})
+            newest.update({row: (len(steps), place) for place, row in enumerate(at.tolist())})
             self._note_moves(step, moves)
             _note_news(step, news)
+            steps.append(step)
+        tellers = {
+            number: Teller(self._judge, self._table, self._findings, steps[number])
+            for number in {number for number, _ in newest.values()}
+        }
         return [
-            self._assessment(row, step, place, news.get(row, {}), tuple(moves.get(row, ())))
-            for row, (step, place) in newest.items()
+            tellers[number].tell(self._specs[row], place, News(news.get(row, {}), tuple(moves.get(row, ()))))
+            for row, (number, place) in newest.items()
         ]
 
     def features(self) -> FeatureRows:
@@ -199,7 +198,7 @@ class Monitor:
         frozen_mask: Int32Array,
         chosen: np.ndarray,
         at: Rows,
-    ) -> "_Step":
+    ) -> Step:
         """Take in one reading of each pump `at` and judge what is then known."""
         table, time_us = self._table, readings.time_us[chosen]
         elapsed_s = np.clip((time_us - table["time_us"][at]) / 1e6, 0.0, baseline.LONGEST_STEP_S)
@@ -225,7 +224,7 @@ class Monitor:
         shown = indicators.indicators(seen, known.values, compared, self._context(at, time_us, known, seen))
         judged = self._judge.judge(self._findings, at, time_us, state, shown)
         self._learn(at, time_us, elapsed_s, known, seen, shown, judged, readings, chosen)
-        return _Step(at, time_us, known, moved, seen, shown, judged, compared.learnt)
+        return Step(at, time_us, known, moved, seen, shown, judged, compared.learnt)
 
     def _advance(self, at: Rows, time_us: np.ndarray, said: np.ndarray, values: Floats) -> Bools:
         masks = states.Masks(
@@ -393,109 +392,13 @@ class Monitor:
                 ratio = verdict.score / verdict.threshold if verdict.threshold > 0 else 0.0
                 self._anomaly[self._rows[pump_id]] = max(ratio, 1.0) if verdict.alarmed else min(ratio, 0.99)
 
-    def _note_moves(self, step: "_Step", moves: dict[int, list[Transition]]) -> None:
+    def _note_moves(self, step: Step, moves: dict[int, list[Transition]]) -> None:
         for place in np.flatnonzero(step.moved).tolist():
             row = int(step.at[place])
             code = int(self._table["trip_code"][row])
             state = State(int(self._table["state"][row])).label
             told = None if code == TRIP_CODE_ABSENT else code
             moves.setdefault(row, []).append(Transition(int(step.time_us[place]), state, told))
-
-    def _assessment(
-        self,
-        row: int,
-        step: "_Step",
-        place: int,
-        news: Mapping[int, bool],
-        transitions: tuple[Transition, ...],
-    ) -> Assessment:
-        table, names = self._table, self._judge.names
-        time_us = int(step.time_us[place])
-        confidence = step.judged.confidence[place]
-        shown = step.indicators[place]
-        state = State(int(table["state"][row]))
-        known = {
-            name: float(shown[column])
-            for column, name in enumerate(indicators.NAMES)
-            if not np.isnan(shown[column])
-        }
-        code = int(table["trip_code"][row])
-        said = int(table["running"][row])
-        return Assessment(
-            pump_id=self._specs[row].pump_id,
-            time_us=time_us,
-            state=state.label,
-            state_since_us=int(table["state_us"][row]),
-            gauge_fault=bool(step.known.gauge_bad[place]),
-            hypotheses=self._hypotheses(row, time_us, confidence, shown, step, place),
-            raised=tuple(names[i] for i, is_raised in news.items() if is_raised),
-            cleared=tuple(names[i] for i, is_raised in news.items() if not is_raised),
-            path=self._path(row, time_us, state, confidence, step, place),
-            features=known,
-            operating_point=_told(step.physics, _POINT, place),
-            residuals=_told(step.physics, _RESIDUALS, place),
-            transitions=transitions,
-            open=tuple(names[i] for i in np.flatnonzero(self._findings["open"][row])),
-            running=None if said < 0 else said == 1,
-            trip_code=None if code == TRIP_CODE_ABSENT else code,
-            learning=float(step.learnt[place]),
-            channels={
-                CHANNEL_NAMES[i]: (float(table["value"][row, i]), int(table["value_us"][row, i]))
-                for i in np.flatnonzero(~np.isnan(table["value"][row])).tolist()
-            },
-        )
-
-    def _hypotheses(
-        self, row: int, time_us: int, confidence: Floats, shown: Floats, step: "_Step", place: int
-    ) -> tuple[Hypothesis, ...]:
-        opened = self._findings["open"][row]
-        ranked = np.argsort(-(confidence + opened * 1e-6), kind="stable").tolist()
-        listed = [i for i in ranked if confidence[i] >= LISTED_FROM or opened[i]][:LISTED]
-        found = []
-        for i in listed:
-            speaks, against, missing = self._judge.evidence(row, i, shown)
-            rule = self._judge.conditions[i]
-            since = judgement.onset_us(self._findings, row, i, time_us)
-            severity = self._judge.severity(row, i, shown)
-            found.append(
-                Hypothesis(
-                    rule.name, float(confidence[i]), severity, rule.action, speaks, against, missing, since
-                )
-            )
-        if lacking := self._lacking(row, step, place):
-            found.append(lacking)
-        return tuple(found)
-
-    def _lacking(self, row: int, step: "_Step", place: int) -> Hypothesis | None:
-        """Return the hypothesis that too little is known to say more, with what is missing."""
-        if self._table["state"][row] == State.OFF:
-            return None
-        absent = [name for name in _CORE if np.isnan(step.physics.signals[place, PLACE[name]])]
-        learnt = float(step.learnt[place])
-        if not absent and learnt >= 1.0:
-            return None
-        missing = [Evidence(name, "is not measured", None, signals.SIGNALS[name], 0.0) for name in absent]
-        if learnt < 1.0:
-            missing.append(Evidence("baseline", "share of the healthy history learnt", learnt, "", 1.0))
-        confidence = max(len(absent) / len(_CORE), 1.0 - learnt)
-        action = (
-            "Check gauge, drive and gateway for what is missing; a baseline needs steady, healthy running."
-        )
-        since = int(step.time_us[place])
-        return Hypothesis(INSUFFICIENT_DATA, confidence, "info", action, (), (), tuple(missing), since)
-
-    def _path(
-        self, row: int, time_us: int, state: State, confidence: Floats, step: "_Step", place: int
-    ) -> tuple[str, ...]:
-        bad = bool(step.known.gauge_bad[place])
-        since_h = (time_us - int(self._table["state_us"][row])) / HOUR_US
-        masked = None if state is State.RUNNING else f"not judged while {state.label}"
-        return (
-            "gauge: not to be believed" if bad else "gauge: good",
-            f"state: {state.label} for {since_h:.1f} h",
-            f"baseline: {step.learnt[place]:.0%} learnt",
-            *self._judge.path(confidence, masked),
-        )
 
     def _carried(self, old_names: tuple[str, ...], n: int, new: Rows, old: Rows) -> Table:
         """Return the findings' table for the present rules, conditions that stay taken along."""
@@ -532,42 +435,15 @@ class Monitor:
         return True
 
 
-class _Step(NamedTuple):
-    """One reading of each of m pumps, seen through."""
-
-    at: Rows
-    time_us: np.ndarray
-    known: latest.Known
-    moved: Bools
-    physics: Physics
-    indicators: Floats
-    judged: Judged
-    learnt: Floats
-
-
 GRAVITY_SAMPLES: Final = 200.0
 
 _MEANING: Final = {"signals": FEATURES, "channels": CHANNEL_NAMES}
-_CORE: Final = ("intake_pressure", "pressure_gain", "current", "active_power", "winding_rise")
 _OF_CURVE: Final = [PLACE[name] for name in ("virtual_flow", "head_residual", "power_residual")]
 _OF_CURVE_NAMES: Final = (
     *("pump_rate_bpd", "virtual_rate_bpd", "virtual_sigma_bpd", "flow_residual", "head_residual"),
     *("power_residual", "fraction_of_min", "fraction_of_best", "fraction_of_max", "shut_off_share"),
     "cooling_ft_s",
 )
-_POINT: Final = (
-    *("pump_rate_bpd", "measured_rate_bpd", "virtual_rate_bpd", "virtual_sigma_bpd", "fraction_of_min"),
-    *(
-        "fraction_of_best",
-        "fraction_of_max",
-        "shut_off_share",
-        "void_fraction",
-        "turpin",
-        "cooling_ft_s",
-        "load",
-    ),
-)
-_RESIDUALS: Final = ("head_residual", "power_residual", "flow_residual")
 _MATURING: Final = ("confidence", "above_us", "below_us", "open")
 _BITS: Final = np.arange(CHANNEL_COUNT)
 _FEATURE_COLUMNS: Final = ("pump_ids", "reading", "times_us", "matrix", "steady", "regime")
@@ -627,12 +503,7 @@ def _hours(time_us: np.ndarray, since_us: np.ndarray) -> Floats:
     return np.where(since_us == NEVER, LONG_AGO_H, (time_us - since_us) / HOUR_US)
 
 
-def _told(seen: Physics, names: Sequence[str], place: int) -> dict[str, float]:
-    told = {name: float(getattr(seen, name)[place]) for name in names}
-    return {name: value for name, value in told.items() if not np.isnan(value)}
-
-
-def _note_news(step: _Step, news: dict[int, dict[int, bool]]) -> None:
+def _note_news(step: Step, news: dict[int, dict[int, bool]]) -> None:
     """Gather what was raised and cleared; raised and cleared within one batch is as if it had not been."""
     for place, condition in zip(*np.nonzero(step.judged.raised | step.judged.cleared), strict=True):
         mine = news.setdefault(int(step.at[place]), {})
