@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from esp_common import tokens
+from esp_common import outbox, tokens
 from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
-from esp_common.messaging import EventListener, Requester
+from esp_common.messaging import EventListener, Publisher, Requester
 from esp_common.rate_limit import RateLimiter
 from esp_common.redis import connect_redis
 from esp_common.roles import await_pool, until_first_ends
@@ -25,20 +25,27 @@ from esp_diagnostics.api.alerts import alerts_router
 from esp_diagnostics.api.console import console_router
 from esp_diagnostics.api.diagnostics import diagnostics_router
 from esp_diagnostics.api.fleet import fleet_router
+from esp_diagnostics.api.kpis import kpis_router
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.api.notifications import notifications_router
 from esp_diagnostics.api.pumps import pumps_router
 from esp_diagnostics.api.telemetry import telemetry_router
 from esp_diagnostics.cache import AnswerCache
 from esp_diagnostics.fleet import Fleet
+from esp_diagnostics.kpis import Kpis
 from esp_diagnostics.live import LiveHub, LivePublisher
 from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.notifications import Delivery, Notifications
+from esp_diagnostics.notifier import consume, keep_time, notification_consumer, platform_consumer
 from esp_diagnostics.points import Points
 from esp_diagnostics.pump_settings import PumpSettings
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store.alerts import AlertLists
 from esp_diagnostics.store.fleet import FleetStore
 from esp_diagnostics.store.history import History
+from esp_diagnostics.store.kpis import KpiStore
 from esp_diagnostics.store.live import LiveNames
+from esp_diagnostics.store.notifications import Routing
 from esp_diagnostics.tickets import Tickets
 from esp_diagnostics.trends import Trends
 from esp_diagnostics.worker import open_worker
@@ -91,6 +98,8 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             diagnostics_router(pool, nameplates),
             live_router(sockets),
             alerts_router(Alerts(pool, LivePublisher(redis)), AlertLists(pool), pool),
+            notifications_router(Notifications(pool, settings), Routing(pool)),
+            kpis_router(Kpis(KpiStore(pool), settings.co2e_kg_per_kwh)),
         ]
         application = create_app(
             "ESP diagnostics",
@@ -133,6 +142,29 @@ async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_flag("store", lambda: not worker.stalled, "findings wait for the database")
         await until_first_ends(worker.run(stop), *beside)
+
+
+async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
+    """Tell people, and do what is due, until `stop` is set; messages under way are finished first."""
+    health = Health()
+    async with serve_health(health, settings), AsyncExitStack() as stack:
+        pool = await _open_pool(settings, "notifier", stack)
+        redis = connect_redis(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        publisher = Publisher(settings.amqp_url, name="esp-diagnostics notifier")
+        await stack.enter_async_context(publisher)
+        live = LivePublisher(redis)
+        notifications = notification_consumer(settings, Delivery(pool, settings))
+        platform = platform_consumer(settings, pool, live)
+        health.add("database", lambda: pool.fetchval("SELECT 1"))
+        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        health.add_flag("notifications", lambda: notifications.alive, "the broker has no such consumer")
+        health.add_flag("platform", lambda: platform.alive, "the broker has no such consumer")
+        await until_first_ends(
+            consume([notifications, platform], stop),
+            outbox.Relay(pool, publisher, SERVICE).run(),
+            keep_time(pool, live, settings.alerts_tick_s),
+        )
 
 
 async def _open_pool(settings: DiagnosticsSettings, role: str, stack: AsyncExitStack) -> Pool:

@@ -25,6 +25,12 @@ def run_worker() -> None:
     _run_role("worker")
 
 
+@app.command("notifier")
+def run_notifier() -> None:
+    """Send messages to people, take the platform's own failures, and end shelvings and delays."""
+    _run_role("notifier")
+
+
 @app.command("migrate")
 def run_migrate() -> None:
     """Bring the database's schema up to date."""
@@ -51,9 +57,8 @@ def _run_role(name: str) -> None:
 
     from esp_diagnostics import app as roles
 
-    run_role(
-        SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], DiagnosticsSettings.load()
-    )
+    role = {"api": roles.run_api, "worker": roles.run_worker, "notifier": roles.run_notifier}[name]
+    run_role(SERVICE, name, role, DiagnosticsSettings.load())
 
 
 def main() -> None:

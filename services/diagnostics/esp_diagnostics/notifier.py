@@ -1,7 +1,7 @@
 """The notifier's parts: messages to people, alarms of the platform, and what time does to alerts."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -102,6 +102,13 @@ class EventConsumer:
         ):
             with attempt:
                 await self._on_event(event)
+
+
+async def consume(consumers: Sequence[EventConsumer], stop: asyncio.Event) -> None:
+    """Run consumers until `stop` is set and each has finished what it holds."""
+    async with asyncio.TaskGroup() as group:
+        for consumer in consumers:
+            group.create_task(consumer.run(stop))
 
 
 def notification_consumer(settings: DiagnosticsSettings, delivery: Delivery) -> EventConsumer:

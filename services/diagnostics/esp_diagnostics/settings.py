@@ -87,6 +87,9 @@ class DiagnosticsSettings(ServiceSettings):
     training_history_days: float = Field(14, gt=0, description="Past that models are trained from, days.")
 
     # alerts and notifier
+    co2e_kg_per_kwh: float = Field(
+        0.4, ge=0, description="Carbon dioxide equivalent of the energy that pumps use, kg/kWh."
+    )
     alerts_tick_s: float = Field(
         2, gt=0, description="Period of ending shelvings, delays and alerts at rest, seconds."
     )
