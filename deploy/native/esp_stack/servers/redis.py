@@ -29,8 +29,8 @@ ADMINISTRATOR = "default"
 """Redis's own name for who may do everything."""
 
 _EVERYTHING = "~* &* +@all"
-# Each its own keys and channels, and the shared counts of requests. Everybody has to know what auth has revoked, and nobody
-# else may say so.
+# Each its own keys and channels, and the shared counts of requests. Everybody has to know what auth has
+# revoked, and nobody else may say so.
 _OWN = "~{service}:* &{service}:* ~esp:rate* {auth}esp:auth:* +@all -@admin -@dangerous"
 
 PLAIN_LISTENER = "port {port}"
