@@ -1,0 +1,221 @@
+"""Key figures: what they come to by hand, and what is left out."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from esp_diagnostics.domain import kpis
+from esp_diagnostics.domain.kpis import Intervals, Life, Spell
+from hypothesis import given
+from hypothesis import strategies as st
+
+START = datetime(2026, 6, 1, tzinfo=UTC)
+HOUR_S = 3600.0
+
+
+def at(hours: float) -> datetime:
+    return START + timedelta(hours=hours)
+
+
+def spell(state: str, begin: float, end: float | None, trip_code: int | None = None) -> Spell:
+    return Spell(state, at(begin), None if end is None else at(end), trip_code)
+
+
+# --- spells -----------------------------------------------------------------------------------------------
+
+STORY = [
+    spell("running", -10, 4),
+    spell("off", 4, 6, 27),
+    spell("starting", 6, 6.5),
+    spell("running", 6.5, 12),
+    spell("unknown", 12, 18),
+    spell("running", 18, 20),
+    spell("off", 20, 21, 0),
+    spell("running", 21, None),
+]
+
+
+def test_uptime_is_of_the_known_time_and_says_how_much_that_is() -> None:
+    ran = kpis.running(STORY, at(0), at(24))
+    assert ran.up_s / HOUR_S == pytest.approx(15)
+    assert ran.down_s / HOUR_S == pytest.approx(3)
+    assert ran.uptime == pytest.approx(15 / 18)
+    assert ran.known == pytest.approx(18 / 24)
+
+
+def test_starts_follow_rest_and_trips_have_a_code() -> None:
+    ran = kpis.running(STORY, at(0), at(24))
+    assert (ran.starts, ran.trips) == (2, 1)
+    assert ran.mean_time_between_trips_days == pytest.approx(15 / 24)
+    later = kpis.running(STORY[3:], at(8), at(20))
+    assert (later.starts, later.trips) == (0, 0)
+    assert later.mean_time_between_trips_days is None
+
+
+def test_nothing_known_is_no_uptime() -> None:
+    assert kpis.running([], at(0), at(24)).uptime is None
+    assert kpis.running([spell("unknown", 0, None)], at(0), at(24)).known == 0
+
+
+def test_a_field_is_its_pumps_together() -> None:
+    one = kpis.running([spell("running", 0, None)], at(0), at(24))
+    other = kpis.running([spell("off", 0, 12), spell("unknown", 12, None)], at(0), at(24))
+    both = kpis.together([one, other])
+    assert both.uptime == pytest.approx(24 / 36)
+    assert both.known == pytest.approx(36 / 48)
+
+
+# --- run life ---------------------------------------------------------------------------------------------
+
+
+def test_mean_life_counts_pumps_that_still_run() -> None:
+    lives = [Life(400, True), Life(700, True), Life(300, False), Life(600, False)]
+    found = kpis.mean_life(lives)
+    assert found.days == pytest.approx(1000)
+    assert (found.failures, found.censored, found.exposure_days) == (2, 2, 2000)
+    # 2T/χ²: χ²(0.95; 6) = 12.592, χ²(0.05; 4) = 0.711 in any table.
+    assert found.low_days == pytest.approx(4000 / 12.592, rel=1e-3)
+    assert found.high_days == pytest.approx(4000 / 0.711, rel=1e-3)
+
+
+def test_without_a_failure_there_is_only_a_lower_bound() -> None:
+    found = kpis.mean_life([Life(300, False)])
+    assert (found.days, found.high_days, found.failures) == (None, None, 0)
+    assert found.low_days == pytest.approx(300 / -np.log(0.05))
+    assert kpis.mean_life([]).low_days is None
+
+
+# --- production and energy --------------------------------------------------------------------------------
+
+
+def intervals(**columns: Any) -> Intervals:
+    n = max(np.size(values) for values in columns.values())
+    given = {
+        "inside_s": HOUR_S,
+        "running_share": 1.0,
+        "rate_bpd": 2400.0,
+        "rate_measured": 1.0,
+        "power_kw": 50.0,
+        "power_measured": 1.0,
+        **columns,
+    }
+    return Intervals(**{name: np.broadcast_to(np.asarray(v, dtype=float), n) for name, v in given.items()})
+
+
+def test_barrels_and_energy_of_a_day_that_ran_through() -> None:
+    made = kpis.output(intervals(inside_s=np.full(24, HOUR_S)))
+    assert made.produced_bbl == pytest.approx(2400)
+    assert made.energy_kwh == pytest.approx(1200)
+    assert made.kwh_per_bbl == pytest.approx(0.5)
+    assert made.co2e_kg(0.4) == pytest.approx(480)
+    assert made.deferred_bbl == 0
+
+
+def test_standing_still_defers_what_is_usual() -> None:
+    share = [1, 1, 1, 0.5, 0, 0]
+    made = kpis.output(
+        intervals(running_share=share, rate_bpd=[2400, 2400, 2640, 2400, np.nan, np.nan], rate_measured=share)
+    )
+    assert made.usual_bpd == 2400
+    assert made.deferred_bbl == pytest.approx(100 * 2.5)
+    assert made.produced_bbl == pytest.approx(100 + 100 + 110 + 50)
+
+
+def test_a_rate_that_is_measured_at_rest_is_the_mean_already() -> None:
+    made = kpis.output(intervals(running_share=[0.5], rate_bpd=[1200], rate_measured=[1.0]))
+    assert made.produced_bbl == pytest.approx(50)
+
+
+def test_energy_per_barrel_is_of_intervals_where_both_are_known() -> None:
+    made = kpis.output(intervals(rate_bpd=[2400, np.nan], power_kw=[50, 80]))
+    assert made.energy_kwh == pytest.approx(130)
+    assert made.kwh_per_bbl == pytest.approx(0.5)
+    assert kpis.output(intervals(rate_bpd=[np.nan])).kwh_per_bbl is None
+
+
+def test_intervals_before_the_span_tell_what_is_usual_and_count_for_nothing_else() -> None:
+    made = kpis.output(intervals(inside_s=[0, HOUR_S], running_share=[1, 0], rate_bpd=[2400, np.nan]))
+    assert (made.produced_bbl, made.energy_kwh) == (0, pytest.approx(50))
+    assert made.deferred_bbl == pytest.approx(100)
+
+
+def test_a_pump_that_never_ran_has_no_usual_rate_and_defers_nothing() -> None:
+    made = kpis.output(intervals(running_share=[0.0], rate_bpd=[np.nan]))
+    assert (made.usual_bpd, made.deferred_bbl) == (None, 0)
+
+
+def test_a_field_produces_what_its_pumps_do() -> None:
+    one = kpis.output(intervals(rate_bpd=[2400]))
+    other = kpis.output(intervals(rate_bpd=[1200], power_kw=[np.nan]))
+    both = kpis.sum_of([one, other])
+    assert both.produced_bbl == pytest.approx(150)
+    assert both.kwh_per_bbl == pytest.approx(0.5)
+    assert both.usual_bpd == pytest.approx(3600)
+
+
+# --- health -----------------------------------------------------------------------------------------------
+
+POINT = {"fraction_of_min": 1.2, "fraction_of_max": 0.8, "cooling_ft_s": 2.0, "load": 0.7}
+
+
+def test_a_pump_in_order_is_a_hundred() -> None:
+    health = kpis.health_score("running", [], POINT, gauge_fault=False, anomaly=0.5)
+    assert (health.score, health.terms) == (100, ())
+
+
+def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
+    found = [("scale", "medium", 0.8), ("phase_unbalance", "low", 1.0)]
+    point = {**POINT, "fraction_of_min": 0.85, "load": 1.3}
+    health = kpis.health_score("running", found, point, gauge_fault=True, anomaly=2.0)
+    assert health.score is not None
+    assert sum(term.points for term in health.terms) == pytest.approx(100 - health.score, abs=0.1)
+    points = [term.points for term in health.terms]
+    assert points == sorted(points, reverse=True)
+    terms = {term.term for term in health.terms}
+    assert terms == {
+        "finding scale",
+        "finding phase_unbalance",
+        "gauge",
+        "anomaly",
+        "below range",
+        "motor load",
+    }
+
+
+def test_what_is_not_known_is_said_and_costs_nothing() -> None:
+    health = kpis.health_score("running", [], {}, gauge_fault=False, anomaly=None)
+    assert health.score == 100
+    assert {term.term for term in health.terms if term.value is None} == {
+        *("above range", "below range", "cooling", "motor load", "anomaly")
+    }
+    assert kpis.health_score("unknown", [], POINT, gauge_fault=False, anomaly=None).score is None
+
+
+def test_a_pump_at_rest_is_not_judged_by_where_it_runs() -> None:
+    health = kpis.health_score("off", [], {"fraction_of_min": 0.0}, gauge_fault=False, anomaly=0.0)
+    assert health.score == 100
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.just("x"), st.sampled_from(["info", "low", "medium", "high", "critical"]), st.floats(0, 1)
+        ),
+        max_size=8,
+    ),
+    st.floats(0, 50),
+    st.floats(0, 3),
+)
+def test_health_is_never_out_of_its_scale_and_never_better_for_another_finding(
+    found: list[tuple[str, str, float]], anomaly: float, fraction: float
+) -> None:
+    point = {"fraction_of_min": fraction, "fraction_of_max": fraction, "load": fraction}
+    health = kpis.health_score("running", found, point, gauge_fault=False, anomaly=anomaly)
+    worse = kpis.health_score(
+        "running", [*found, ("y", "high", 0.5)], point, gauge_fault=False, anomaly=anomaly
+    )
+    assert health.score is not None
+    assert worse.score is not None
+    assert 0 <= worse.score <= health.score <= 100
+    assert len(kpis.as_row(health)) == len(health.terms)
