@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from esp_diagnostics.domain.arrays import Bools, Floats
-from esp_diagnostics.domain.diagnosis.signals import FEATURES
+from esp_diagnostics.domain.diagnosis.signals import FEATURES, PLACE
 from esp_diagnostics.domain.diagnosis.table import NEVER, Column, Rows, Table
 
 REGIMES_KEPT: Final = 6
@@ -17,11 +17,14 @@ WIDTH: Final = len(FEATURES)
 MIN_SAMPLES: Final = 20
 LONGEST_STEP_S: Final = 1800.0
 UNREST_LAG_S: Final = 900.0
+OUTLIER: Final = 4.0
+"""A move counts as this many times the usual one at most: a single step is no unrest."""
 
 MEMORY: Final = {
     "fast": Column("f8", np.nan, (WIDTH,)),
     "fast_us": Column("i8", NEVER, (WIDTH,)),
     "slow": Column("f8", np.nan, (WIDTH,)),
+    "before": Column("f8", np.nan, (WIDTH,)),
     "unrest": Column("f8", np.nan, (WIDTH,)),
     "regime": Column("i8", -1, (REGIMES_KEPT,)),
     "regime_us": Column("i8", NEVER, (REGIMES_KEPT,)),
@@ -53,6 +56,7 @@ RESOLUTION: Final = np.array(
 """Least spread that a signal is credited with, in its unit; others get a share of their mean."""
 
 RELATIVE_RESOLUTION: Final = 0.001
+_SUPPLY: Final = PLACE["volts_per_hertz"]
 
 
 class Compared(NamedTuple):
@@ -101,18 +105,25 @@ def smooth(
     surprise = np.where(anew, 0.0, signals - fast)
     fast = np.where(anew, signals, fast + surprise * (1.0 - np.exp(-elapsed / fast_s[:, None])))
     slow = np.where(np.isnan(slow), signals, slow + (signals - slow) * (1.0 - np.exp(-elapsed / slow_s)))
+    # From reading to reading, so that neither a step nor a ramp is taken for unrest. A supply swings over
+    # minutes, and has no business to step at all.
+    move = np.where(np.isnan(table["before"][at]), 0.0, signals - table["before"][at]) / np.sqrt(2.0)
+    move[:, _SUPPLY] = surprise[:, _SUPPLY]
+    usual = table["unrest"][at]
     share = 1.0 - np.exp(-elapsed / UNREST_LAG_S)
-    unrest = np.where(anew, table["unrest"][at], table["unrest"][at] * (1 - share) + share * surprise**2)
-    unrest = np.where(np.isnan(unrest) & ~anew, surprise**2, unrest)
+    limited = np.minimum(move**2, np.where(usual > 0, OUTLIER**2 * usual, np.inf))
+    unrest = np.where(anew, usual, usual * (1.0 - share) + share * limited)
+    unrest = np.where(np.isnan(unrest) & ~anew, move**2, unrest)
     table["fast"][at] = np.where(known, fast, table["fast"][at])
     table["slow"][at] = np.where(known, slow, table["slow"][at])
     table["unrest"][at] = np.where(known, unrest, table["unrest"][at])
+    table["before"][at] = np.where(known, signals, table["before"][at])
     table["fast_us"][at] = np.where(known, time_us[:, None], table["fast_us"][at])
 
 
 def forget_recent(table: Table, rows: Rows) -> None:
     """Drop the averages of pumps that stopped or changed: what comes is not to be mixed with what was."""
-    for name in ("fast", "slow", "unrest"):
+    for name in ("fast", "slow", "before", "unrest"):
         table[name][rows] = np.nan
     table["fast_us"][rows] = NEVER
 

@@ -41,6 +41,9 @@ PLACE: Final = {name: place for place, name in enumerate(FEATURES)}
 DRIVE_EFFICIENCY: Final = 0.8
 """Shaft over electrical power, motor and cable together; what it is wrong by is in the pump's baseline."""
 
+SETTLED_HZ: Final = 20.0
+"""Below, a starting drive's few volts are too coarse to divide."""
+
 _CHANNELS: Final[dict[str, tuple[str, ...]]] = {
     "intake_pressure": ("intake_pressure_psi",),
     "discharge_pressure": ("discharge_pressure_psi",),
@@ -149,7 +152,7 @@ def physics(pumps: Pumps, well: Well, values: Floats) -> Physics:
             channel(values, "wellhead_temp_c"),
             rate,
             channel(values, "casing_pressure_psi"),
-            channel(values, "motor_voltage_v") / frequency,
+            channel(values, "motor_voltage_v") / np.where(frequency > SETTLED_HZ, frequency, np.nan),
             channel(values, "power_factor"),
             unbalance_pct(values),
             np.log10(np.maximum(channel(values, "insulation_resistance_mohm"), 1e-3)),

@@ -70,7 +70,7 @@ class Teller:
         confidence = step.judged.confidence
         self._opened: Bools = findings["open"][at]
         worth = np.logical_or(confidence >= LISTED_FROM, self._opened)
-        self._worth: list[bool] = worth.any(axis=1).tolist()
+        self._worth = np.any(worth, axis=1).tolist()
         self._indicators = step.indicators.tolist()
         self._point = np.stack([getattr(step.physics, name) for name in POINT], axis=1).tolist()
         self._residuals = np.stack([getattr(step.physics, name) for name in RESIDUALS], axis=1).tolist()
