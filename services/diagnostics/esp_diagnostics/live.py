@@ -27,6 +27,8 @@ from redis.asyncio.client import PubSub
 log = structlog.get_logger()
 
 CHANNEL_PREFIX: Final = "diagnostics:live:"
+EVERY_CHANNEL: Final = "diagnostics:*"
+"""The pattern that is listened to: Redis compares it letter by letter with what its user may hear."""
 PAUSE_S: Final = 1.0
 """How long nothing is sent after Redis did not answer: its user has readings to judge meanwhile."""
 
@@ -229,7 +231,7 @@ class LiveHub:
 
     async def _hear(self, pubsub: PubSub) -> None:
         """Deliver messages while anybody listens; raise one of AWAY when Redis is gone."""
-        await pubsub.psubscribe(CHANNEL_PREFIX + "*")
+        await pubsub.psubscribe(EVERY_CHANNEL)
         asked = False
         while self._listeners:
             message = await pubsub.get_message(timeout=QUIET_S)

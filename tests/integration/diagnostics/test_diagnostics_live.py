@@ -17,7 +17,7 @@ from esp_diagnostics.app import run_api
 from esp_diagnostics.live import KINDS, Listener, LiveHub, LivePublisher, Mailbox
 from esp_diagnostics.tickets import Tickets
 from esp_stack.programs import free_port
-from waiting import until
+from waiting import beside, until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -387,6 +387,20 @@ async def test_a_mailbox_keeps_the_newest_of_each_thing_within_its_limit() -> No
     mailbox.put("c", "x" * 6)
     mailbox.put("d", "y" * 6)
     assert (len(mailbox), mailbox.skipped, await mailbox.take()) == (1, 2, "y" * 6)
+
+
+async def test_the_rights_of_the_service_in_redis_suffice(redis_server: Any, redis_url: str) -> None:
+    url = redis_server.url_of(int(redis_url.rpartition("/")[2]), "diagnostics")
+    hub, listener, redis = LiveHub(url), Listener(KINDS, 10_000), connect_redis(url)
+    async with beside(hub.run()):
+        hub.join(listener)
+        hub.want(listener, pumps={"P-1"}, fields=())
+        await until(lambda: hub.live, "Redis is heard")
+        await LivePublisher(redis).publish([reading()])
+        await until(lambda: len(listener.mailbox) == 2, "that it is heard, and the reading")
+    tickets = Tickets(redis)
+    assert await tickets.redeem(await tickets.issue("the credential")) == "the credential"
+    await redis.aclose()
 
 
 async def test_a_listener_that_left_leaves_nothing_behind(redis_url: str) -> None:

@@ -3,7 +3,8 @@
 import {h, num, svg} from "./dom.js";
 import {niceTicks} from "./trends.js";
 
-const WIDTH = 520, HEIGHT = 330, LEFT = 52, RIGHT = 14, TOP = 14, BOTTOM = 40;
+const WIDTH = 800, HEIGHT = 400, LEFT = 58, RIGHT = 16, TOP = 18, BOTTOM = 42;
+const NEAR_HZ = 2.5;
 
 /**
  * Returns the chart. `curves`: [{frequency_hz, rate_bpd: [], head_ft: [], min_bpd, max_bpd}], one of them
@@ -18,7 +19,7 @@ export function curveChart(curves, point) {
   const y = head => HEIGHT - BOTTOM - (head / highest) * (HEIGHT - TOP - BOTTOM);
   const present = curves.find(curve => curve.present);
   return svg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "curve", role: "img", "aria-label": said(present, point)},
-    axes(x, y, most, highest), envelope(curves, x, y), curves.map(curve => line(curve, x, y)), mark(point, x, y));
+    axes(x, y, most, highest), envelope(curves, x, y), curves.map(curve => line(curve, x, y, isLabelled(curve, present))), mark(point, x, y));
 }
 
 function axes(x, y, most, highest) {
@@ -46,11 +47,14 @@ function envelope(curves, x, y) {
     svg("text", {x: x(bounded.at(-1).max_bpd) + 6, y: TOP + 2, "dominant-baseline": "hanging"}, "upthrust"));
 }
 
-function line(curve, x, y) {
+/** Whether there is room for a curve's label beside that of the present one. */
+const isLabelled = (curve, present) => curve === present || !present || Math.abs(curve.frequency_hz - present.frequency_hz) > NEAR_HZ;
+
+function line(curve, x, y, labelled) {
   const points = curve.rate_bpd.map((rate, i) => `${x(rate).toFixed(1)},${y(curve.head_ft[i]).toFixed(1)}`);
   return svg("g", {class: curve.present ? "line present" : "line"},
     svg("polyline", {points: points.join(" ")}),
-    svg("text", {x: LEFT + 4, y: y(curve.head_ft[0]) - 4}, `${num(curve.frequency_hz, 1)} Hz`));
+    labelled && svg("text", {x: LEFT + 6, y: y(curve.head_ft[0]) - 5}, `${num(curve.frequency_hz, 1)} Hz`));
 }
 
 function mark(point, x, y) {

@@ -6,6 +6,7 @@ const LEFT = 62, RIGHT = 12, TOP = 8, AXIS = 22, GAP = 10, LANE = 118;
 const MINUTE = 60e3, HOUR = 3600e3, DAY = 86400e3;
 const STEPS = [1e3, 5e3, 15e3, 30e3, MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR,
   12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 90 * DAY];
+const LEAST_SHARE = 0.03;
 const SHORTEST = 30e3, LONGEST = 3 * 366 * DAY;
 
 /**
@@ -197,7 +198,9 @@ export class Trends {
       }
     }
     if (low > high) return [0, 1];
-    const pad = (high - low) * 0.08 || Math.abs(high) * 0.05 || 1;
+    // A line that hardly moves is shown as one: filling the lane it would look like trouble.
+    const least = Math.max(Math.abs(low), Math.abs(high)) * LEAST_SHARE || 1;
+    const pad = Math.max((high - low) * 0.08, (least - (high - low)) / 2);
     return [low - pad, high + pad];
   }
 

@@ -16,27 +16,34 @@ export function stateOf(alert) {
 }
 
 /** Returns the buttons for what may be done with `alert`; `changed(alert)` is called with what it is then. */
-export function alertButtons(alert, {may}, changed) {
-  const act = async (path, body, done) => {
-    try {
-      const now = await api("POST", `/alerts/${alert.alert_id}/${path}`, body ?? {});
-      say(done);
-      changed(now);
-    } catch (error) {
-      if (error.status !== 401) say([error.message, error.fix].filter(Boolean).join(": "), "bad");
-    }
-  };
+export function alertButtons(alert, context, changed) {
+  const act = actOn(alert, changed);
   const small = {class: "small"};
-  const buttons = [button("Log", () => showLog(alert), small)];
-  if (!may("alerts:write") || alert.state === "closed") return buttons;
-  if (alert.state === "shelved") buttons.unshift(button("Unshelve", () => act("unshelve", {}, "It is annunciated again"), small));
-  else if (alert.state === "out_of_service") buttons.unshift(button("Return to service", () => act("return-to-service", {}, "In service again"), small));
-  else buttons.unshift(button("Shelve", () => shelve(act), small));
-  if (!alert.acknowledged) buttons.unshift(button("Acknowledge", () => act("acknowledge", {}, "Acknowledged"), {class: "small primary"}));
-  else if (!alert.active) buttons.unshift(button("Close", () => act("close", {}, "Closed"), small));
-  buttons.push(button("Comment", () => comment(act), small), button("Assign", () => assign(alert, act), small));
-  return buttons;
+  const details = button("Details", () => showDetails(alert, context, changed), small);
+  if (!context.may("alerts:write") || alert.state === "closed") return [details];
+  return [seen(alert, act), hide(alert, act), details];
 }
+
+const seen = (alert, act) => alert.acknowledged
+  ? !alert.active && button("Close", () => act("close", {}, "Closed"), {class: "small"})
+  : button("Acknowledge", () => act("acknowledge", {}, "Acknowledged"), {class: "small primary"});
+
+function hide(alert, act) {
+  if (alert.state === "shelved") return button("Unshelve", () => act("unshelve", {}, "It is annunciated again"), {class: "small"});
+  if (alert.state === "out_of_service") return button("Return to service", () => act("return-to-service", {}, "In service again"), {class: "small"});
+  return button("Shelve", () => shelve(act), {class: "small"});
+}
+
+/** Returns what does something to an alert and tells of it. */
+const actOn = (alert, changed) => async (path, body, done) => {
+  try {
+    const now = await api("POST", `/alerts/${alert.alert_id}/${path}`, body ?? {});
+    say(done);
+    changed(now);
+  } catch (error) {
+    if (error.status !== 401) say([error.message, error.fix].filter(Boolean).join(": "), "bad");
+  }
+};
 
 async function shelve(act) {
   const minutes = h("select", {name: "minutes"}, SHELVE_MINUTES.map(([value, label]) => h("option", {value}, label)));
@@ -57,18 +64,37 @@ async function assign(alert, act) {
   if (answer) await act("assign", {assignee: answer.assignee.trim() || null}, answer.assignee ? `Assigned to ${answer.assignee}` : "Assigned to nobody");
 }
 
-/** Shows what happened to an alert. */
-export async function showLog(alert) {
+async function outOfService(act) {
+  const reason = h("input", {name: "reason", required: true, maxlength: 500, autofocus: true});
+  const answer = await ask("Take the alert out of service", "Take out of service", h("p", {class: "over"}, "It is hidden until somebody returns it to service."), field("Why", reason));
+  if (answer) await act("out-of-service", {reason: answer.reason}, "Out of service");
+}
+
+/** Shows an alert with what happened to it, and what else may be done. */
+async function showDetails(alert, {may}, changed) {
   const list = h("ol", {class: "log"}, note("Loading…"));
-  const closing = ask(alert.title, "Close", h("p", {class: "over"}, `${alert.pump_id ?? "Platform"} · ${stateOf(alert)} · ${alert.occurrences} ${alert.occurrences === 1 ? "occurrence" : "occurrences"}`),
-    alert.action && h("p", {class: "action"}, alert.action), list);
-  try {
-    const {log} = await get(`/alerts/${alert.alert_id}`);
-    put(list, log.map(entry => h("li", {}, h("time", {datetime: entry.time, title: "UTC"}, when(entry.time, true)),
-      h("span", {}, h("b", {}, words(entry.what)), entry.actor ? ` by ${entry.actor}` : "", said(entry.detail)))));
-  } catch (error) {
-    put(list, note(error.message, "bad"));
-  }
+  const fill = async () => {
+    try {
+      const {log} = await get(`/alerts/${alert.alert_id}`);
+      put(list, log.map(entry => h("li", {}, h("time", {datetime: entry.time, title: "UTC"}, when(entry.time, true)),
+        h("span", {}, h("b", {}, words(entry.what)), entry.actor ? ` by ${entry.actor}` : "", said(entry.detail)))));
+    } catch (error) {
+      put(list, note(error.message, "bad"));
+    }
+  };
+  const act = actOn(alert, now => {
+    alert = now;
+    changed(now);
+    fill();
+  });
+  const living = may("alerts:write") && alert.state !== "closed";
+  const closing = ask(alert.title, "Done",
+    h("p", {class: "over"}, [alert.pump_id ?? "Platform", stateOf(alert), `${alert.occurrences} ${alert.occurrences === 1 ? "occurrence" : "occurrences"}`, alert.assignee && `assigned to ${alert.assignee}`].filter(Boolean).join(" · ")),
+    alert.action && h("p", {}, alert.action),
+    living && h("div", {class: "row"}, button("Comment", () => comment(act), {class: "small"}), button("Assign", () => assign(alert, act), {class: "small"}),
+      alert.state !== "out_of_service" && button("Take out of service", () => outOfService(act), {class: "small"})),
+    h("h3", {}, "What happened"), list);
+  fill();
   await closing;
 }
 

@@ -84,7 +84,7 @@ export function showAlerts(context, parameters) {
     return h("tr", {class: over ? "over" : PRESENT.includes(alert.state) ? alert.priority : ""},
       h("td", {}, badge(over ? "none" : alert.priority, words(alert.priority))),
       h("td", {}, h("b", {}, alert.title), h("small", {}, alert.action)),
-      h("td", {}, alert.pump_id ? h("a", {href: `#/pumps/${encodeURIComponent(alert.pump_id)}`}, alert.pump_id) : "Platform", h("small", {}, alert.field_id ?? "")),
+      h("td", {}, alert.pump_id ? h("a", {class: "name", href: `#/pumps/${encodeURIComponent(alert.pump_id)}`}, alert.pump_id) : "Platform", h("small", {}, alert.field_id ?? "")),
       h("td", {}, stateOf(alert), h("small", {}, alert.occurrences > 1 ? `${alert.occurrences} times` : "", alert.assignee ? ` ${alert.assignee}` : "")),
       h("td", {}, age(alert.last_raised_at), h("small", {}, when(alert.last_raised_at))),
       h("td", {}, alert.acknowledged_by ?? "–", h("small", {}, alert.acknowledged_at ? when(alert.acknowledged_at) : "")),

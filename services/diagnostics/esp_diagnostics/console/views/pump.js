@@ -12,6 +12,7 @@ const HOUR = 3600e3;
 const SPANS = [[1, "1 h"], [6, "6 h"], [24, "24 h"], [24 * 7, "7 d"], [24 * 30, "30 d"]];
 const FIRST_CHANNELS = ["frequency_hz", "motor_current_a", "intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c"];
 const HEADLINE = ["frequency_hz", "motor_current_a", "intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "vibration_x_g", "wellhead_pressure_psi", "flow_rate_bpd"];
+const SHOWN_EVIDENCE = 4;
 const RELOAD_MS = 30000;
 const SOON_MS = 1500;
 const POINTS = 900;
@@ -212,10 +213,18 @@ function hypothesis(each) {
 
 function evidence(label, items) {
   if (!items?.length) return null;
-  return [h("dt", {}, label), h("dd", {}, h("ul", {}, items.map(item => h("li", {}, item.what || words(item.signal), item.value !== null && item.value !== undefined && [" ", h("b", {}, `${num(item.value)} ${unitOf(item.unit)}`.trim())], limit(item)))))];
+  const [first, rest] = [items.slice(0, SHOWN_EVIDENCE), items.slice(SHOWN_EVIDENCE)];
+  return [h("dt", {}, label), h("dd", {}, h("ul", {}, first.map(proof)),
+    rest.length > 0 && h("details", {}, h("summary", {}, `${rest.length} more`), h("ul", {}, rest.map(proof))))];
 }
 
-const limit = ({threshold, value, unit}) => threshold !== null && threshold !== undefined && value !== null && h("small", {}, `counts in full at ${num(threshold)} ${unitOf(unit)}`);
+function proof({what, signal, value, unit, threshold}) {
+  const known = value !== null && value !== undefined;
+  const limit = known && threshold !== null && threshold !== undefined;
+  return h("li", {}, words(what || signal), known && [" ", h("b", {}, measure(value, unit))], limit && [" ", h("small", {}, `(full weight at ${measure(threshold, unit)})`)]);
+}
+
+const measure = (value, unit) => `${num(value)} ${unitOf(unit)}`.trim().replace(/^-/, "−");
 
 // --- operating point -----------------------------------------------------------------------------------
 
@@ -301,12 +310,32 @@ function alertsPanel(context, pumpId) {
 
 function kpisPanel(context, path) {
   const body = h("div");
-  const load = () => fillWith(body, async () => h("pre", {}, JSON.stringify(await get(`${path}/kpis`))));
-  return {element: panel("Key figures", {}, body), load};
+  const load = () => fillWith(body, async () => drawKpis(await get(`${path}/kpis`)));
+  return {element: panel("Key figures of 30 days", {}, body), load};
+}
+
+function drawKpis(told) {
+  const fact = (label, value, unit, more) => h("div", {}, h("dt", {}, label), h("dd", {}, value, " ", h("small", {}, unit)), more && h("small", {}, more));
+  const {run_life: life} = told;
+  return h("div", {class: "inside"}, h("dl", {class: "facts"},
+    fact("Uptime", told.uptime === null ? "–" : `${num(100 * told.uptime, 1)} %`, "", told.uptime_known < 0.995 ? `${percent(told.uptime_known)} of the time is known` : ""),
+    fact("Starts", num(told.starts, 0), ""), fact("Trips", num(told.trips, 0), "", told.mean_time_between_trips_days === null ? "" : `one in ${num(told.mean_time_between_trips_days)} days`),
+    fact("Run life", num(life.days, 0), "days", life.up_days === null ? "" : `${num(life.up_days)} without a stop`),
+    fact("Produced", num(told.produced_bbl, 0), "bbl"), fact("Deferred", num(told.deferred_bbl, 0), "bbl", told.usual_rate_bpd === null ? "" : `at ${num(told.usual_rate_bpd, 0)} bpd`),
+    fact("Energy", num(told.energy_kwh, 0), "kWh"), fact("Energy for oil", num(told.kwh_per_bbl), "kWh/bbl"), fact("CO₂e", num(told.co2e_kg / 1000), "t")));
 }
 
 function healthPanel(context, path) {
   const body = h("div");
-  const load = () => fillWith(body, async () => h("pre", {}, JSON.stringify(await get(`${path}/health`))));
+  const load = () => fillWith(body, async () => drawHealth(await get(`${path}/health`)));
   return {element: panel("Health", {}, body), load};
+}
+
+function drawHealth({score, terms}) {
+  if (score === null) return note("Too little is known to judge.");
+  const costly = terms.filter(term => term.points >= 0.05);
+  return h("div", {class: "inside"}, healthBar(score),
+    costly.length > 0 && h("div", {class: "terms"}, costly.map(term => [
+      h("span", {}, words(term.term), h("small", {}, ` ${term.why}`)), bar(term.points / 50, `${num(term.points)} points`), h("b", {class: "n"}, `−${num(term.points, 1)}`)])),
+    !costly.length && h("small", {}, "Nothing takes from it."));
 }
