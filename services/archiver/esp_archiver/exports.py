@@ -142,7 +142,7 @@ async def fetch(
 ) -> Stored:
     """Read an object whole, prove it in itself, and return its manifest row.
 
-    Raises NotFound, Taken when it is another version than `etag`, Damaged when it is not whole.
+    Raises NotFound, Unavailable when it is another version than `etag`, Damaged when it is not whole.
     """
     found = await store.find(place.name)
     if found is None:

@@ -118,7 +118,7 @@ class Store:
                 yield name
 
     async def download(self, name: str, file: IO[bytes], etag: str) -> None:
-        """Write that version of an object into `file`. Raises NotFound, or Taken when it is another."""
+        """Write that version of an object into `file`. Raises NotFound, or Unavailable when it is another."""
         with _told(name):
             try:
                 stream = await self._container.download_blob(
@@ -130,7 +130,7 @@ class Store:
                 async for chunk in stream.chunks():
                     file.write(chunk)
             except ResourceModifiedError:
-                raise Taken(f"{name} was replaced meanwhile") from None
+                raise Unavailable(f"{name} was replaced meanwhile", fix="run it again") from None
 
     async def read(self, name: str, start: int, end: int, etag: str) -> bytes:
         """Return the bytes [start, end) of that version of an object. Raises NotFound or Damaged."""

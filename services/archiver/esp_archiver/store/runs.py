@@ -67,7 +67,7 @@ async def find_run(pool: Pool, run_id: UUID) -> Run | None:
 
 
 async def begin_run(connection: Connection) -> Run | None:
-    """Begin a run for all who asked for one; return the first of theirs, None if nobody did. For who leads."""
+    """Begin a run for all who asked for one; return the first of theirs, None if nobody did."""
     row = await connection.fetchrow(_QUERIES["begin_run"])
     return row and Run(**row)
 
