@@ -27,9 +27,13 @@ _VARIABLES: Final = {
 
 
 class ProgramFailed(EspError):
-    """A program ended with an error; the message has the end of what it said."""
+    """A program ended with an error: its exit `status` and, in the message, the end of what it said."""
 
     code, title = "program-failed", "Program failed"
+
+    def __init__(self, program: str, exit_status: int, said: str) -> None:
+        super().__init__(f"{program} ended with {exit_status}: {said}")
+        self.exit_status = exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ async def run(
     text = (said or b"").decode(errors="replace")
     if process.returncode:
         reason = (complained.decode(errors="replace").strip() or text.strip())[-MOST_SAID:]
-        raise ProgramFailed(f"{Path(argv[0]).name} ended with {process.returncode}: {reason}")
+        raise ProgramFailed(Path(argv[0]).name, process.returncode, reason)
     return text
 
 

@@ -1,5 +1,7 @@
 """Physical backups and the log's archive: pgBackRest's repositories, in Azure and on this machine."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,10 @@ from esp_backup.settings import BackupSettings
 AZURE: Final = "azure"
 LOCAL: Final = "local"
 PROGRAM: Final = "pgbackrest"
+LOCKED: Final = 50
+"""Exit status while another pgBackRest does something that excludes this."""
+LOCKED_S: Final = 30.0
+_LOCK_POLL_S: Final = 0.2
 
 
 class Damaged(EspError):
@@ -79,7 +85,11 @@ class Repository:
 
     async def ensure(self) -> None:
         """Make the stanza in every repository that lacks it."""
-        await self._run("stanza-create")
+        stanzas: list[dict[str, Any]] = orjson.loads(await self._run("info", "--output=json"))
+        repos = [repo for stanza in stanzas for repo in stanza.get("repo", [])]
+        # 0: fine; 2: it has no backup yet.
+        if len(repos) < len(self.places) or any(repo["status"]["code"] not in (0, 2) for repo in repos):
+            await self._run("stanza-create")
 
     async def backup(self, place: str) -> None:
         """Take a full backup to `place`; what is there already stays."""
@@ -110,9 +120,13 @@ class Repository:
 
     async def restore(self, place: str, label: str, folder: Path, target: Sequence[str]) -> None:
         """Put backup `label` into the empty `folder`, to recover as `target` (options of pgBackRest) says."""
-        await self._run(
-            "restore", self._repo(place), f"--set={label}", f"--pg1-path={folder}", "--link-all", *target
-        )
+        # pgBackRest empties its spool for a restore: the spool of a running cluster is not to be touched.
+        own = [
+            f"--{name}-path={self._account.folder(self._settings.state_folder / 'restore' / name)}"
+            for name in ("spool", "lock")
+        ]
+        where = [self._repo(place), f"--set={label}", f"--pg1-path={folder}"]
+        await self._run("restore", *where, *own, *target)
 
     async def choose(self, before: datetime | None, place: str | None = None) -> Full:
         """Return the newest undamaged full backup that ended before a moment, of the nearest repository.
@@ -136,13 +150,16 @@ class Repository:
 
     async def _run(self, command: str, *options: str) -> str:
         argv = [PROGRAM, f"--config={self.configuration}", f"--stanza={self._settings.stanza}"]
-        try:
-            return await run([*argv, *options, command], self._account)
-        except FileNotFoundError:
-            raise Unavailable(f"{PROGRAM} is not installed", fix="install the package pgbackrest") from None
-        except ProgramFailed as failure:
-            failure.fix = failure.fix or f"see {self._settings.state_folder}/log"
-            raise
+        deadline = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                return await run([*argv, *options, command], self._account)
+            except ProgramFailed as failure:
+                failure.fix = f"see {self._settings.state_folder}/log"
+                # The archiving of a segment, or what a killed process left, is over in a moment.
+                if failure.exit_status != LOCKED or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_LOCK_POLL_S)
 
     def _repo(self, place: str) -> str:
         return f"--repo={self.places.index(place) + 1}"

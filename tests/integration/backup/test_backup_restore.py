@@ -1,0 +1,330 @@
+"""What was backed up comes back: by the worker's own drill, to a moment, from a dump, from a daily set."""
+
+import asyncio
+import shutil
+import stat
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from backup_site import PUMPS, Site, open_site
+from esp_backup.app import run_worker
+from esp_backup.blobs import Blobs
+from esp_backup.domain.sealing import Unreadable
+from esp_backup.instance import Instance
+from esp_backup.programs import Account
+from esp_backup.recovery import Recovery
+from esp_backup.repository import Damaged
+from esp_backup.sets import DEFINITIONS, VAULT_SNAPSHOT, Sets
+from esp_backup.store import jobs
+from esp_backup.store.cluster import Cluster
+from esp_common.contracts.events import Event
+from esp_common.errors import Conflict, InvalidInput
+from esp_common.messaging import EventListener
+from esp_stack.programs import free_port
+from esp_stack.servers import OpenBao, RabbitMQ, Vhost
+from waiting import beside, until
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module")
+def configuration(server_home: Path) -> Path:
+    """A file that belongs to the daily set."""
+    file = server_home / "platform.conf"
+    file.write_text("the platform's configuration")
+    file.chmod(0o644)
+    return file
+
+
+@pytest.fixture(scope="module")
+def openbao(server_home: Path):
+    """A vault with a secret in it."""
+    server = OpenBao(server_home / "backup-openbao")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+async def site(
+    server_home: Path, rabbitmq: RabbitMQ, openbao: OpenBao, configuration: Path
+) -> AsyncIterator[Site]:
+    """A cluster without a backup, beside a broker and a vault."""
+    login = f"http://admin:{rabbitmq.passwords['admin']}@127.0.0.1:{rabbitmq.ports.management}/api"
+    async with open_site(
+        server_home / "backup-restore",
+        broker_management_url=login,
+        vault_snapshot_url=openbao.url,
+        vault_snapshot_token=openbao.token,
+        configuration_files=(configuration,),
+    ) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+async def first_round(site: Site, vhost: Vhost) -> SimpleNamespace:
+    """What a worker does that finds no backup at all, and the events it sends."""
+    settings = site.settings.model_copy(
+        update={
+            "amqp_url": vhost.url_for("backup"),
+            "http_port": free_port(),
+            "heartbeat_s": 0.5,
+            "poll_s": 0.2,
+            "audit_verify_command": f"{Path(sys.executable).with_name('esp-auth')} audit verify",
+        }
+    )
+    heard: list[Event] = []
+    listener = EventListener(
+        vhost.url_for("diagnostics"), ["backup.*"], on_event=heard.append, on_connected=lambda: None
+    )
+    stop = asyncio.Event()
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("ESP_AUTH_MASTER_KEY", site.master_key)
+    async with beside(listener.run()):
+        await until(lambda: listener.alive, "the listener listens")
+        working = asyncio.create_task(run_worker(settings, stop))
+        await until(lambda: len({event.subject for event in heard}) == 5, "five kinds of work", timeout_s=300)
+        covered = await until(
+            lambda: site.rows("SELECT * FROM backup.archiving WHERE covered_until IS NOT NULL"), timeout_s=60
+        )
+        stop.set()
+        await working
+    monkeypatch.undo()
+    return SimpleNamespace(heard=heard, archiving=covered[0])
+
+
+async def test_a_new_worker_backs_up_and_drills_at_once(site, first_round):
+    outcomes = {event.subject: event for event in first_round.heard}
+    assert {subject: event.type for subject, event in outcomes.items()} == {
+        "dump": "backup.completed",
+        "full": "backup.completed",
+        "set": "backup.completed",
+        "verify": "backup.completed",
+        "drill": "backup.drill-passed",
+    }
+    report = outcomes["drill"].data
+    assert any("each with its seal" in check["detail"] for check in report["checks"])
+    assert [check["name"] for check in report["checks"] if check["passed"]] == [
+        "moment",
+        "rows",
+        "audit log",
+        "amcheck",
+        "checksums",
+    ]
+    assert report["rto_s"] < 120
+    rows = await site.rows(
+        "SELECT kind, place, bytes FROM backup.backups WHERE gone_at IS NULL ORDER BY 1, 2"
+    )
+    assert [(row["kind"], row["place"]) for row in rows] == [
+        ("dump", "snapshots"),
+        ("full", "azure"),
+        ("full", "local"),
+        ("set", "azure"),
+    ]
+    assert all(row["bytes"] > 0 for row in rows)
+
+
+async def test_what_a_loss_would_cost_is_known_and_little(first_round):
+    archiving = first_round.archiving
+    assert (archiving["checked_at"] - archiving["covered_until"]).total_seconds() < 300
+    assert not archiving["behind"]
+
+
+async def test_the_database_is_put_back_to_a_moment_by_the_command(site, first_round, tmp_path_factory):
+    await site.rows("CREATE TABLE public.steps (step int)")
+    await site.rows("INSERT INTO public.steps VALUES (1)")
+    moment = (await site.rows("SELECT clock_timestamp() AS at"))[0]["at"]
+    await site.rows("INSERT INTO public.steps VALUES (2)")
+    await site.rows("SELECT pg_switch_wal()")
+    target = site.settings.state_folder / "put-back"
+    status, said, errors = await site.run("restore", "--to", moment.isoformat(), "--target", str(target))
+    assert status == 0, errors
+    assert "verified" in said
+    account = Account.owner_of(target)
+    again = Instance(site.settings, account, site.settings.state_folder / "again", target, to_keep=True)
+    async with again.running():
+        url = again.cluster("esp").url
+        assert [row["step"] for row in await site.rows("SELECT step FROM public.steps", url=url)] == [1]
+        readings = await site.rows("SELECT count(DISTINCT pump_no) AS pumps FROM ingest.telemetry", url=url)
+        assert readings[0]["pumps"] == PUMPS
+        # What the new timeline has written waits for the archive of whoever starts it for good.
+        waiting = await site.rows(
+            "SELECT name FROM pg_ls_archive_statusdir() WHERE name LIKE '%.history.ready'", url=url
+        )
+        assert [row["name"] for row in waiting] == ["00000002.history.ready"]
+
+
+@pytest.mark.parametrize("moment", ["1999-12-31T00:00:00Z", "2999-12-31T00:00:00Z"])
+async def test_a_moment_outside_the_window_is_refused_before_anything_is_written(site, first_round, moment):
+    target = site.settings.state_folder / "never"
+    recovery = Recovery(site.settings, site.work._account, site.repository)
+    with pytest.raises(InvalidInput, match="recovery window"):
+        await recovery.restore(datetime.fromisoformat(moment), target)
+    assert not target.exists()
+
+
+async def test_a_folder_with_something_in_it_is_not_restored_over(site, first_round):
+    recovery = Recovery(site.settings, site.work._account, site.repository)
+    with pytest.raises(Conflict, match="not empty"):
+        await recovery.restore(None, site.postgres.data)
+
+
+async def test_a_drill_fails_when_the_audit_log_does_not_verify(site, first_round):
+    status, _, _ = await site.run("drill", audit_verify_command="false")
+    assert status == 1
+    rows = await site.rows("SELECT state, error, result FROM backup.jobs ORDER BY requested_at DESC LIMIT 1")
+    assert rows[0]["state"] == "failed"
+    assert rows[0]["error"].startswith("audit log: ")
+    assert [type_ for type_, _ in await site.events()][-1] == "backup.drill-failed"
+    await site.rows("DELETE FROM backup.outbox")
+
+
+# --- dumps ------------------------------------------------------------------------------------------------
+
+
+async def _counts(site: Site, database: str) -> dict[str, int]:
+    url = site.postgres.url("postgres", database)
+    query = (
+        "SELECT 'readings', count(*) FROM telemetry_v1.readings UNION ALL"
+        " SELECT 'audit', count(*) FROM auth.audit_log UNION ALL"
+        " SELECT 'chunks', count(*) FROM show_chunks('ingest.telemetry')"
+    )
+    return dict(map(tuple, await site.rows(query, url=url)))
+
+
+async def test_a_dump_loads_as_a_new_database_with_its_chunks_and_aggregates(site, first_round):
+    (dump,), _ = site.work.dumps.all()
+    folder = site.settings.snapshot_folder / dump.name
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    await site.work.dumps.load(dump.name, site.postgres.admin_url, "loaded", roles=False)
+    assert await _counts(site, "loaded") == await _counts(site, "esp")
+    url = site.postgres.url("esp_diagnostics", "loaded")
+    assert await site.rows("SELECT * FROM telemetry_v1.readings_1hour LIMIT 1", url=url)
+    await site.rows("DROP DATABASE loaded WITH (FORCE)", url=site.postgres.admin_url)
+
+
+async def test_a_dump_of_plain_postgresql_loads_too(site, tmp_path):
+    await site.rows("CREATE DATABASE plain", url=site.postgres.admin_url)
+    plain = site.postgres.url("postgres", "plain")
+    await site.rows("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n", url=plain)
+    folder = site.settings.state_folder / "plain-dumps"
+    cluster_url = site.settings.cluster_url.replace("/esp?", "/plain?")
+    work = site.changed(snapshot_folder=folder, cluster_url=cluster_url)
+    dump = await work.dumps.take(Cluster(cluster_url), datetime.now(UTC))
+    assert dump.timescale_version is None
+    await work.dumps.load(dump.name, site.postgres.admin_url, "plain_loaded", roles=False)
+    rows = await site.rows("SELECT sum(n) FROM kept", url=site.postgres.url("postgres", "plain_loaded"))
+    assert rows[0]["sum"] == 500_500
+
+
+async def test_a_damaged_dump_is_found_and_neither_loaded_nor_counted_among_those_kept(site, first_round):
+    result = await site.work.dump()
+    newest = site.settings.snapshot_folder / result["name"]
+    flip(max((newest / "data").iterdir(), key=lambda path: path.stat().st_size))
+    with pytest.raises(Damaged, match="has changed"):
+        await site.work.dumps.load(result["name"], site.postgres.admin_url, "never", roles=False)
+    with pytest.raises(Damaged, match=result["name"]):
+        await site.work.verify()
+    rows = await site.rows("SELECT name FROM backup.backups WHERE problem IS NOT NULL")
+    assert [row["name"] for row in rows] == [result["name"]]
+    work = site.changed(dumps_kept=1)
+    older = {dump.name for dump in work.dumps.all()[0]} - {result["name"]}
+    assert work.dumps.expire([result["name"]]) == []
+    assert older <= {dump.name for dump in work.dumps.all()[0]}
+    shutil.rmtree(newest)
+    await site.work.note_dumps()
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+# --- physical backups -------------------------------------------------------------------------------------
+
+
+async def test_a_flipped_byte_in_the_archive_or_a_backup_is_found_and_old_backups_stay(
+    site, first_round, monkeypatch
+):
+    repository = site.settings.local_repository
+    label = (await site.rows("SELECT name FROM backup.backups WHERE place = 'local' ORDER BY 1"))[0]["name"]
+    bundle = next((repository / "backup" / "esp" / label / "bundle").iterdir())
+    segment = min((repository / "archive" / "esp").rglob("0000000100000000*-*.lz4"))
+    kept = {path: path.read_bytes() for path in (bundle, segment)}
+    try:
+        for path in kept:
+            flip(path)
+        with pytest.raises(Damaged) as found:
+            await site.work.verify()
+        assert label in found.value.detail
+        assert "local wal" in found.value.detail
+        expired = []
+
+        async def expire(place: str) -> None:
+            expired.append(place)
+
+        monkeypatch.setattr(site.repository, "expire", expire)
+        await site.work._expire_fulls()
+        assert expired == ["azure"]
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    assert await site.work.verify() == {"problems": []}
+
+
+# --- daily sets -------------------------------------------------------------------------------------------
+
+
+async def test_a_daily_set_brings_back_broker_vault_and_configuration(
+    site, first_round, configuration, tmp_path
+):
+    status, said, errors = await site.run("restore-set", "--target", str(tmp_path / "set"))
+    assert status == 0, errors
+    files = {Path(line) for line in said.splitlines()}
+    assert f'"name":"{"ingest.telemetry"}"' in (tmp_path / "set" / DEFINITIONS).read_text()
+    assert (tmp_path / "set" / VAULT_SNAPSHOT).stat().st_size > 1000
+    kept = next(file for file in files if file.name == configuration.name)
+    assert kept.read_text() == configuration.read_text()
+
+
+async def test_a_set_in_storage_shows_nothing_and_does_not_open_once_it_was_changed(
+    site, first_round, tmp_path
+):
+    async with Blobs(site.settings) as blobs:
+        sets = Sets(site.settings, blobs)
+        name = (await sets.all())[-1].name
+        content = await blobs.get(name)
+        assert b"definitions" not in content
+        with pytest.raises(Conflict):
+            await blobs.put(name, b"another", {})
+        await blobs.put(f"{name}.tar.gz.sealed", content[:-1] + bytes([content[-1] ^ 1]), {"sha256": "0"})
+        with pytest.raises(Unreadable):
+            await sets.fetch(f"{name}.tar.gz.sealed", tmp_path / "changed")
+        await blobs.delete(f"{name}.tar.gz.sealed")
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------
+
+
+async def test_a_lost_catalogue_is_rebuilt_from_storage(site, first_round):
+    query = "SELECT kind, place, name, bytes FROM backup.backups WHERE gone_at IS NULL ORDER BY 1, 2, 3"
+    before = await site.rows(query)
+    await site.rows("TRUNCATE backup.backups")
+    status, _, errors = await site.run("catalogue", "rebuild")
+    assert status == 0, errors
+    assert await site.rows(query) == before
+
+
+async def test_one_process_at_a_time_does_a_kind_of_work(site, first_round):
+    async with jobs.turn(site.pool, "full") as mine:
+        assert mine
+        status, _, errors = await site.run("now", "full")
+    assert status == 2
+    assert "another process does full now" in errors
