@@ -12,13 +12,15 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
-from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+from azure.storage.blob.aio import BlobServiceClient, ContainerClient, LinearRetry
 from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 from esp_backup.settings import BackupSettings
 
 API_VERSION: Final = "2025-11-05"
 TRIES: Final = 3
+RETRY_S: Final = 1
+"""Pause between tries, seconds: what is away longer is tried again with the whole job."""
 
 
 class Blob(NamedTuple):
@@ -41,7 +43,7 @@ class Blobs:
         self._service: Any = BlobServiceClient.from_connection_string(
             settings.blob_connection_string,
             api_version=API_VERSION,
-            retry_total=TRIES,
+            retry_policy=LinearRetry(backoff=RETRY_S, retry_total=TRIES, random_jitter_range=0),
             connection_timeout=timeout_s,
             read_timeout=timeout_s,
             **verify,

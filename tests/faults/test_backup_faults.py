@@ -1,0 +1,279 @@
+"""Backups under faults: storage away or slow, processes killed, no space, and the database destroyed."""
+
+import asyncio
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aio_pika
+import asyncpg
+import orjson
+import psutil
+import pytest
+from backup_site import Site, open_site
+from esp_backup.dumps import PARTIAL, NoSpace
+from esp_backup.jobs import Jobs
+from esp_backup.programs import ProgramFailed
+from esp_backup.store.cluster import Cluster
+from esp_backup.watch import Watch
+from esp_common import topology
+from esp_common.errors import EspError, Unavailable
+from esp_ingest.app import run_worker as run_ingest
+from esp_ingest.settings import IngestSettings
+from esp_stack.programs import free_port
+from esp_stack.servers import Vhost
+from waiting import beside, until
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module")
+async def site(server_home: Path) -> AsyncIterator[Site]:
+    """A cluster without a backup."""
+    conf = server_home / "faults.conf"
+    conf.write_text("kept")
+    conf.chmod(0o644)
+    async with open_site(server_home / "backup-faults", configuration_files=(conf,)) as site:
+        yield site
+
+
+@pytest.fixture
+def jobs(site: Site) -> Jobs:
+    """The work as the worker does it."""
+    return Jobs(site.pool, site.work)
+
+
+async def _failures(site: Site) -> list[str]:
+    """Return the kinds of the events of failure that wait to be published, and forget all events."""
+    kinds = [data["kind"] for type_, data in await site.events() if type_.endswith("failed")]
+    await site.rows("DELETE FROM backup.outbox")
+    return kinds
+
+
+# --- storage ----------------------------------------------------------------------------------------------
+
+
+async def test_with_storage_away_nothing_is_lost_and_what_can_be_done_is_done(site, jobs):
+    site.azurite.kill()
+    try:
+        await site.rows("CREATE TABLE IF NOT EXISTS public.meanwhile AS SELECT 1 AS n")
+        await site.rows("SELECT pg_switch_wal()")
+        with pytest.raises(EspError):
+            await jobs.run("full", "test")
+        with pytest.raises(Unavailable):
+            await jobs.run("set", "test")
+        assert (await jobs.run("dump", "test"))["name"]
+        places = await site.rows("SELECT place FROM backup.backups WHERE kind = 'full'")
+        assert [row["place"] for row in places] == ["local"]
+        assert (await Cluster(site.settings.cluster_url).archiver()).waiting_segments > 0
+        assert await _failures(site) == ["full", "set"]
+    finally:
+        site.azurite.start()
+    await jobs.run("full", "test")
+    await jobs.run("set", "test")
+
+    async def caught_up() -> bool:
+        return (await Cluster(site.settings.cluster_url).archiver()).waiting_segments == 0
+
+    await until(caught_up, "the segments that waited are archived", timeout_s=120)
+    assert await _failures(site) == []
+    assert await site.repository.verify("azure") == {}
+
+
+async def test_storage_that_does_not_answer_fails_the_set_in_bounded_time(site, jobs):
+    site.azurite.pause()
+    try:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unavailable, match="blob storage does not answer"):
+            await jobs.run("set", "test")
+        assert asyncio.get_running_loop().time() - began < 60
+    finally:
+        site.azurite.resume()
+    assert (await jobs.run("set", "test"))["files"]
+    await _failures(site)
+
+
+async def test_an_archive_that_falls_behind_is_told_once_and_so_is_that_it_has_caught_up(site):
+    settings = site.settings.model_copy(update={"rpo_limit_s": 1e-6})
+    late, fine = Watch(settings, site.pool), Watch(site.settings, site.pool)
+    for watch in (late, late, fine, fine):
+        await watch.look()
+    told = [(type_, data["kind"]) for type_, data in await site.events()]
+    assert told == [("backup.failed", "wal"), ("backup.completed", "wal")]
+    await _failures(site)
+
+
+# --- processes killed -------------------------------------------------------------------------------------
+
+
+def _has(site: Site, *commands: str) -> bool:
+    """Return whether a process of the site's runs one of these."""
+    home = str(site.settings.state_folder.parent)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if home in line and any(command in line for command in commands):
+                return True
+    return False
+
+
+async def _kill_during(site: Site, arguments: tuple[str, ...], *commands: str) -> None:
+    """Start an `esp-backup` command and kill it once it has started one of these programs."""
+    process = await site.command(*arguments)
+    try:
+        await until(lambda: _has(site, *commands), f"{commands} run", timeout_s=90)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+    await until(lambda: not _has(site, *commands), f"{commands} are gone", timeout_s=30)
+
+
+async def test_processes_killed_at_any_step_leave_nothing_that_is_in_the_way(site, jobs):
+    folder = site.settings.snapshot_folder
+    dumps = {dump.name for dump in site.work.dumps.all()[0]}
+    await _kill_during(site, ("now", "dump"), "pg_dump ")
+    await _kill_during(site, ("now", "full"), " backup")
+    await _kill_during(site, ("drill",), " restore")
+    await _kill_during(site, ("drill",), "drill/postgresql.conf")
+    running = await site.rows("SELECT kind FROM backup.jobs WHERE state = 'running' ORDER BY kind")
+    assert [row["kind"] for row in running] == ["drill", "dump", "full"]
+    assert {dump.name for dump in site.work.dumps.all()[0]} == dumps
+
+    for kind in ("dump", "full", "drill", "verify"):
+        await jobs.run(kind, "test")
+    assert sorted(await _failures(site)) == ["drill", "drill", "dump", "full"]
+    assert not list(folder.glob(f"{PARTIAL}*"))
+    assert len(site.work.dumps.all()[0]) == len(dumps) + 1
+    contents = await site.repository.contents()
+    known = await site.rows("SELECT name FROM backup.backups WHERE kind = 'full' AND gone_at IS NULL")
+    assert {row["name"] for row in known} == {full.label for full in contents.fulls}
+
+
+# --- no space ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(site: Site) -> Iterator[Path]:
+    """A file system with room for little more than one dump."""
+    folder = site.settings.state_folder / "small"
+    folder.mkdir()
+    size = site.work.dumps.all()[0][-1].bytes * 3 // 2
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no rights to mount a file system here")
+    shutil.chown(folder, site.postgres.user)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+async def test_a_full_disk_costs_the_dump_that_does_not_fit_and_no_other(site, small_disk):
+    work = site.changed(snapshot_folder=small_disk, snapshot_free_mib=0)
+    first = await work.dump()
+    with pytest.raises(NoSpace):
+        await work.dump()
+    ballast = small_disk / "ballast"
+    await work.dumps.verify(first["name"])
+    shutil.rmtree(small_disk / first["name"])
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 65_536))
+    with pytest.raises((ProgramFailed, OSError)):
+        await work.dump()
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+# --- the database destroyed -------------------------------------------------------------------------------
+
+
+async def _write(site: Site) -> None:
+    """Commit one number after the other, each with its time, until the database is gone."""
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection = await asyncpg.connect(site.admin_url)
+        while True:
+            await connection.execute("INSERT INTO public.ledger (at) VALUES (clock_timestamp())")
+            await asyncio.sleep(0.02)
+
+
+async def _watch(watch: Watch) -> None:
+    while True:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await watch.look()
+        await asyncio.sleep(0.2)
+
+
+async def _register_gateway(site: Site) -> None:
+    await site.rows("INSERT INTO ingest.gateways VALUES ('gw-01', 'north', 'Gateway')")
+    await site.rows("INSERT INTO ingest.gateway_pumps SELECT 'gw-01', pump_id FROM ingest.pumps")
+
+
+async def _send_readings(vhost: Vhost, count: int) -> None:
+    first = datetime.now(UTC) - timedelta(hours=1)
+    readings = [
+        {
+            "pump_id": "P-1",
+            "time": (first + timedelta(seconds=n, milliseconds=7)).isoformat(),
+            "motor_temp_c": 91.5,
+        }
+        for n in range(count)
+    ]
+    async with await aio_pika.connect(vhost.url) as connection:
+        channel = await connection.channel(publisher_confirms=True)
+        exchange = await channel.get_exchange(topology.INGEST, ensure=False)
+        message = aio_pika.Message(
+            orjson.dumps(readings), content_type="application/json", message_id="kept-by-the-broker"
+        )
+        await exchange.publish(message, topology.telemetry_key("gw-01"))
+
+
+async def test_a_destroyed_database_comes_back_with_what_was_covered_and_takes_what_waited(
+    site, jobs, vhost, redis_url
+):
+    await site.rows("CREATE TABLE public.ledger (n bigserial PRIMARY KEY, at timestamptz)")
+    await _register_gateway(site)
+    settings = IngestSettings(
+        database_url=site.postgres.url("esp_ingest", "esp"),
+        amqp_url=vhost.url_for("ingest"),
+        redis_url=redis_url,
+        http_port=free_port(),
+    )
+    watch, stop = Watch(site.settings, site.pool), asyncio.Event()
+    query = "SELECT covered_until FROM backup.archiving"
+    before = (await site.rows("SELECT clock_timestamp() AS at"))[0]["at"]
+    ingest = asyncio.create_task(run_ingest(settings, stop))
+    async with beside(_write(site), _watch(watch)):
+
+        async def covers_some() -> datetime | None:
+            covered = (await site.rows(query))[0]["covered_until"]
+            return covered if covered and covered > before + timedelta(seconds=3) else None
+
+        covered = await until(covers_some, "the archive covers some of what was written", timeout_s=120)
+        site.postgres.kill()
+        lost_at = datetime.now(UTC)
+    shutil.rmtree(site.postgres.data)
+    await _send_readings(vhost, 50)
+
+    status, _, errors = await site.run("restore", "--to", "latest", "--target", str(site.postgres.data))
+    assert status == 0, errors
+    site.postgres.start()
+    rows = await site.rows("SELECT count(*) AS rows, max(n) AS last, max(at) AS newest FROM public.ledger")
+    assert rows[0]["rows"] == rows[0]["last"]
+    assert rows[0]["newest"] > covered - timedelta(seconds=1)
+    assert (lost_at - rows[0]["newest"]).total_seconds() < 300
+
+    async def arrived() -> bool:
+        found = await site.rows(
+            "SELECT count(*) AS n FROM telemetry_v1.readings WHERE pump_id = 'P-1' AND motor_temp_c = 91.5"
+        )
+        return found[0]["n"] == 50
+
+    await until(arrived, "the readings that the broker kept are stored", timeout_s=90)
+    stop.set()
+    await ingest
+    # The new timeline goes into the archive, and can be restored from in its turn.
+    await site.pool.expire_connections()
+    assert (await jobs.run("full", "test"))["backups"]
+    assert (await jobs.run("drill", "test"))["passed"]
