@@ -29,6 +29,7 @@ from esp_diagnostics.api.kpis import kpis_router
 from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
 from esp_diagnostics.api.notifications import notifications_router
 from esp_diagnostics.api.pumps import pumps_router
+from esp_diagnostics.api.rules import rules_router
 from esp_diagnostics.api.telemetry import telemetry_router
 from esp_diagnostics.cache import AnswerCache
 from esp_diagnostics.fleet import Fleet
@@ -39,6 +40,7 @@ from esp_diagnostics.notifications import Delivery, Notifications
 from esp_diagnostics.notifier import consume, keep_time, notification_consumer, platform_consumer
 from esp_diagnostics.points import Points
 from esp_diagnostics.pump_settings import PumpSettings
+from esp_diagnostics.rules import RuleBook
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store.alerts import AlertLists
 from esp_diagnostics.store.fleet import FleetStore
@@ -96,6 +98,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             ),
             fleet_router(Fleet(FleetStore(pool), cache, settings.cache_open_s)),
             diagnostics_router(pool, nameplates),
+            rules_router(RuleBook(pool)),
             live_router(sockets),
             alerts_router(Alerts(pool, LivePublisher(redis)), AlertLists(pool), pool),
             notifications_router(Notifications(pool, settings), Routing(pool)),
