@@ -22,7 +22,6 @@ from esp_diagnostics.domain.trends import (
     bucketed,
     checked_span,
     plan,
-    widened,
 )
 from fastapi import Request
 from hypothesis import given
@@ -44,7 +43,7 @@ spans = st.builds(
 def planned(
     span: Span, resolution: Resolution = Resolution.AUTO, points: int = 1000, interval_s: float | None = 10
 ) -> Plan:
-    return plan(span, resolution, points, interval_s=interval_s, raw_since=RAW_SINCE, now=NOW)
+    return plan(span, resolution, points, interval_s=interval_s, raw_since=RAW_SINCE)
 
 
 def last(length: timedelta) -> Span:
@@ -88,24 +87,6 @@ def test_buckets_are_never_more_than_asked_for_and_cover_the_span(span: Span, po
     assert found.span.start <= span.start
     assert found.span.end >= span.end
     assert found.bucket_s % GRAIN_S[found.source] == 0
-
-
-@given(spans)
-def test_a_span_that_is_over_is_not_widened(span: Span) -> None:
-    wider = widened(span, NOW)
-    if span.end < NOW:
-        assert wider == span
-    else:
-        assert wider.start <= span.start
-        assert wider.end >= span.end
-        assert (span.start - wider.start).total_seconds() <= max(span.seconds / 50, 1)
-
-
-def test_dashboards_that_ask_for_the_last_hour_ask_for_the_same_for_a_while() -> None:
-    asked = {
-        planned(Span(NOW - timedelta(hours=1) + d, NOW + d)) for d in (0 * DAY, timedelta(milliseconds=900))
-    }
-    assert len(asked) == 1
 
 
 def test_readings_that_ingest_may_have_dropped_are_not_planned_with() -> None:

@@ -31,7 +31,7 @@ LOCK_S: Final = 10.0
 """How long others wait for the process that works an answer out; then they do it themselves."""
 
 POLL_S: Final = 0.02
-REFRESHED_AFTER: Final = 0.5
+REFRESHED_AFTER: Final = 0.4
 """Share of its time after which an answer that is asked for is renewed in the background."""
 
 _HEADER: Final = struct.Struct(">d16s")
@@ -83,8 +83,8 @@ class AnswerCache:
     """Keeps answers for as long as the caller says, and has each worked out by one caller at a time.
 
     In one process callers with the same question share one computation, between processes a lock in Redis
-    has the others wait for it. An answer past half its time is renewed in the background when it is asked
-    for, so that a question that is asked all the time never waits; none is given past its whole time.
+    has the others wait for it. An answer past two fifths of its time is renewed in the background when it is
+    asked for, so that a question that is asked all the time never waits; none is given past its whole time.
     """
 
     def __init__(self, redis: Redis, max_bytes: int) -> None:

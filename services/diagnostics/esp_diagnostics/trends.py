@@ -68,13 +68,8 @@ class Trends:
         interval_s = await self._nameplates.interval_s(question.pump_id)
         wanted = self._plan(question, interval_s, now)
         over = wanted.span.end <= now - SETTLED
-        span = wanted.span
-        key = cache_key(
-            rights,
-            "trend",
-            *(question.pump_id, question.channels, question.resolution, question.max_points, media_type),
-            *(span.start, span.end, wanted.bucket_s),
-        )
+        asked = (question.pump_id, question.channels, question.resolution, question.max_points, media_type)
+        key = cache_key(rights, "trend", *asked, *self._when(question, wanted, now))
 
         async def compute() -> bytes:
             trend = await self.trend(question, wanted)
@@ -102,6 +97,17 @@ class Trends:
         rows = await self._history.buckets(question.pump_id, wanted, channels)
         return _trend(question, wanted, channels, rows)
 
+    def _when(self, question: Question, wanted: Plan, now: datetime) -> tuple[object, ...]:
+        """Return what of the time tells one question from another.
+
+        Those who ask for the last day, now and a little later, ask for the same: an answer that touches the
+        present may be a little old in any case. Readings asked for by name are those asked for.
+        """
+        kept = timedelta(seconds=self._settings.cache_open_s)
+        if question.resolution is not Resolution.RAW and abs(question.end - now) <= kept:
+            return "last", round((question.end - question.start).total_seconds()), wanted.bucket_s
+        return wanted.span.start, wanted.span.end, wanted.bucket_s
+
     def _plan(self, question: Question, interval_s: float | None, now: datetime) -> Plan:
         settings = self._settings
         if question.max_points > settings.max_points:
@@ -116,7 +122,6 @@ class Trends:
             question.max_points,
             interval_s=interval_s,
             raw_since=now - timedelta(days=settings.raw_days),
-            now=now,
         )
 
     async def latest(self, pump_id: str) -> bytes:

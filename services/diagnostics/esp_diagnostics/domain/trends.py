@@ -1,6 +1,6 @@
 """Trends: which stored grain answers a question within a number of points, and the answer as columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -27,9 +27,6 @@ COARSER_SUFFICES: Final = 4
 
 UNKNOWN_INTERVAL_S: Final = 1.0
 """Between readings of a pump that reports by exception: as often as that, at worst, for the estimate."""
-
-OPEN_STEP: Final = 200
-"""Fraction (1/200) of a span by which its ends are rounded when it reaches the present, see `widened`."""
 
 
 class Resolution(StrEnum):
@@ -122,7 +119,6 @@ def plan(
     *,
     interval_s: float | None,
     raw_since: datetime,
-    now: datetime,
 ) -> Plan:
     """Return what answers with at most `max_points` points; raise TooManyPoints where nothing does.
 
@@ -135,7 +131,7 @@ def plan(
     if resolution is not Resolution.AUTO:
         return _stored(span, resolution, max_points)
     if span.start >= raw_since and span.seconds / (interval_s or UNKNOWN_INTERVAL_S) <= max_points:
-        return Plan(Resolution.RAW, widened(span, now))
+        return Plan(Resolution.RAW, span)
     return bucketed(span, max_points)
 
 
@@ -152,21 +148,6 @@ def bucketed(span: Span, max_points: int) -> Plan:
             width_s = grain_s
     source = max((grain for grain in GRAIN_S if width_s % GRAIN_S[grain] == 0), key=GRAIN_S.__getitem__)
     return Plan(source, span.aligned(width_s), width_s)
-
-
-def widened(span: Span, now: datetime) -> Span:
-    """Return `span` with its ends rounded outwards, by up to 1/200 of it, if it reaches the present.
-
-    Dashboards that ask for the last hour again and again then ask for the same until the next step.
-    """
-    if span.end < now:
-        return span
-    return span.aligned(next((width for width in _steps_s() if width * OPEN_STEP >= span.seconds), DAY_S))
-
-
-def _steps_s() -> Iterator[int]:
-    yield from (1, 2, 5, 10, 15, 30)
-    yield from WIDTHS_S
 
 
 def _stored(span: Span, grain: Resolution, max_points: int) -> Plan:

@@ -8,6 +8,9 @@ from esp_common.database import Pool, load_queries
 
 _SQL: Final = load_queries(__package__, "fleet.sql")
 
+STATEMENTS: Final = (_SQL.page, _SQL.summary)
+"""The statements of a first page."""
+
 SHOWN: Final = (
     *("intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "frequency_hz", "motor_current_a"),
     *("active_power_kw", "wellhead_pressure_psi", "flow_rate_bpd", "vibration_x_g", "choke_pct"),

@@ -31,13 +31,18 @@ class History:
 
     async def buckets(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> list[Row]:
         """Return buckets, oldest first: bucket, readings, running_share, then STATISTICS of each channel."""
-        query = _buckets(plan.source.value, tuple(channels), plan.merged)
+        query = statement_of(plan, channels)
         width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
         return await self._pool.fetch(query, pump_id, plan.span.start, plan.span.end, *width)
 
     async def newest(self, pump_id: str, since: datetime, limit: int) -> list[Row]:
         """Return up to `limit` readings since a time, newest first, with every channel and both flags."""
         return await self._pool.fetch(_NEWEST, pump_id, since, limit)
+
+
+def statement_of(plan: Plan, channels: Sequence[str]) -> str:
+    """Return the statement that reads the buckets of `plan`."""
+    return _buckets(plan.source.value, tuple(channels), plan.merged)
 
 
 # Few combinations are asked for in practice; a new text each time would also mean a new plan each time.
