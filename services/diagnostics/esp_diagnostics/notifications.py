@@ -320,8 +320,9 @@ class Delivery:
     async def _deliver(self, message: Message, now: datetime) -> None:
         wanted = destinations(message, await self._routing.routes(), now)
         if not wanted:
-            log.info("notification.unrouted", title=message.title, priority=message.priority)
-            await self._note(message, "", "unrouted", 0)
+            if message.notice != "cleared":  # which few ask for
+                log.info("notification.unrouted", title=message.title, priority=message.priority)
+                await self._note(message, "", "unrouted", 0)
             return
         settled = await self._routing.settled(message.event_id)
         outcomes = await asyncio.gather(
