@@ -70,7 +70,7 @@ class PumpMemory:
     `through_us`: its newest reading that was judged. `settled`: when each condition was last over, as far as
     a replay may come upon it again. `passed`: what alerts were last told of each limit that is passed, by
     condition. `inherited`: findings were open, but the state that led to them is lost;
-    they stay open until the pump is judged anew.
+    they stay open until the pump is judged anew. `unshown`: what its status is to be made of when it is due.
     """
 
     pump_id: str
@@ -83,6 +83,7 @@ class PumpMemory:
     inherited: bool = False
     status_at_s: float = float("-inf")
     shown: tuple[Any, ...] = ()
+    unshown: tuple[Assessment, AnomalyVerdict | None, Health] | None = None
 
 
 class Context(NamedTuple):
@@ -436,13 +437,27 @@ def _show(
     memory.shown = shown
     if not context.replaying:
         effects.live.append(_live_reading(memory, assessment))
-    if not changed and context.now_s - memory.status_at_s < STATUS_EVERY_S:
+    memory.unshown = (assessment, verdict, health)
+    if not changed and not due(memory, context.now_s):
         return
-    memory.status_at_s = context.now_s
-    hypotheses = [_described(each, verdict) for each in assessment.hypotheses[:SHOWN_HYPOTHESES]]
-    effects.statuses.append(_status(memory, assessment, verdict, health, hypotheses))
+    hypotheses = show_status(memory, context.now_s, effects)
     if changed and not context.replaying:
         effects.live.append(_live_status(memory, assessment, health, hypotheses))
+
+
+def due(memory: PumpMemory, now_s: float) -> bool:
+    """Whether there is something to show of a pump, and its status was written long enough ago."""
+    return memory.unshown is not None and now_s - memory.status_at_s >= STATUS_EVERY_S
+
+
+def show_status(memory: PumpMemory, now_s: float, effects: Effects) -> list[dict[str, Any]]:
+    """Put the status of a pump that has something to show; return its hypotheses."""
+    assert memory.unshown is not None  # noqa: S101 - callers look
+    assessment, verdict, health = memory.unshown
+    memory.unshown, memory.status_at_s = None, now_s
+    hypotheses = [_described(each, verdict) for each in assessment.hypotheses[:SHOWN_HYPOTHESES]]
+    effects.statuses.append(_status(memory, assessment, verdict, health, hypotheses))
+    return hypotheses
 
 
 def _status(

@@ -113,6 +113,8 @@ class Trainer:
             while due := await self._due(owned()):
                 for pump_id, body in (await self.train(due)).items():
                     await take(pump_id, body)
+        except asyncio.CancelledError:
+            return  # the worker ends
         except BrokenProcessPool:
             log.warning("training.process-died", effect="it is started again")
             self._process = self._started()

@@ -61,10 +61,10 @@ class DiagnosticsSettings(ServiceSettings):
     # worker
     worker_heartbeat_s: float = Field(5, gt=0, description="How often a worker says that it lives, seconds.")
     worker_missing_s: float = Field(
-        15, gt=0, description="Silence after which the others take a worker's partitions, seconds."
+        15, gt=0, description="Silence after which the others read a worker's queues, seconds."
     )
-    partition_prefetch: int = Field(
-        50, ge=1, le=1000, description="Most unacknowledged messages of a partition, messages."
+    lane_prefetch: int = Field(
+        50, ge=1, le=1000, description="Most unacknowledged messages of one queue of readings, messages."
     )
     snapshot_s: float = Field(60, gt=0, description="How often the state of each pump is saved, seconds.")
     replay_longest_s: float = Field(

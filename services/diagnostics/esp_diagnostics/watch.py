@@ -219,6 +219,14 @@ class Judge:
         _JUDGED.labels("replay" if replaying else "live").inc(len(batch))
         return effects
 
+    def overdue(self, now_s: float) -> Effects:
+        """Return the statuses that were too soon to be written when their readings came, and are due now."""
+        effects = Effects()
+        for memory in self._memory.values():
+            if findings.due(memory, now_s):
+                findings.show_status(memory, now_s, effects)
+        return effects
+
     def _limit_signal(self, change: LimitChange, states: Mapping[str, str]) -> Signal:
         memory = self._memory[change.pump_id]
         explaining = [*memory.findings, *self._limits.active(change.pump_id)]

@@ -1,6 +1,6 @@
 """The worker role: accepted readings in; states, findings, alerts, events and live messages out.
 
-What has come on all partitions since the last round is judged together, written in one transaction, and only
+What has come on all lanes since the last round is judged together, written in one transaction, and only
 then acknowledged. The judge's state lives in memory: it is saved now and then, and whoever goes on from what
 was saved reads what has come since from the store. So nothing is lost with a worker, and what is found again
 on the way is known to have been found.
@@ -25,7 +25,7 @@ import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.database import Connection, Pool, is_outage
-from esp_common.errors import EspError
+from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Delivery, EventListener, Publisher
 from esp_common.outbox import Relay
 from esp_common.roles import until_first_ends
@@ -38,7 +38,7 @@ from esp_diagnostics.findings import Effects
 from esp_diagnostics.live import LivePublisher
 from esp_diagnostics.models import Trainer
 from esp_diagnostics.nameplates import Nameplates
-from esp_diagnostics.partitions import Membership, Partition, pumps_of
+from esp_diagnostics.partitions import Claim, Lane, Membership, partition_of, pumps_of
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store import findings as stored_findings
 from esp_diagnostics.store import models as stored_models
@@ -56,7 +56,7 @@ GATHER_S: Final = 0.05
 """How long what has come waits for company: judging many pumps at once costs little more than one."""
 
 ROUND_BYTES: Final = 2 * 1024 * 1024
-"""About how much of each partition is taken in a round."""
+"""About how much of each lane is taken in a round."""
 
 SLICE: Final = timedelta(minutes=10)
 """How much of the past is read from the store at a time."""
@@ -72,6 +72,7 @@ UNKNOWN_INTERVAL_S: Final = 600.0
 CHANGES_S: Final = 0.5
 """How long a change of pumps or rules waits for company: they often come several at a time."""
 
+NO_PARTITION: Final = -1
 POISON_PAUSE_S: Final = 1.0
 DRAIN_S: Final = 15.0
 
@@ -105,16 +106,17 @@ class Known(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """A delivery of a partition with its readings, or why they cannot be read."""
+    """A delivery on a lane with its partition and readings, or why they cannot be read."""
 
-    partition: Partition
+    lane: Lane
+    partition: int
     delivery: Delivery
     batch: Batch | None
     error: Exception | None
 
 
 class Worker:
-    """Judges the pumps of its share of the partitions."""
+    """Judges the pumps whose readings come on its share of the lanes."""
 
     def __init__(
         self,
@@ -139,9 +141,11 @@ class Worker:
         self._replay = Replay(pool)
         self._judge = Judge(known.rulebook)
         self.trainer = Trainer(pool, settings, lambda: self._judge.rulebook.tree.text)
-        self._partitions: dict[int, Partition] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._claims: dict[int, Claim] = {}
         self._admissions: dict[int, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
+        self._shared = False
         self._due = asyncio.Event()
         self._stale = asyncio.Event()
         # One thing at a time may touch the judge, and what follows from it is written before the next does:
@@ -149,15 +153,20 @@ class Worker:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "judge")
         self._outage_since: float | None = None
-        self._paused: list[Partition] = []
+        self._paused: list[Lane] = []
 
     # --- what others ask ------------------------------------------------------------------------------------
 
     @property
+    def lanes(self) -> frozenset[int]:
+        """The queues that it reads, or waits to read."""
+        return frozenset(self._lanes)
+
+    @property
     def alive(self) -> bool:
-        """Whether the broker has the consumer of each of its partitions, or they pause on purpose."""
-        consumers = [partition.consumer for partition in self._partitions.values()]
-        return all(consumer.alive or consumer.paused for consumer in consumers)
+        """Whether it knows its share, and the broker has a consumer of each lane, or it pauses on purpose."""
+        consumers = [lane.consumer for lane in self._lanes.values()]
+        return self._shared and all(consumer.alive or consumer.paused for consumer in consumers)
 
     @property
     def stalled(self) -> bool:
@@ -179,6 +188,7 @@ class Worker:
             await until_first_ends(
                 self._work(),
                 self._share(),
+                self._show_late(),
                 self._save_now_and_then(),
                 self._keep_current(),
                 self.trainer.run(self._owned_pumps, self._take_model),
@@ -190,77 +200,80 @@ class Worker:
 
     async def _finish(self) -> None:
         """Let go of everything within a time: what could not be saved is read from the store again."""
-        partitions = list(self._partitions.values())
-        for partition in partitions:
-            partition.leaving = True
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.leaving = True
         try:
             async with asyncio.timeout(DRAIN_S):
-                for partition in partitions:
-                    await self._save(partition)
+                for claim in list(self._claims.values()):
+                    await self._save(claim)
         except TimeoutError:
             log.warning("worker.unsaved", effect="whoever goes on reads more from the store")
-        await asyncio.gather(*(partition.close() for partition in partitions))
+        await asyncio.gather(*(lane.close() for lane in lanes))
         await self._membership.leave()
 
-    # --- partitions -----------------------------------------------------------------------------------------
+    # --- lanes and partitions -------------------------------------------------------------------------------
 
     async def _share(self) -> None:
-        """Keep to the share of partitions that is this worker's."""
+        """Keep to the share of lanes that is this worker's."""
         while True:
             share = await self._membership.share()
-            for number in self._partitions.keys() - share:
-                await self._give_up(self._partitions[number])
-            for number in share - self._partitions.keys():
-                self._partitions[number] = Partition(
+            for number in self._lanes.keys() - share:
+                await self._give_up(self._lanes[number])
+            for number in share - self._lanes.keys():
+                self._lanes[number] = Lane(
                     number,
                     self._settings.amqp_url,
-                    prefetch=self._settings.partition_prefetch,
+                    prefetch=self._settings.lane_prefetch,
                     on_delivery=self._due.set,
                 )
+            self._shared = True
             await asyncio.sleep(self._settings.worker_heartbeat_s)
 
-    async def _give_up(self, partition: Partition) -> None:
-        """Save what is known of a partition's pumps, then let another worker have it."""
-        partition.leaving = True
-        await self._save(partition)
-        await self._forget(partition)
-        del self._partitions[partition.number]
-        await partition.close()
-        log.info("partition.given-up", partition=partition.number)
+    async def _give_up(self, lane: Lane) -> None:
+        """Save what is known of the pumps whose readings come on a lane, then let another worker have it."""
+        lane.leaving = True
+        for claim in [claim for claim in self._claims.values() if claim.lane is lane]:
+            await self._save(claim)
+            await self._forget(claim)
+            self._claims.pop(claim.partition, None)
+        del self._lanes[lane.number]
+        await lane.close()
+        log.info("lane.given-up", lane=lane.number)
 
-    async def _forget(self, partition: Partition) -> None:
-        partition.epoch = None
+    async def _forget(self, claim: Claim) -> None:
+        claim.epoch = None
         async with self._turn:
-            await self._in_thread(self._judge.dismiss, self._pumps_of(partition))
+            await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
 
-    def _pumps_of(self, partition: Partition) -> list[str]:
-        return pumps_of({partition.number}, self._judge.pump_ids)
+    def _pumps_of(self, claim: Claim) -> list[str]:
+        return pumps_of({claim.partition}, self._judge.pump_ids)
 
     def _owned_pumps(self) -> list[str]:
         """Return the pumps that are this worker's to judge now."""
-        mine = {partition.number for partition in self._partitions.values() if partition.ready}
+        mine = {claim.partition for claim in self._claims.values() if self._settled(claim)}
         return pumps_of(mine, self._judge.pump_ids)
 
-    async def _begin(self, partition: Partition) -> None:
-        """Make sure that a partition is this worker's, and go on from what is on record of its pumps."""
-        generation = partition.latest_generation
-        epoch = await self._patiently(lambda: self._ownership.claim(partition.number, self.worker_id))
-        if epoch != partition.epoch:
-            await self._forget(partition)
-            partition.epoch = epoch
-            pumps = pumps_of({partition.number}, self._known.pumps)
-            started = time.monotonic()
-            await self._admit(partition, pumps)
-            log.info(
-                "partition.taken",
-                partition=partition.number,
-                pumps=len(pumps),
-                seconds=round(time.monotonic() - started, 1),
-            )
-        partition.generation = generation
-        self._due.set()
+    def _settled(self, claim: Claim) -> bool:
+        """Whether a partition is this worker's, and its pumps' states are whole: not while taken over."""
+        return claim.epoch is not None and claim.generation is not None
 
-    async def _admit(self, partition: Partition, pump_ids: Sequence[str]) -> None:
+    async def _begin(self, partition: int, lane: Lane, generation: int) -> None:
+        """Make sure that a partition is this worker's, and go on from what is on record of its pumps."""
+        epoch = await self._patiently(lambda: self._ownership.claim(partition, self.worker_id))
+        claim = self._claims.get(partition)
+        if claim is None or claim.epoch != epoch:
+            if claim is not None:
+                await self._forget(claim)
+            claim = self._claims[partition] = Claim(partition, lane, epoch)
+            pumps = pumps_of({partition}, self._known.pumps)
+            started = time.monotonic()
+            await self._admit(claim, pumps)
+            seconds = round(time.monotonic() - started, 1)
+            log.info("partition.taken", partition=partition, pumps=len(pumps), seconds=seconds)
+        claim.lane, claim.generation = lane, generation
+
+    async def _admit(self, claim: Claim, pump_ids: Sequence[str]) -> None:
         """Begin to judge pumps: from their saved states, and what has come since then."""
         pumps = {pump_id: self._known.pumps[pump_id] for pump_id in pump_ids if pump_id in self._known.pumps}
         now = datetime.now(UTC)
@@ -273,7 +286,7 @@ class Worker:
             pump_id: max(as_time(known.through_us), longest) if known.through_us else fresh
             for pump_id, known in past.items()
         }
-        await self._judge_past(partition, after, until=now)
+        await self._judge_past(claim, after, until=now)
 
     async def _read_past(self, pump_ids: Sequence[str], since: datetime) -> dict[str, Past]:
         """Return what is on record of pumps."""
@@ -302,34 +315,34 @@ class Worker:
 
     # --- the past -------------------------------------------------------------------------------------------
 
-    async def _judge_past(self, partition: Partition, after: Mapping[str, datetime], until: datetime) -> None:
+    async def _judge_past(self, claim: Claim, after: Mapping[str, datetime], until: datetime) -> None:
         """Judge what the store has of pumps, each after its own time, up to `until`."""
         begin = min(after.values(), default=until)
-        while begin < until and not partition.leaving:
+        while begin < until and claim.epoch is not None and not claim.lane.leaving:
             end = min(begin + SLICE, until)
             windows = [
                 Window(pump_id, max(since, begin), end) for pump_id, since in after.items() if since < end
             ]
-            batch = await self._patiently(lambda windows=windows: self._replay.windows(windows))  # type: ignore[misc]
+            batch = await self._patiently(partial(self._replay.windows, windows))
             async with self._turn:
-                await self._judge_steps(batch, [partition])
+                await self._judge_steps(batch, [claim])
             begin = end
 
-    async def _judge_steps(self, batch: Batch, partitions: Sequence[Partition]) -> None:
+    async def _judge_steps(self, batch: Batch, claims: Sequence[Claim]) -> None:
         """Judge readings of the past step by step, and write what follows from each step."""
         steps = batch.readings.time_us // STEP_US
         for step in np.unique(steps):
             part = batch.take(steps == step)
             try:
                 effects = await self._in_thread(self._judge.judge, part, time.monotonic(), replaying=True)
-                await self._write(effects, partitions)
+                await self._live.publish(await self._write(effects, claims))
             except Exception as error:
                 if is_outage(error):
                     raise
                 # What cannot be judged now could not be judged when it came.
                 log.exception("replay.failed", readings=len(part))
 
-    async def _fill_gaps(self, batch: Batch, partitions: Sequence[Partition]) -> None:
+    async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> None:
         """Judge what pumps sent between what was judged and `batch`, if it went past this worker."""
         windows = list(self._gaps(batch))
         if not windows:
@@ -338,7 +351,7 @@ class Worker:
         if len(missed):
             log.info("gap.filled", pumps=len(windows), readings=len(missed))
             _GAPS.inc(len(missed))
-            await self._judge_steps(missed, partitions)
+            await self._judge_steps(missed, claims)
 
     def _gaps(self, batch: Batch) -> Iterable[Window]:
         readings = batch.readings
@@ -362,28 +375,50 @@ class Worker:
             await self._due.wait()
             await asyncio.sleep(GATHER_S)
             self._due.clear()
+            self._check()
             self._begin_where_needed()
-            ready = [each for each in self._partitions.values() if each.ready and each.waiting]
-            ready = [each for each in ready if not each.leaving]
-            if ready:
+            taken = [
+                (lane, delivery)
+                for lane in self._lanes.values()
+                if not lane.leaving
+                for delivery in lane.take(partial(self._may_judge, lane), ROUND_BYTES)
+            ]
+            if taken:
+                self._due.set()  # there may be more than a round takes
                 with _ROUND_S.time():
-                    await self._round(ready)
-                if any(partition.waiting for partition in ready):
-                    self._due.set()
+                    await self._round(taken)
+
+    def _check(self) -> None:
+        """Raise what a consumer, or taking over a partition, died of."""
+        for lane in self._lanes.values():
+            lane.check()
+        for partition, task in list(self._admissions.items()):
+            if task.done():
+                del self._admissions[partition]
+                task.result()
+
+    def _may_judge(self, lane: Lane, delivery: Delivery) -> bool:
+        """Whether a delivery can be dealt with now; one that says of no partition cannot be waited for."""
+        try:
+            claim = self._claims.get(partition_of(delivery))
+        except InvalidInput:
+            return True
+        return claim is not None and claim.holds(lane, delivery.generation)
 
     def _begin_where_needed(self) -> None:
-        for number, partition in self._partitions.items():
-            partition.check()
-            if (task := self._admissions.get(number)) is not None and task.done():
-                del self._admissions[number]
-                task.result()
-            if partition.waiting and not partition.ready and number not in self._admissions:
-                task = asyncio.create_task(self._begin(partition), name=f"begin {number}")
-                task.add_done_callback(lambda _: self._due.set())
-                self._admissions[number] = task
+        for lane in self._lanes.values():
+            for delivery in () if lane.leaving else lane.held:
+                if not self._may_judge(lane, delivery):
+                    self._begin_once(partition_of(delivery), lane, delivery.generation)
 
-    async def _round(self, ready: Sequence[Partition]) -> None:
-        taken = [(partition, delivery) for partition in ready for delivery in partition.take(ROUND_BYTES)]
+    def _begin_once(self, partition: int, lane: Lane, generation: int) -> None:
+        if partition not in self._admissions:
+            begin = self._begin(partition, lane, generation)
+            task = asyncio.create_task(begin, name=f"begin {partition}")
+            task.add_done_callback(lambda _: self._due.set())
+            self._admissions[partition] = task
+
+    async def _round(self, taken: Sequence[tuple[Lane, Delivery]]) -> None:
         messages = await self._in_thread(_decode, taken)
         for message in messages:
             if message.error is not None:
@@ -391,19 +426,19 @@ class Worker:
         whole = [message for message in messages if message.error is None]
         async with self._turn:
             # Meanwhile a partition may have been given up; who has it now gets its messages again.
-            whole = [message for message in whole if message.partition.epoch is not None]
+            whole = [message for message in whole if self._may_judge(message.lane, message.delivery)]
             if whole:
                 await self._judge_messages(whole)
 
     async def _judge_messages(self, messages: Sequence[_Message]) -> None:
-        partitions = list({message.partition.number: message.partition for message in messages}.values())
+        claims = [self._claims[partition] for partition in {message.partition for message in messages}]
         batch = join([message.batch for message in messages if message.batch is not None])
         try:
             if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
                 self.note_change()
-            await self._fill_gaps(batch, partitions)
+            await self._fill_gaps(batch, claims)
             effects = await self._in_thread(self._judge.judge, batch, time.monotonic())
-            live = await self._write(effects, partitions)
+            live = await self._write(effects, claims)
         except Exception as error:
             if is_outage(error):
                 raise
@@ -415,15 +450,15 @@ class Worker:
                 await self._judge_messages([message])
             return
         for message in messages:
-            if message.partition.epoch is not None:
-                message.partition.consumer.done([message.delivery])
+            if self._claims[message.partition].epoch is not None:
+                message.lane.consumer.done([message.delivery])
             else:
-                message.partition.consumer.nack(message.delivery, requeue=True)
+                message.lane.consumer.nack(message.delivery, requeue=True)
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
         await self._live.publish(live)
 
-    async def _write(self, effects: Effects, partitions: Sequence[Partition]) -> list[Mapping[str, Any]]:
+    async def _write(self, effects: Effects, claims: Sequence[Claim]) -> list[Mapping[str, Any]]:
         """Write what follows from readings, however long the database takes; return what to tell live.
 
         What the database refuses of one pump is not written, and that of the others is.
@@ -431,7 +466,7 @@ class Worker:
         if not effects.durable:
             return [*effects.live]
         try:
-            live, lost = await self._patiently(lambda: self._write_once(effects, partitions))
+            live, lost = await self._patiently(lambda: self._write_once(effects, claims))
         except Exception as error:
             pumps = sorted(effects.pump_ids)
             if len(pumps) <= 1:
@@ -441,21 +476,20 @@ class Worker:
             return [
                 message
                 for pump_id in pumps
-                for message in await self._write(effects.of_pumps({pump_id}), partitions)
+                for message in await self._write(effects.of_pumps({pump_id}), claims)
             ]
-        for partition in partitions:
-            if partition.number in lost:
+        for claim in claims:
+            if claim.partition in lost:
                 # Somebody else has it, who gets its messages again.
-                log.warning("partition.lost", partition=partition.number)
-                partition.epoch = None
-                partition.drop()
-                await self._in_thread(self._judge.dismiss, self._pumps_of(partition))
+                log.warning("partition.lost", partition=claim.partition)
+                claim.epoch = None
+                await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
         return live
 
     async def _write_once(
-        self, effects: Effects, partitions: Sequence[Partition]
+        self, effects: Effects, claims: Sequence[Claim]
     ) -> tuple[list[Mapping[str, Any]], set[int]]:
-        epochs = {each.number: each.epoch for each in partitions if each.epoch is not None}
+        epochs = {claim.partition: claim.epoch for claim in claims if claim.epoch is not None}
         rulebook = self._judge.rulebook
         async with self._pool.acquire() as connection, connection.transaction():
             mine = await states.fence(connection, self.worker_id, epochs)
@@ -474,7 +508,7 @@ class Worker:
         task.add_done_callback(self._refusals.discard)
 
     async def _give_back_or_bury(self, message: _Message, error: Exception) -> None:
-        delivery, consumer = message.delivery, message.partition.consumer
+        delivery, consumer = message.delivery, message.lane.consumer
         error_id = uuid4().hex
         if delivery.delivery_count < topology.DELIVERY_LIMIT:
             log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
@@ -528,10 +562,10 @@ class Worker:
             log.warning("database.lost", error=repr(error)[:300], effect="readings wait in the queue")
         elif now - self._outage_since > self._settings.outage_pause_s and not self._paused:
             log.warning("worker.paused", effect="messages went back to the queue")
-            self._paused = list(self._partitions.values())
-            for partition in self._paused:
-                await partition.consumer.pause(give_back=True)
-                partition.drop()
+            self._paused = list(self._lanes.values())
+            for lane in self._paused:
+                await lane.consumer.pause(give_back=True)
+                lane.drop()
 
     async def _note_database(self) -> None:
         if self._outage_since is None:
@@ -540,45 +574,50 @@ class Worker:
         self._outage_since = None
         _DATABASE_UP.set(1)
         paused, self._paused = self._paused, []
-        for partition in paused:
-            if not partition.leaving:
-                await partition.consumer.resume()
+        for lane in paused:
+            if not lane.leaving:
+                await lane.consumer.resume()
 
     # --- states, pumps, rules and models --------------------------------------------------------------------
+
+    async def _show_late(self) -> None:
+        """Write the statuses that were too soon when their readings came, and that no later one brought."""
+        while True:
+            await asyncio.sleep(findings.STATUS_EVERY_S / 2)
+            async with self._turn:
+                effects = await self._in_thread(self._judge.overdue, time.monotonic())
+                await self._write(effects, list(self._claims.values()))
 
     async def _save_now_and_then(self) -> None:
         """Save the states of one partition after the other, each as often as the setting says."""
         while True:
-            await asyncio.sleep(self._settings.snapshot_s / max(1, len(self._partitions)))
-            saveable = [each for each in self._partitions.values() if self._saveable(each)]
-            if saveable:
-                await self._save(min(saveable, key=lambda each: each.saved_at_s))
+            await asyncio.sleep(self._settings.snapshot_s / max(1, len(self._claims)))
+            settled = [claim for claim in self._claims.values() if self._settled(claim)]
+            if settled:
+                await self._save(min(settled, key=lambda claim: claim.saved_at_s))
 
-    def _saveable(self, partition: Partition) -> bool:
-        """Whether a partition's states are whole: not while they are taken over."""
-        return partition.epoch is not None and partition.number not in self._admissions
-
-    async def _save(self, partition: Partition) -> None:
+    async def _save(self, claim: Claim) -> None:
         """Save the states of a partition's pumps, if it is still this worker's."""
-        if not self._saveable(partition) or self._outage_since is not None:
+        if self._outage_since is not None:
             return
         async with self._turn:
-            if partition.epoch is None:
+            if not self._settled(claim):
                 return
-            partition.saved_at_s = time.monotonic()
-            bodies = await self._in_thread(self._judge.snapshots, self._pumps_of(partition))
+            claim.saved_at_s = time.monotonic()
+            bodies = await self._in_thread(self._judge.snapshots, self._pumps_of(claim))
             snapshots = [
-                Snapshot(pump_id, partition.number, body, as_time(through_us))
+                Snapshot(pump_id, claim.partition, body, as_time(through_us))
                 for pump_id, (body, through_us) in bodies.items()
             ]
+            epochs = {claim.partition: claim.epoch or 0}
             try:
                 async with self._pool.acquire() as connection, connection.transaction():
-                    if await states.fence(connection, self.worker_id, {partition.number: partition.epoch}):
+                    if await states.fence(connection, self.worker_id, epochs):
                         await states.save_snapshots(connection, snapshots)
             except Exception as error:
                 if not is_outage(error):
                     raise
-                log.warning("snapshots.unsaved", partition=partition.number, reason=repr(error)[:300])
+                log.warning("snapshots.unsaved", partition=claim.partition, reason=repr(error)[:300])
 
     async def _keep_current(self) -> None:
         """Go by the pumps and rules that there are: after an event at once, otherwise now and then."""
@@ -604,14 +643,14 @@ class Worker:
                 return
             known = await load_known(connection)
         self._known, self._mark = known, mark
-        owned = [each for each in self._partitions.values() if self._saveable(each)]
+        owned = [claim for claim in self._claims.values() if self._settled(claim)]
         async with self._turn:
             effects = await self._in_thread(self._judge.update, known.pumps, known.rulebook)
             await self._live.publish(await self._write(effects, owned))
-        for partition in owned:
-            new = set(pumps_of({partition.number}, known.pumps)) - self._judge.pump_ids
-            if new and partition.epoch is not None:
-                await self._admit(partition, sorted(new))
+        for claim in owned:
+            new = set(pumps_of({claim.partition}, known.pumps)) - self._judge.pump_ids
+            if new and claim.epoch is not None:
+                await self._admit(claim, sorted(new))
 
     async def _take_model(self, pump_id: str, body: bytes) -> None:
         """Judge a pump by its new model, if it is still this worker's."""
@@ -624,15 +663,16 @@ class Worker:
         return await loop.run_in_executor(self._thread, lambda: act(*arguments, **options))
 
 
-def _decode(taken: Sequence[tuple[Partition, Delivery]]) -> list[_Message]:
-    return [_message(partition, delivery) for partition, delivery in taken]
+def _decode(taken: Sequence[tuple[Lane, Delivery]]) -> list[_Message]:
+    return [_message(lane, delivery) for lane, delivery in taken]
 
 
-def _message(partition: Partition, delivery: Delivery) -> _Message:
+def _message(lane: Lane, delivery: Delivery) -> _Message:
     try:
-        return _Message(partition, delivery, Batch(*arrow.decode_accepted(delivery.body)), None)
+        batch = Batch(*arrow.decode_accepted(delivery.body))
+        return _Message(lane, partition_of(delivery), delivery, batch, None)
     except Exception as error:
-        return _Message(partition, delivery, None, error)
+        return _Message(lane, NO_PARTITION, delivery, None, error)
 
 
 def _accepted_at(delivery: Delivery) -> float:
