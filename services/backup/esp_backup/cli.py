@@ -9,15 +9,18 @@ import orjson
 import typer
 from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.errors import Conflict, InvalidInput, run_cli
+from esp_common.roles import run_role
 from esp_common.settings import settings_table
 
+from esp_backup import app as roles
+from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
 from esp_backup.jobs import SERVICE, Jobs
 from esp_backup.recovery import Recovery
 from esp_backup.repository import AZURE, LOCAL, Repository
 from esp_backup.sets import Sets
 from esp_backup.settings import BackupSettings
-from esp_backup.store import catalogue
+from esp_backup.store import catalogue, jobs
 from esp_backup.work import owner_of
 
 Kind = Annotated[str, typer.Argument(help="dump, full or set.")]
@@ -106,11 +109,24 @@ def list_backups(
     """Show the backups in the catalogue, newest first."""
 
     async def command(settings: BackupSettings) -> None:
-        from esp_backup.app import open_work
-
         async with open_work(settings) as (pool, _):
             rows = await catalogue.page(pool, kind, None, limit)
         columns = ("kind", "place", "name", "started_at", "stored_bytes", "verified_at", "problem")
+        show_rows(columns, ([row[column] for column in columns] for row in rows))
+
+    _run(command)
+
+
+@app.command("jobs")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")] = 20,
+) -> None:
+    """Show what was done and is being done, the last requested first."""
+
+    async def command(settings: BackupSettings) -> None:
+        async with open_work(settings) as (pool, _):
+            rows = await jobs.page(pool, None, None, None, limit)
+        columns = ("job_id", "kind", "state", "requested_by", "started_at", "ended_at", "error")
         show_rows(columns, ([row[column] for column in columns] for row in rows))
 
     _run(command)
@@ -121,8 +137,6 @@ def rebuild_catalogue() -> None:
     """Make the catalogue say what is in storage."""
 
     async def command(settings: BackupSettings) -> None:
-        from esp_backup.app import open_work
-
         async with open_work(settings) as (_, work):
             work.repository.configure()
             found = await work.rebuild()
@@ -175,8 +189,6 @@ def restore_dump(
     """Load a dump, once it is verified, as a new database of the cluster."""
 
     async def command(settings: BackupSettings) -> None:
-        from esp_backup.app import open_work
-
         async with open_work(settings) as (_, work):
             await work.dumps.load(name, settings.cluster_url, database, roles=roles)
         typer.echo(f"{name} is loaded as {database}")
@@ -207,8 +219,6 @@ def restore_set(
 
 def _do(kind: str) -> None:
     async def command(settings: BackupSettings) -> None:
-        from esp_backup.app import open_work
-
         async with open_work(settings) as (pool, work):
             work.repository.configure()
             result = await Jobs(pool, work).run(kind, actor_id())
@@ -236,11 +246,6 @@ def _repository(settings: BackupSettings) -> Repository:
 
 
 def _run_role(name: str) -> None:
-    # Only the roles need their frameworks, which take longer to load than most commands take.
-    from esp_common.roles import run_role
-
-    from esp_backup import app as roles
-
     run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], BackupSettings.load())
 
 

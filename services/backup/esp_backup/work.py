@@ -31,7 +31,7 @@ class Work:
     def __init__(self, settings: BackupSettings, pool: Pool, account: Account) -> None:
         self._settings = settings
         self._pool = pool
-        self._account = account
+        self.account = account
         self.repository = Repository(settings, account)
         self.dumps = Dumps(settings, account)
 
@@ -107,7 +107,7 @@ class Work:
 
     async def drill(self) -> dict[str, Any]:
         """Restore the newest backup elsewhere and hold it against the source."""
-        drill = Drill(self._settings, self._account, self.repository, self._pool)
+        drill = Drill(self._settings, self.account, self.repository, self._pool)
         return (await drill.run()).to_json()
 
     async def rebuild(self) -> dict[str, int]:

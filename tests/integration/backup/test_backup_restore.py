@@ -161,14 +161,14 @@ async def test_the_database_is_put_back_to_a_moment_by_the_command(site, first_r
 @pytest.mark.parametrize("moment", ["1999-12-31T00:00:00Z", "2999-12-31T00:00:00Z"])
 async def test_a_moment_outside_the_window_is_refused_before_anything_is_written(site, first_round, moment):
     target = site.settings.state_folder / "never"
-    recovery = Recovery(site.settings, site.work._account, site.repository)
+    recovery = Recovery(site.settings, site.work.account, site.repository)
     with pytest.raises(InvalidInput, match="recovery window"):
         await recovery.restore(datetime.fromisoformat(moment), target)
     assert not target.exists()
 
 
 async def test_a_folder_with_something_in_it_is_not_restored_over(site, first_round):
-    recovery = Recovery(site.settings, site.work._account, site.repository)
+    recovery = Recovery(site.settings, site.work.account, site.repository)
     with pytest.raises(Conflict, match="not empty"):
         await recovery.restore(None, site.postgres.data)
 
