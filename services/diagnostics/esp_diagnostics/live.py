@@ -129,18 +129,23 @@ class Mailbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, about: Hashable, text: str) -> None:
-        """Have `text` wait in the place of whatever waits `about` the same thing; never blocks."""
+    def put(self, about: Hashable, text: str, *, counts: bool = True) -> None:
+        """Have `text` wait in the place of whatever waits `about` the same thing; never blocks.
+
+        `counts`: what is replaced is something that the client missed.
+        """
         before = self._waiting.get(about)
         if before is not None:
             self._size -= len(before)
-            self._skip()
+            self.skipped += counts
+            _SKIPPED.inc(counts)
         self._waiting[about] = text
         self._size += len(text)
         while self._size > self._limit and len(self._waiting) > 1:
             _, oldest = self._waiting.popitem(last=False)
             self._size -= len(oldest)
-            self._skip()
+            self.skipped += 1
+            _SKIPPED.inc()
         self._some.set()
 
     async def take(self) -> str:
@@ -151,10 +156,6 @@ class Mailbox:
         _, text = self._waiting.popitem(last=False)
         self._size -= len(text)
         return text
-
-    def _skip(self) -> None:
-        self.skipped += 1
-        _SKIPPED.inc()
 
 
 class Listener:
@@ -274,4 +275,4 @@ def _reindex(index: dict[str, set[Listener]], listener: Listener, before: set[st
 
 
 def _tell_stream(listener: Listener, *, live: bool) -> None:
-    listener.mailbox.put("stream", orjson.dumps({"kind": "stream", "live": live}).decode())
+    listener.mailbox.put("stream", orjson.dumps({"kind": "stream", "live": live}).decode(), counts=False)

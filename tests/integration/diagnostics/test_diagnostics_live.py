@@ -181,7 +181,7 @@ async def test_a_stream_gives_signs_of_life(
 ) -> None:
     settings = diagnostics_settings.model_copy(update={"http_port": free_port(), "live_heartbeat_s": 0.2})
     async with running(run_api, settings), logged_in(settings.http_port, viewer) as client:
-        await client.until("heartbeat", 2)
+        assert [beat["skipped"] for beat in await client.until("heartbeat", 2)] == [0, 0]
 
 
 async def test_a_stopping_api_closes_its_streams_and_ends(

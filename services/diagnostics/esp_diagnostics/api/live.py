@@ -274,7 +274,7 @@ class _Session:
             await self._verify()
             if time.monotonic() >= beat_at:
                 beat_at += beats_s
-                self._listener.mailbox.put("heartbeat", _text(self._heartbeat()))
+                self._listener.mailbox.put("heartbeat", _text(self._heartbeat()), counts=False)
 
     # --- what it says ---
 
