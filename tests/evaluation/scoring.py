@@ -8,11 +8,19 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One run's samples in order: alarmed, anomalous by its label, and the seconds between two of them."""
+    """One run's samples in order: alarmed, anomalous by its label, and the seconds between two of them.
+
+    `counted`: those that count in shares of samples; all by default. Events and episodes are of all samples.
+    """
 
     alarmed: np.ndarray
     anomalous: np.ndarray
     interval_s: float
+    counted: np.ndarray | None = None
+
+    def counting(self) -> np.ndarray:
+        """Return which samples count."""
+        return np.ones(len(self.alarmed), dtype=bool) if self.counted is None else self.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,9 @@ HEADER = "F1 | FAR | before the event | after it | MAR | events found | median d
 
 def score(runs: Sequence[Labelled]) -> Score:
     """Return the score of runs, their samples pooled."""
-    alarmed = np.concatenate([run.alarmed for run in runs])
-    anomalous = np.concatenate([run.anomalous for run in runs])
-    before = np.concatenate([np.cumsum(run.anomalous) == 0 for run in runs])
+    alarmed = np.concatenate([run.alarmed[run.counting()] for run in runs])
+    anomalous = np.concatenate([run.anomalous[run.counting()] for run in runs])
+    before = np.concatenate([(np.cumsum(run.anomalous) == 0)[run.counting()] for run in runs])
     hits = np.sum(alarmed & anomalous)
     onsets = [(run, start, end) for run in runs for start, end in episodes(run.anomalous)]
     delays = [_delay_s(run, start, end) for run, start, end in onsets]

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from esp_diagnostics.domain.anomaly import Detector, Settings, Watch, train
 from esp_diagnostics.domain.anomaly.training import limits
-
 from evaluation.scoring import HEADER, Labelled, Score, score
 
 FITTED = 400
@@ -33,7 +32,9 @@ SETTINGS = Settings(
     false_alarm_share=0.05,
     minimum_hours=0.05,
     minimum_regime_hours=0.05,
+    settling_s=0.0,
     slack=inf,
+    margin=1.0,
 )
 """A run is 20 minutes of a rig whose water warms and cools: seconds instead of hours, no sums."""
 
@@ -128,8 +129,7 @@ def _fitted(run: Run, settings: Settings) -> Detector:
         np.arange(1, FITTED + 1) * 1_000_000,
         settings,
     )
-    if not isinstance(detector, Detector):
-        raise ValueError(f"{run.name}: {detector.reason}")
+    assert isinstance(detector, Detector), f"{run.name}: {detector}"
     return detector
 
 
@@ -173,7 +173,7 @@ def report(folder: Path) -> Iterator[str]:
     if not runs or not healthy:
         yield f"SKAB: no labelled files and recording without anomalies under {folder}; left out"
         return
-    yield f"SKAB, {len(runs)} labelled files; limits from {len(healthy)} runs of the recording without anomalies"
+    yield f"SKAB, {len(runs)} labelled files; limits from {len(healthy)} runs of the healthy recording"
     yield f"| protocol | {HEADER} |"
     yield "|" + "---|" * (HEADER.count("|") + 2)
     leaderboard = [judged.above for judged in judge(runs, healthy, SETTINGS)]

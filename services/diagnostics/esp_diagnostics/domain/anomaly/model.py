@@ -29,16 +29,18 @@ class Settings:
     `smoothing_s` time constant of the exponentially weighted mean, `follow_s` of the level it is compared
     with; `false_alarm_share` of healthy samples that may lie above the limits, which are then widened by
     `margin` (of T²; sums by its root); `minimum_hours` of healthy steady running before it judges, and
-    `minimum_regime_hours` of each regime; `blocks` in time, each held out once for the limits; `slack`
+    `minimum_regime_hours` of each regime; `settling_s` after a start or change that is neither learnt nor
+    judged; `blocks` in time, each held out once for the limits; `slack`
     what the cumulative sum forgives, in standard deviations (infinite: there are no sums).
     """
 
     smoothing_s: float = 600.0
     follow_s: float = 86_400.0
     false_alarm_share: float = 0.005
-    margin: float = 1.0
+    margin: float = 2.0
     minimum_hours: float = 24.0
     minimum_regime_hours: float = 4.0
+    settling_s: float = 28_800.0
     blocks: int = 6
     slack: float = 1.0
 
@@ -56,8 +58,8 @@ class Reference:
     """Where k features lie in health: one row a regime, and how they vary together.
 
     `regimes` (r,) rising; `center` and `scale` (r, k); `covariance` (k, k) of features, scaled and smoothed,
-    about their level, 1 by itself where not `used` (k,); `level` (k,) at the end of the history; `wander` (k,)
-    how far squared, on average, features go within `wander_s`.
+    about their level, 1 by itself where not `used` (k,); `level` (k,) at the history's end; `wander` (k,) how
+    far squared, on average, features go within `wander_s`.
     """
 
     regimes: np.ndarray[Any, np.dtype[np.int64]]

@@ -28,6 +28,13 @@ MIDDLE_SIGMAS: Final = 3.2897
 """The range of a normal distribution's middle 90 %, in standard deviations. The median deviation would be
 0 for a channel whose instrument shows the same number most of the time."""
 
+LEFT_OUT: Final = frozenset({"virtual_flow", "power_residual"})
+"""Features that a well test moves: it tells the model more, and nothing of the pump has changed."""
+
+LEAST_SHRINKAGE: Final = 0.1
+"""Of the correlation towards none: features made of each other (a gain and its two pressures) would otherwise
+let the last digits of instruments decide."""
+
 FEWEST_FEATURES: Final = 2
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -90,6 +97,7 @@ def train(
         return Learning(wanted, history.hours / settings.minimum_hours)
     centers, scales = _places(history, settings.blocks + 1)
     used = (np.mean(~np.isnan(history.features), axis=0) >= COVERAGE) & (scales[-1] > 0).all(axis=0)
+    used &= np.array([name not in LEFT_OUT for name in names])
     if np.count_nonzero(used) < FEWEST_FEATURES:
         return Learning("too few features are measured often enough and vary", 0.0)
     smoothed = _smoothed(history, centers, scales, used, settings)
@@ -138,8 +146,9 @@ def _quantile(scores: Floats, share_above: float) -> float:
 def _history(
     features: Floats, regime: Integers, steady: Bools, times_us: Integers, settings: Settings
 ) -> _History:
-    """Return the rows to learn from: steady, in time's order, of regimes that ran long enough."""
-    order = np.flatnonzero(steady)[np.argsort(times_us[steady], kind="stable")]
+    """Return the rows to learn from: settled, in time's order, of regimes that ran long enough."""
+    order = np.argsort(times_us, kind="stable")
+    order = order[_settled(times_us[order] / 1e6, regime[order], steady[order], settings.settling_s)]
     time_s = times_us[order] / 1e6
     step_h = np.diff(time_s, prepend=time_s[:1]).clip(max=LONGEST_STEP_S) / 3600.0
     found, place = np.unique(regime[order], return_inverse=True)
@@ -154,6 +163,14 @@ def _history(
         block=np.arange(n) * settings.blocks // max(n, 1),
         hours=float(step_h[rows].sum()),
     )
+
+
+def _settled(time_s: Floats, regime: Integers, steady: Bools, settling_s: float) -> Bools:
+    """Return which rows, in time's order, are steady and long enough after the last start or change."""
+    changed = ~steady
+    changed[1:] |= regime[1:] != regime[:-1]
+    since = np.maximum.accumulate(np.where(changed, time_s, -np.inf))
+    return np.asarray(steady & (time_s - since >= settling_s))
 
 
 def _places(history: _History, folds: int) -> tuple[Floats, Floats]:
@@ -214,7 +231,8 @@ def _shape(smoothed: _Smoothed, fold: int, used: Bools) -> Floats:
     samples = smoothed.samples[smoothed.block != fold, fold][:, used]
     deviation = np.sqrt(np.mean(samples**2, axis=0))
     deviation = np.where(deviation > 0, deviation, 1.0)
-    correlation, _ = ledoit_wolf(samples / deviation, assume_centered=True)
+    correlation, shrunk = ledoit_wolf(samples / deviation, assume_centered=True)
+    correlation += max(LEAST_SHRINKAGE - shrunk, 0.0) * (np.eye(len(correlation)) - correlation)
     covariance = np.eye(len(used))
     covariance[np.ix_(used, used)] = correlation * np.outer(deviation, deviation)
     return covariance

@@ -20,12 +20,14 @@ THRESHOLD: Final = 1.0
 EXPLAINED_ABOVE: Final = 0.5
 CONTRIBUTIONS: Final = 5
 
-SNAPSHOT: Final = struct.Struct("<4sHIIdqqqq")
-"""Mark, number of features, checksum of names, detector, frozen seconds, newest reading, alarm's times."""
+SNAPSHOT: Final = struct.Struct("<4sHIIdqqqqqq")
+"""Mark, number of features, checksum of names, detector, frozen seconds, newest reading and change,
+regime, the alarm's times."""
 
 MARK: Final = b"EAW1"
 COLUMNS: Final = 5
-NEVER: Final = -1
+NEVER: Final = -(2**62)
+"""Stands for no time, and for no regime, in snapshots; long before any."""
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -36,7 +38,8 @@ class AnomalyVerdict:
 
     `score` over `threshold`, which is 1: the greater of T² and the greatest cumulative sum, each over its
     limit. `alarmed` after persistence, until hysteresis ends it; `since_us` where the score first rose above
-    the threshold, None without an alarm. `learning`: there is no detector, or it does not know this regime.
+    the threshold, None without an alarm. `learning`: nothing is judged now, as there is no detector, or it
+    does not know this regime, or the pump settles after a start or change.
     `contributions` features and their shares of the score, greatest first; none while all is well.
     """
 
@@ -56,6 +59,7 @@ class _Judge:
     inverse: Floats
     spread: Floats
     pace: float
+    settling_us: float
     places: Mapping[int, tuple[Floats, Floats]]
     mark: int
 
@@ -72,6 +76,7 @@ class _Judge:
             inverse=reference.inverse(),
             spread=np.sqrt(np.diag(reference.covariance)),
             pace=detector.settings.smoothing_s / detector.settings.follow_s,
+            settling_us=detector.settings.settling_s * 1e6,
             places=places,
             mark=zlib.crc32(repr(told).encode()),
         )
@@ -95,17 +100,34 @@ class _Watched:
     columns: Floats
     mark: int = 0
     frozen_s: float = 0.0
+    changed_us: int = NEVER
+    regime: int | None = None
+    blind: bool = False
     newest_us: int = NEVER
     score: float = 0.0
     contributions: tuple[tuple[str, float], ...] = ()
     alarm: Persistence = field(default_factory=Persistence)
     judge: _Judge | None = None
 
-    def verdict(self, *, learning: bool) -> AnomalyVerdict:
-        """Return what was last found out; while learning only whether an alarm still stands."""
-        since = self.alarm.alarmed_us
-        contributions = self.contributions if since is not None or not learning else ()
-        return AnomalyVerdict(self.score, THRESHOLD, since is not None, learning, contributions, since)
+    def meet(self, time_us: int, regime: int, steady: bool) -> tuple[Floats, Floats] | None:
+        """Take note of a reading; return the centre and factors to judge it by, None when it is not to be."""
+        if time_us <= self.newest_us:
+            return None
+        if not steady or regime != (self.regime if self.regime is not None else regime):
+            self.changed_us = time_us
+        self.newest_us, self.regime = time_us, regime
+        if self.judge is None:
+            return None
+        settles = time_us - self.changed_us < self.judge.settling_us
+        self.blind = not steady or settles or regime not in self.judge.places
+        return None if self.blind else self.judge.places[regime]
+
+    def verdict(self) -> AnomalyVerdict:
+        """Return what was last found out; while nothing is judged only whether an alarm still stands."""
+        since, learning = self.alarm.alarmed_us, self.judge is None or self.blind
+        contributions = () if learning and since is None else self.contributions
+        score = 0.0 if learning and since is None else self.score
+        return AnomalyVerdict(score, THRESHOLD, since is not None, learning, contributions, since)
 
 
 class _Turn(NamedTuple):
@@ -161,22 +183,17 @@ class Watch:
         just started or changed. Others change nothing, nor do readings older than one already taken. Rows
         in any order; several of a pump are taken in the order of time.
         """
-        learning: dict[str, bool] = {}
+        watched: dict[str, _Watched] = {}
         for rows in _rounds(pump_ids, times_us):
             turns: list[_Turn] = []
             for row in rows:
-                pump = self._pump(pump_ids[row])
-                place = pump.judge.places.get(int(regime[row])) if pump.judge else None
-                if times_us[row] <= pump.newest_us:
-                    learning.setdefault(pump_ids[row], pump.judge is None)
-                    continue
-                pump.newest_us = int(times_us[row])
-                learning[pump_ids[row]] = pump.judge is None or (place is None and bool(steady[row]))
-                if pump.judge and place and steady[row]:
+                pump = watched[pump_ids[row]] = self._pump(pump_ids[row])
+                place = pump.meet(int(times_us[row]), int(regime[row]), bool(steady[row]))
+                if place is not None and pump.judge is not None:
                     turns.append(_Turn(row, pump, pump.judge, place))
             if turns:
                 self._judge(turns, times_us, features)
-        return {pump_id: self._pumps[pump_id].verdict(learning=is_so) for pump_id, is_so in learning.items()}
+        return {pump_id: pump.verdict() for pump_id, pump in watched.items()}
 
     def snapshot(self, pump_ids: Iterable[str]) -> dict[str, bytes]:
         """Return the state of those pumps that are watched, without their detectors."""
@@ -247,12 +264,17 @@ class Watch:
             pump.alarm.update(pump.score, pump.newest_us, turn.judge.detector.settings.smoothing_s * 1e6)
 
     def _packed(self, pump: _Watched) -> bytes:
-        times = (
-            NEVER if at is None else at
-            for at in (pump.alarm.above_us, pump.alarm.below_us, pump.alarm.alarmed_us)
-        )
+        alarm = pump.alarm
+        maybe = (pump.regime, alarm.above_us, alarm.below_us, alarm.alarmed_us)
         head = SNAPSHOT.pack(
-            MARK, len(self.names), self._names_mark, pump.mark, pump.frozen_s, pump.newest_us, *times
+            MARK,
+            len(self.names),
+            self._names_mark,
+            pump.mark,
+            pump.frozen_s,
+            pump.newest_us,
+            pump.changed_us,
+            *(NEVER if value is None else value for value in maybe),
         )
         return head + np.ascontiguousarray(pump.columns, dtype="<f8").tobytes()
 
@@ -260,14 +282,20 @@ class Watch:
         k = len(self.names)
         if len(body) != SNAPSHOT.size + COLUMNS * k * 8:
             return None
-        mark, count, names_mark, detector_mark, frozen_s, newest_us, *times = SNAPSHOT.unpack_from(body)
+        mark, count, names_mark, detector, frozen_s, newest, changed, *maybe = SNAPSHOT.unpack_from(body)
         if (mark, count, names_mark) != (MARK, k, self._names_mark):
             return None
-        columns = (
-            np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(COLUMNS, k).astype(np.float64)
+        regime, *times = (None if value == NEVER else value for value in maybe)
+        columns = np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(COLUMNS, k)
+        return _Watched(
+            columns.astype(np.float64),
+            mark=detector,
+            frozen_s=frozen_s,
+            newest_us=newest,
+            changed_us=changed,
+            regime=regime,
+            alarm=Persistence(*times),
         )
-        alarm = Persistence(*(None if at == NEVER else at for at in times))
-        return _Watched(columns, detector_mark, frozen_s, newest_us, alarm=alarm)
 
 
 def _fresh(level: Floats) -> Floats:
