@@ -1,6 +1,9 @@
 # What one does with the platform on this machine. STACK=folder runs another stack beside the first.
+# HISTORY=hours is the past that the simulated field has when it is new.
 STACK ?= .stack
+HISTORY ?= 24
 export ESP_STACK_FOLDER := $(abspath $(STACK))
+export ESP_STACK_HISTORY_H := $(HISTORY)
 INSTALL := deploy/native/install.sh
 BIN := .venv/bin
 

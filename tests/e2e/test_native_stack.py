@@ -41,7 +41,7 @@ class NativeStack:
         self.environment = {**os.environ, "ESP_STACK_FOLDER": str(folder)}
 
     def make(self, target: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = ["make", target, f"STACK={self.folder}"]
+        command = ["make", target, f"STACK={self.folder}", "HISTORY=0"]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"make {target}:\n{done.stdout}\n{done.stderr}"
         return done

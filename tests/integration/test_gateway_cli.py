@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -266,7 +267,8 @@ def test_a_simulated_field_reports_and_stops_when_told(
         str(desk),
     )
     process = subprocess.Popen(
-        (*command, "--pumps", "20", "--rate", "60", "--fault", "SIM-003:gauge_failure:1"),
+        (*command, "--pumps", "20", "--rate", "60", "--fault", "SIM-003:gauge_failure:1:0.05",
+         "--history-h", "0.1"),
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     until = time.monotonic() + DEADLINE_S
@@ -281,6 +283,8 @@ def test_a_simulated_field_reports_and_stops_when_told(
     readings = collect()
     assert {reading["pump_id"] for reading in readings} == {f"SIM-{number:03d}" for number in range(1, 21)}
     assert [read_state(desk / f"{name}.spool").batches for name in keys] == [0, 0]
+    times = sorted(datetime.fromisoformat(reading["time"]) for reading in readings)
+    assert timedelta(minutes=5) < times[-1] - times[0] < timedelta(minutes=10)
 
 
 def test_a_simulated_field_says_what_it_lacks(desk: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,16 @@ ROLES = (
     *("diagnostics-api", "diagnostics-worker", "archiver-api", "archiver-worker"),
     SIMULATOR,
 )
+
+SICK_PUMPS = (
+    ("SIM-004", "gas_interference", 0.05),
+    ("SIM-013", "tubing_hole", 0.1),
+    ("SIM-022", "pump_wear", 0.2),
+    ("SIM-027", "gauge_failure", 0.1),
+    ("SIM-038", "flowline_restriction", 0.15),
+    ("SIM-045", "phase_unbalance", 0.02),
+)
+"""Pumps of the simulated field with a past, their faults, and for which share of that past they have them."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +190,19 @@ class Roles:
             self._secret("gateway.keys", json.dumps(keys)),
             "--spool",
             str(spool),
+            *(_past(stack.history_h) if stack.history_h else ()),
         )
 
     def _secret(self, name: str, value: str) -> str:
         private_folder(self._secrets, self._stack.user)
         return str(private_file(self._secrets / name, value, self._stack.user))
+
+
+def _past(hours: float) -> Iterator[str]:
+    """Return what has the simulated field begin in the past, and some of its pumps suffer since then."""
+    yield from ("--history-h", f"{hours:g}")
+    for pump, fault, share in SICK_PUMPS:
+        yield from ("--fault", f"{pump}:{fault}:1:{hours * share:g}")
 
 
 def _app_role(database_role: str) -> AppRole:

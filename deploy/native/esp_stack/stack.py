@@ -1,6 +1,7 @@
 """What the native stack consists of: its folders, ports, credentials, servers and roles."""
 
 import base64
+import os
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -69,6 +70,11 @@ class Stack:
         self.user = service_account()
         self.supervisor = Supervisor(folder)
         self.credentials = Credentials(folder / "credentials.json")
+
+    @property
+    def history_h(self) -> float:
+        """How long a past, hours, the simulated field has when it is new."""
+        return float(os.environ.get("ESP_STACK_HISTORY_H", "0"))
 
     @cached_property
     def ports(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -157,8 +158,16 @@ def simulate(
     ] = 6.0,
     faults: Annotated[
         list[str] | None,
-        typer.Option("--fault", metavar="PUMP:NAME[:SEVERITY]", help="Inject a fault; repeatable."),
+        typer.Option(
+            "--fault",
+            metavar="PUMP:NAME[:SEVERITY[:HOURS AGO]]",
+            help="Inject a fault, now or as if it had begun before; repeatable.",
+        ),
     ] = None,
+    history_h: Annotated[
+        float,
+        typer.Option(help="Hours that a field without spools reports before the present.", min=0, max=72),
+    ] = 0,
     encoding: FormatOption = Encoding.JSON,
     spool_limit: SpoolLimit = SIMULATED_SPOOL_BYTES,
     when_full: WhenFullOption = WhenFull.DROP_OLDEST,
@@ -184,6 +193,7 @@ def simulate(
         encoding=encoding,
         spool_limit=spool_limit,
         when_full=when_full,
+        history=timedelta(hours=history_h),
     )
     asyncio.run(run_until_told(live))
 

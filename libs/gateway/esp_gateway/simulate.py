@@ -22,27 +22,31 @@ from esp_gateway.spool import Spool, WhenFull
 LONGEST_CATCH_UP: Final = timedelta(minutes=5)
 """What a field that was held up (a suspended machine) reports late; older than that was never measured."""
 
+HISTORY_AT_ONCE: Final = timedelta(minutes=30)
+"""How much of its history a new field reports in one go."""
+
 _log = structlog.get_logger(__name__)
 
 
 def inject(field: Field, text: str) -> None:
-    """Inject the fault that PUMP:NAME[:severity] means, from now on; raises InvalidInput."""
-    pump_id, _, rest = text.partition(":")
-    name, _, severity = rest.partition(":")
+    """Inject the fault that PUMP:NAME[:severity[:hours ago]] means; raises InvalidInput."""
+    pump_id, name, severity, hours = (*text.split(":", 3), "", "", "")[:4]
     try:
-        field.inject(pump_id, Fault(name), datetime.now(UTC), float(severity or 1))
+        onset = datetime.now(UTC) - timedelta(hours=float(hours or 0))
+        field.inject(pump_id, Fault(name), onset, float(severity or 1))
     except (KeyError, ValueError) as error:
         names = ", ".join(fault.value for fault in Fault)
         raise InvalidInput(
             f"--fault {text}: {error.args[0]}",
-            fix=f"write PUMP:NAME[:severity of 0 to 1], NAME one of {names}",
+            fix=f"write PUMP:NAME[:severity of 0 to 1[:hours ago]], NAME one of {names}",
         ) from error
 
 
 class LiveField:
     """Steps `field` with the clock and offers what its gateways have to send, until `stop`.
 
-    `accounts` has one for every gateway of the field; their spools are in `folder`.
+    `accounts` has one for every gateway of the field; their spools are in `folder`. Where there are none
+    yet, the field is new, and reports what it did over the last `history` first.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class LiveField:
         encoding: Encoding,
         spool_limit: int,
         when_full: WhenFull,
+        history: timedelta = timedelta(0),
     ) -> None:
         self._field = field
         self._accounts = _accounts_of(field.assets(), accounts)
@@ -62,6 +67,8 @@ class LiveField:
         self._encoding = encoding
         self._spool_limit = spool_limit
         self._when_full = when_full
+        known = any(self._spool_of(account).exists() for account in self._accounts)
+        self._history = timedelta(0) if known else history
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -74,6 +81,8 @@ class LiveField:
             clients = {account.gateway_id: await self._start(stack, account) for account in self._accounts}
             # A process that ended a moment ago may have reported the last scan: begin with the next one.
             last = datetime.now(UTC) + timedelta(seconds=self._field.interval_s)
+            if self._history:
+                last = await self._report_history(clients)
             while not await self._stopped():
                 now = datetime.now(UTC)
                 if now <= last:
@@ -81,16 +90,32 @@ class LiveField:
                 if now - last > LONGEST_CATCH_UP:
                     _log.warning("field.gap", seconds=round((now - last).total_seconds()))
                     await asyncio.to_thread(self._field.step, now - LONGEST_CATCH_UP)
-                batches = await asyncio.to_thread(self._field.step, now)
-                await asyncio.gather(*(_offer(clients[batch.gateway_id], batch) for batch in batches))
+                await self._report(clients, now)
                 last = now
 
+    async def _report_history(self, clients: Mapping[str, GatewayClient]) -> datetime:
+        """Report from the beginning of the history on, and return up to when."""
+        now = datetime.now(UTC)
+        reported = now - self._history
+        await self._report(clients, reported)
+        while reported < now and not self._stop.is_set():
+            reported = min(reported + HISTORY_AT_ONCE, now)
+            await self._report(clients, reported)
+        return reported
+
+    async def _report(self, clients: Mapping[str, GatewayClient], until: datetime) -> None:
+        batches = await asyncio.to_thread(self._field.step, until)
+        await asyncio.gather(*(_offer(clients[batch.gateway_id], batch) for batch in batches))
+
     async def _start(self, stack: AsyncExitStack, account: Account) -> GatewayClient:
-        path = self._folder / f"{account.gateway_id}.spool"
+        path = self._spool_of(account)
         spool = Spool(path, account.gateway_id, max_bytes=self._spool_limit, when_full=self._when_full)
         stack.callback(spool.close)
         client = GatewayClient(account.url, account.gateway_id, spool, encoding=self._encoding)
         return await stack.enter_async_context(client)
+
+    def _spool_of(self, account: Account) -> Path:
+        return self._folder / f"{account.gateway_id}.spool"
 
     async def _stopped(self) -> bool:
         """Wait for the next step, or for `stop`; tell which it was."""
