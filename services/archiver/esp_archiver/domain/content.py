@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_VALIDITY, _LENGTHS, _VALUES = "validity", "lengths", "values"
+_VALIDITY, _LENGTHS, _ELEMENTS, _VALUES = "validity", "lengths", "lengths of elements", "values"
 
 Extremes = Mapping[str, tuple[Any, Any]]
 """Least and greatest value of each column that has one."""
@@ -46,7 +46,7 @@ class _ColumnHash:
     """Hashes one column's chunks: which are there, how long those of no fixed size are, and their bytes."""
 
     def __init__(self) -> None:
-        self._hashes = {name: hashlib.sha256() for name in (_VALIDITY, _LENGTHS, _VALUES)}
+        self._hashes = {name: hashlib.sha256() for name in (_VALIDITY, _LENGTHS, _ELEMENTS, _VALUES)}
 
     def digest(self) -> bytes:
         return b"".join(each.digest() for each in self._hashes.values())
@@ -55,9 +55,9 @@ class _ColumnHash:
         self._hashes[_VALIDITY].update(_bytes(chunk.is_valid()))
         if pa.types.is_list(chunk.type):
             self._hashes[_LENGTHS].update(_bytes(pc.list_value_length(chunk).fill_null(0)))
-            # The elements' own lengths join the values: texts may hold any byte.
-            inner = chunk.flatten()
-            self._hashes[_VALUES].update(_bytes(pc.binary_length(inner)) + _text(inner))
+            elements = chunk.flatten()
+            self._hashes[_ELEMENTS].update(_bytes(pc.binary_length(elements)))
+            self._hashes[_VALUES].update(_text(elements))
         elif pa.types.is_string(chunk.type):
             self._hashes[_LENGTHS].update(_bytes(pc.binary_length(chunk).fill_null(0)))
             self._hashes[_VALUES].update(_text(chunk))

@@ -1,0 +1,213 @@
+"""What an export is made of: names, content hashes, row groups, plans, and parts read as one."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from esp_archiver.domain.content import ContentHash, extremes
+from esp_archiver.domain.copied import CopiedRows
+from esp_archiver.domain.datasets import FORMS, Dataset
+from esp_archiver.domain.layout import Place, place_of
+from esp_archiver.domain.merging import merged
+from esp_archiver.domain.planning import Content, Part, archive_id, due, plan_day
+from esp_archiver.domain.row_groups import LEAST_ROWS, MOST_ROWS, RowGroups
+from esp_common.errors import EspError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+few = settings(max_examples=40, deadline=None)
+
+DAY = date(2026, 1, 31)
+START = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+def test_an_objects_name_is_the_hive_layout_and_says_where_it_belongs() -> None:
+    place = Place(Dataset.TELEMETRY, "north", DAY, 0)
+    assert place.name == "telemetry/v1/field=north/year=2026/month=01/day=31/part-0000.parquet"
+    assert Place(Dataset.AUDIT, "", DAY, 12).name == "audit/v1/year=2026/month=01/day=31/part-0012.parquet"
+
+
+@few
+@given(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()), st.integers(0, 9999))
+def test_a_name_is_read_back_whatever_the_field_is_called(field_id: str, part: int) -> None:
+    place = Place(Dataset.TELEMETRY, field_id, DAY, part)
+    assert place_of(place.name) == place
+    assert place.name.count("/") == 6
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "telemetry/v1/field=north/year=2026/month=02/day=31/part-0000.parquet",
+        "telemetry/v1/year=2026/month=01/day=31/part-0000.parquet",
+        "audit/v1/field=north/year=2026/month=01/day=31/part-0000.parquet",
+        "telemetry/v2/field=north/year=2026/month=01/day=31/part-0000.parquet",
+        "other/v1/year=2026/month=01/day=31/part-0000.parquet",
+        "telemetry/v1/field=north/year=2026/month=01/day=31/part-0000.parquet.tmp",
+    ],
+)
+def test_what_is_no_part_is_not_taken_for_one(name: str) -> None:
+    assert place_of(name) is None
+
+
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("time", pa.timestamp("us", "UTC")),
+        ("value", pa.float64()),
+        ("on", pa.bool_()),
+        ("flags", pa.list_(pa.string())),
+    ]
+)
+rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.none() | st.text(max_size=3),
+            "time": st.datetimes(
+                timezones=st.just(UTC), min_value=datetime(1990, 1, 1), max_value=datetime(2040, 1, 1)
+            ),
+            "value": st.none() | st.floats(allow_nan=False),
+            "on": st.none() | st.booleans(),
+            "flags": st.none() | st.lists(st.text(max_size=2), max_size=3),
+        }
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def hashed(tables: Sequence[pa.Table]) -> str:
+    content = ContentHash(SCHEMA)
+    for table in tables:
+        content.update(table)
+    return content.hexdigest()
+
+
+@few
+@given(rows, st.integers(0, 8))
+def test_a_content_hash_does_not_depend_on_how_rows_are_cut(of: list[dict[str, object]], cut: int) -> None:
+    table = pa.Table.from_pylist(of, schema=SCHEMA)
+    assert hashed([table.slice(0, cut), table.slice(cut)]) == hashed([table])
+    assert hashed([pa.concat_tables([table.slice(0, cut), table.slice(cut)])]) == hashed([table])
+
+
+@few
+@given(rows, rows)
+def test_a_content_hash_tells_rows_apart(
+    one: list[dict[str, object]], other: list[dict[str, object]]
+) -> None:
+    same = hashed([pa.Table.from_pylist(one, schema=SCHEMA)]) == hashed(
+        [pa.Table.from_pylist(other, schema=SCHEMA)]
+    )
+    assert same == ([str(row) for row in one] == [str(row) for row in other])
+
+
+def test_extremes_widen_and_leave_out_what_was_never_measured() -> None:
+    tables = [
+        pa.table({"a": pa.array(values, pa.float64()), "b": pa.nulls(2, pa.float64())})
+        for values in ([3, 1], [None, 7])
+    ]
+    found = extremes(tables[1], ["a", "b"], extremes(tables[0], ["a", "b"], {}))
+    assert found == {"a": (1, 7)}
+
+
+@few
+@given(st.lists(st.integers(1, 3 * LEAST_ROWS), min_size=1, max_size=5), st.integers(4000, 90_000))
+def test_row_groups_hold_whole_pumps_and_no_more_than_memory_allows(counts: list[int], cut: int) -> None:
+    pumps = np.repeat([f"P-{n:02d}" for n in range(len(counts))], counts)
+    table = pa.table({"pump_id": pumps, "n": np.arange(len(pumps))})
+    groups = RowGroups("pump_id")
+    made = [group for at in range(0, len(pumps), cut) for group in groups.feed(table.slice(at, cut))]
+    made += groups.finish()
+    assert pa.concat_tables(made)["n"].to_pylist() == list(range(len(pumps)))
+    assert max(group.num_rows for group in made) <= MOST_ROWS
+    assert all(group.num_rows >= LEAST_ROWS for group in made[:-1])
+    large = {f"P-{n:02d}" for n, count in enumerate(counts) if count >= LEAST_ROWS}
+    for pump in large:
+        assert sum(pump in set(group["pump_id"].to_pylist()) for group in made) <= 2
+
+
+def part(
+    field_id: str, number: int, *, rows: int = 10, digest: int = 1, drops: int = 0, sole: bool = False
+) -> Part:
+    return Part(Place(Dataset.TELEMETRY, field_id, DAY, number), rows, digest, "hash", "etag", drops, sole)
+
+
+@pytest.mark.parametrize(
+    ("parts", "drops", "expected"),
+    [
+        ([], 0, (0, None)),
+        ([part("north", 0)], 0, None),
+        ([part("north", 0, digest=2)], 0, (0, 0)),
+        ([part("north", 0, rows=9)], 0, (0, 0)),
+        ([part("north", 0)], 1, (1, None)),
+        ([part("north", 0), part("north", 1, digest=2, drops=1)], 1, (1, 1)),
+        ([part("north", 0, digest=2, sole=True)], 0, (1, None)),
+        ([part("north", 0), part("north", 1, drops=1)], 1, None),
+    ],
+    ids=["new", "current", "changed", "fewer", "dropped", "late-changed", "sole", "late-current"],
+)
+def test_a_part_is_written_anew_only_while_the_source_has_all_of_it(
+    parts: list[Part], drops: int, expected: tuple[int, int | None] | None
+) -> None:
+    plan = plan_day(Dataset.TELEMETRY, DAY, [Content("north", 10, 1)], parts, drops)
+    exports = [(e.place.part, e.replaces and e.replaces.place.part) for e in plan.exports]
+    assert exports == ([] if expected is None else [expected])
+    assert bool(plan.current) == (expected is None)
+
+
+def test_a_part_of_a_field_that_has_nothing_any_more_is_set_aside() -> None:
+    plan = plan_day(Dataset.TELEMETRY, DAY, [Content("south", 10, 1)], [part("north", 0)], 0)
+    assert [each.place.field_id for each in plan.set_aside] == ["north"]
+    assert [each.place.field_id for each in plan.exports] == ["south"]
+
+
+def test_an_archive_is_named_after_its_content() -> None:
+    one, other = part("north", 0), part("south", 0)
+    assert archive_id(DAY, [one, other]) == archive_id(DAY, [other, one])
+    assert archive_id(DAY, [one]) != archive_id(DAY, [one, other])
+
+
+def test_days_are_due_when_they_ended_long_enough_ago() -> None:
+    days = [DAY, DAY - timedelta(days=1), DAY - timedelta(days=2)]
+    assert due(days, DAY + timedelta(days=1), 1) == [DAY - timedelta(days=2), DAY - timedelta(days=1)]
+
+
+TELEMETRY = FORMS[Dataset.TELEMETRY].schema
+
+
+def readings(*of: tuple[str, int, float | None, float | None]) -> pa.Table:
+    schema = pa.schema([TELEMETRY.field(name) for name in ("pump_id", "time", "motor_temp_c", "choke_pct")])
+    names = schema.names
+    return pa.Table.from_pylist(
+        [dict(zip(names, (p, START + timedelta(seconds=s), a, b), strict=True)) for p, s, a, b in of],
+        schema=schema,
+    )
+
+
+def test_parts_are_read_as_one_with_each_reading_once() -> None:
+    first = readings(("P-1", 1, 90, None), ("P-1", 3, 91, 5))
+    later = readings(("P-1", 2, 80, 8), ("P-1", 1, 70, 7), ("P-1", 3, None, None))
+    assert (
+        merged([first, later]).to_pylist()
+        == readings(("P-1", 1, 90, 7), ("P-1", 2, 80, 8), ("P-1", 3, 91, 5)).to_pylist()
+    )
+
+
+def test_one_part_is_read_as_it_is() -> None:
+    only = readings(("P-1", 1, 90, None))
+    assert merged([only]) is only
+
+
+def test_a_copy_that_ends_early_is_not_taken_for_whole() -> None:
+    copied = CopiedRows(10)
+    assert list(copied.feed(b"PGCOPY\n\xff\r\n\x00" + bytes(8))) == []
+    with pytest.raises(EspError, match="ended early"):
+        list(copied.finish())
+
+
+def test_what_is_no_copy_is_refused() -> None:
+    with pytest.raises(EspError, match="not a binary COPY"):
+        list(CopiedRows(10).feed(b"something else altogether"))
