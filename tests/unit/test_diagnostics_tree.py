@@ -1,0 +1,202 @@
+"""The tree on a pump that is made up: gauge first, delays and hysteresis, what is missing, and why."""
+
+import numpy as np
+import pytest
+from esp_common.contracts.channels import CHANNEL_INDEX
+from esp_diagnostics.domain.diagnosis import Monitor, PumpSpec, default_rules
+from pump_readings import STEADY, readings, watch
+
+HOUR = 60
+QUICK = {"baseline_h": 2.0}
+GAUGE = ("intake_pressure_psi", "discharge_pressure_psi", "intake_temp_c", "motor_temp_c")
+
+
+def learnt(**overrides):
+    """Return a monitor that knows what is normal for P-1 after ten hours."""
+    spec = PumpSpec("P-1", "north", motor_rated_current_a=50.0, overrides={**QUICK, **overrides})
+    monitor = Monitor([spec], default_rules())
+    watch(monitor, readings(range(10 * HOUR)))
+    return monitor
+
+
+def lost_phase(minutes):
+    return readings(minutes, current_a_a=0.0, current_b_a=70.0, current_c_a=70.0)
+
+
+def test_a_healthy_pump_has_no_hypothesis():
+    monitor = learnt()
+
+    [assessment] = watch(monitor, readings(range(10 * HOUR, 11 * HOUR)))
+
+    assert assessment.hypotheses == ()
+    assert assessment.open == ()
+    assert assessment.learning == 1.0
+
+
+def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
+    monitor = Monitor([PumpSpec("P-1", "north", overrides=QUICK)], default_rules())
+
+    [assessment] = watch(monitor, readings(range(HOUR)))
+
+    assert [h.condition for h in assessment.hypotheses] == ["insufficient_data"]
+    assert assessment.raised == ()
+    assert assessment.hypotheses[0].missing
+
+
+def test_a_finding_waits_for_its_delay():
+    monitor = learnt(delay_min=15)
+
+    hot = {"motor_temp_c": 150.0}
+    [early] = watch(monitor, readings(range(600, 610), **hot))
+    [due] = watch(monitor, readings(range(610, 640), **hot))
+
+    assert early.raised == ()
+    assert "lost_cooling" in [h.condition for h in early.hypotheses]
+    assert due.raised == ("lost_cooling",)
+
+
+def test_a_finding_ends_after_it_has_been_gone_for_a_while():
+    monitor = learnt()
+    watch(monitor, lost_phase(range(600, 610)))
+
+    [soon] = watch(monitor, readings(range(610, 620)))
+    [later] = watch(monitor, readings(range(620, 720)))
+
+    assert "open_phase" in soon.open
+    assert later.cleared == ("open_phase",)
+    assert later.open == ()
+
+
+def test_a_finding_is_raised_once():
+    monitor = learnt()
+
+    raised = [watch(monitor, lost_phase([minute]))[0].raised for minute in range(600, 640)]
+
+    assert sum("open_phase" in each for each in raised) == 1
+
+
+def test_a_finding_stays_while_the_pump_is_off():
+    monitor = learnt()
+    watch(monitor, lost_phase(range(600, 610)))
+
+    [assessment] = watch(monitor, readings(range(610, 800), running=0, frequency_hz=0.0))
+
+    assert assessment.state == "off"
+    assert "open_phase" in assessment.open
+    assert assessment.cleared == ()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        dict.fromkeys(GAUGE[:2], 94906.9),
+        dict.fromkeys(GAUGE, 0.0),
+        {"intake_temp_c": 0.0, "motor_temp_c": 0.0},
+        {"intake_pressure_psi": -0.000002, "discharge_pressure_psi": -0.000002},
+        dict.fromkeys((*GAUGE, "vibration_x_g", "vibration_y_g"), np.nan),
+    ],
+    ids=["over-range", "zero", "freezing-point", "minus-zero", "silent"],
+)
+def test_a_failed_gauge_is_the_gauge_s_fault_and_no_well_s(spoilt):
+    monitor = learnt()
+
+    [assessment] = watch(monitor, readings(range(600, 660), **spoilt))
+
+    assert assessment.open == ("gauge_failure",)
+    assert assessment.gauge_fault
+    assert assessment.path[0] == "gauge: not to be believed"
+
+
+def test_a_gauge_that_repeats_itself_to_the_digit_has_failed():
+    monitor = learnt()
+    frozen = readings(range(600, 660))
+    for name in (*GAUGE, "vibration_x_g", "vibration_y_g"):
+        frozen.values[:, CHANNEL_INDEX[name]] = STEADY[name]
+
+    [assessment] = watch(monitor, frozen)
+
+    assert assessment.open == ("gauge_failure",)
+
+
+def test_what_ingest_masked_is_not_believed():
+    monitor = learnt()
+    made = readings(range(600, 660), intake_pressure_psi=3.0)
+    mask = np.full(len(made), 1 << CHANNEL_INDEX["intake_pressure_psi"], dtype=np.int32)
+
+    [assessment] = monitor.observe(made, mask, np.zeros_like(mask))
+
+    assert assessment.open == ("gauge_failure",)
+
+
+def test_a_good_gauge_is_believed_again():
+    monitor = learnt()
+    watch(monitor, readings(range(600, 630), **dict.fromkeys(GAUGE, 0.0)))
+
+    [assessment] = watch(monitor, readings(range(630, 780)))
+
+    assert not assessment.gauge_fault
+    assert assessment.open == ()
+
+
+def test_what_is_missing_lowers_the_confidence_and_is_named():
+    known, lacking = learnt(), learnt()
+    slow = {"motor_temp_c": 150.0}
+
+    [full] = watch(known, readings(range(600, 640), **slow))
+    [part] = watch(lacking, readings(range(600, 640), discharge_pressure_psi=np.nan, **slow))
+
+    sure, unsure = (each.hypotheses[0] for each in (full, part))
+    assert sure.condition == unsure.condition == "lost_cooling"
+    assert unsure.confidence < sure.confidence
+    assert "pressure_gain" in {evidence.signal for evidence in unsure.missing}
+
+
+def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
+    [assessment] = watch(learnt(), lost_phase(range(600, 620)))
+
+    found = assessment.hypotheses[0]
+    assert (found.condition, found.severity) == ("open_phase", "critical")
+    assert "Stop" in found.action
+    phase = next(evidence for evidence in found.evidence_for if evidence.signal == "lowest_phase")
+    assert (phase.value, phase.unit, phase.threshold) == (0.0, "%", 60.0)
+    assert "electrical: open_phase 1.00" in assessment.path
+
+
+def test_a_pump_s_own_threshold_counts_for_it_alone():
+    specs = [
+        PumpSpec("P-1", "north", overrides=QUICK),
+        PumpSpec("P-2", "north", overrides={**QUICK, "raise_above": 1.0}),
+    ]
+    monitor = Monitor(specs, default_rules())
+    for pump in ("P-1", "P-2"):
+        watch(monitor, readings(range(600), pump=pump))
+        watch(monitor, readings(range(600, 640), pump=pump, motor_temp_c=150.0, current_b_a=41.2))
+
+    assert "lost_cooling" in monitor.open_findings("P-1")
+    assert "lost_cooling" in monitor.open_findings("P-2")
+
+
+def test_changed_rules_keep_what_was_learnt_and_found():
+    monitor = learnt()
+    watch(monitor, lost_phase(range(600, 610)))
+    rules = default_rules()
+
+    monitor.replace([PumpSpec("P-1", "north", overrides=QUICK)], rules)
+    [assessment] = watch(monitor, lost_phase(range(610, 615)))
+
+    assert assessment.learning == 1.0
+    assert "open_phase" in assessment.open
+    assert assessment.raised == ()
+
+
+def test_an_alarmed_detector_is_a_hypothesis_of_its_own():
+    class Alarmed:
+        alarmed, score, threshold = True, 9.0, 3.0
+
+    monitor = learnt()
+    made = readings(range(600, 610))
+    none = np.zeros(len(made), dtype=np.int32)
+
+    [assessment] = monitor.observe(made, none, none, {"P-1": Alarmed()})
+
+    assert assessment.raised == ("anomaly",)
