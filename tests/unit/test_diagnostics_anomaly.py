@@ -1,0 +1,343 @@
+"""The detector of anomalies: learns a pump's healthy past, tells what departs from it, and why."""
+
+import io
+
+import numpy as np
+import pytest
+from esp_diagnostics.domain.anomaly import (
+    Detector,
+    DetectorInvalid,
+    Learning,
+    Settings,
+    Watch,
+    statistics,
+    train,
+)
+from esp_diagnostics.domain.anomaly.training import limits
+from hypothesis import given
+from hypothesis import strategies as st
+
+MINUTE_US = 60_000_000
+NAMES = ("intake", "discharge", "gain", "current", "winding")
+HEALTHY_MINUTES = 3 * 1440
+REGIME = 50_010
+SETTINGS = Settings(settling_s=3600.0)
+MIXING = np.array(
+    [[1.0, 0, 0, 0, 0], [0.4, 1.0, 0, 0, 0], [-0.6, 1.0, 0.1, 0, 0], [0, 0.5, 0, 1.0, 0], [0, 0, 0, 0.8, 0.6]]
+)
+
+
+def healthy(minutes, seed=1):
+    """Return (minutes, 5) of a pump at work: correlated, with a swing of the day."""
+    random = np.random.default_rng(seed)
+    day = np.sin(np.arange(minutes) * 2 * np.pi / 1440)[:, None]
+    return (
+        np.array([900.0, 3000.0, 2100.0, 40.0, 60.0])
+        + 5.0 * random.normal(size=(minutes, 5)) @ MIXING.T
+        + 2 * day
+    )
+
+
+def trained(values, steady=None, regime=None, settings=SETTINGS):
+    n = len(values)
+    return train(
+        values,
+        NAMES,
+        np.full(n, REGIME) if regime is None else regime,
+        np.ones(n, dtype=bool) if steady is None else steady,
+        np.arange(n) * MINUTE_US,
+        settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def detector():
+    found = trained(healthy(HEALTHY_MINUTES))
+    assert isinstance(found, Detector)
+    return found
+
+
+class Watched:
+    """One pump before a watch, minute by minute after the history it was trained on."""
+
+    def __init__(self, detector):
+        self.watch = Watch(NAMES)
+        self.watch.set_model("P-1", detector)
+        self.minute = HEALTHY_MINUTES
+
+    def live(self, values, steady=True, regime=REGIME):
+        """Return the verdict on each of the next minutes."""
+        verdicts = []
+        for row in values:
+            self.minute += 1
+            verdicts.append(
+                self.watch.observe(
+                    ["P-1"],
+                    np.array([self.minute * MINUTE_US]),
+                    row[None],
+                    np.array([regime]),
+                    np.array([steady]),
+                )["P-1"]
+            )
+        return verdicts
+
+
+@pytest.fixture
+def watched(detector):
+    return Watched(detector)
+
+
+def with_winding_hotter(values, by=12.0):
+    return values + np.array([0, 0, 0, 0, by])
+
+
+def test_little_history_is_learning_and_says_how_much_is_there():
+    found = trained(healthy(12 * 60))
+
+    assert isinstance(found, Learning)
+    assert found.share == pytest.approx(0.5, abs=0.01)
+    assert found.reason == "12.0 of 24 hours of healthy steady running"
+
+
+def test_unsteady_history_is_not_learnt():
+    steady = np.arange(HEALTHY_MINUTES) % 50 > 0
+
+    assert isinstance(trained(healthy(HEALTHY_MINUTES), steady), Learning)
+
+
+def test_a_history_without_what_varies_is_learning():
+    assert isinstance(trained(np.zeros((HEALTHY_MINUTES, 5))), Learning)
+
+
+def test_features_measured_seldom_or_never_are_left_out():
+    values = healthy(HEALTHY_MINUTES)
+    values[:, 2] = np.nan
+    values[np.arange(HEALTHY_MINUTES) % 60 > 0, 3] = np.nan
+    found = trained(values)
+
+    np.testing.assert_array_equal(found.reference.used, [True, True, False, False, True])
+
+
+def test_regimes_that_ran_too_short_stay_unknown():
+    regime = np.full(HEALTHY_MINUTES, REGIME)
+    regime[1000:1200] += 1
+    regime[2000:2600] += 2
+
+    np.testing.assert_array_equal(
+        trained(healthy(HEALTHY_MINUTES), regime=regime).reference.regimes, [REGIME, REGIME + 2]
+    )
+
+
+def test_a_detector_comes_back_from_its_bytes(detector):
+    again = Detector.from_bytes(detector.to_bytes())
+
+    assert again.to_bytes() == detector.to_bytes()
+    assert again.metrics() == detector.metrics()
+    np.testing.assert_array_equal(again.reference.covariance, detector.reference.covariance)
+
+
+def _pickled():
+    buffer = io.BytesIO()
+    np.savez(buffer, about=np.array([{"format": 1}], dtype=object))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("body", [b"", b"not a detector", _pickled()], ids=["empty", "text", "pickle"])
+def test_what_is_no_detector_is_refused(body):
+    with pytest.raises(DetectorInvalid):
+        Detector.from_bytes(body)
+
+
+def test_a_damaged_detector_is_refused(detector):
+    body = detector.to_bytes()
+
+    with pytest.raises(DetectorInvalid):
+        Detector.from_bytes(body[: len(body) // 2])
+
+
+def test_a_detector_of_other_features_is_refused(detector):
+    with pytest.raises(DetectorInvalid, match="other features"):
+        Watch(("intake", "discharge")).set_model("P-1", detector)
+
+
+@given(st.integers(50, 2000), st.sampled_from([0.005, 0.02, 0.1]))
+def test_limits_leave_the_share_that_was_asked_for_above_them(n, share):
+    random = np.random.default_rng(n)
+    distances, sums = random.chisquare(5, n), random.exponential(1, n)
+    distance, greatest = limits(distances, sums, share)
+    above = np.mean((distances > distance) | (sums > greatest))
+
+    assert above <= share + 1.0 / n
+    assert above >= share - 2.0 / n
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.booleans(), min_size=5, max_size=5))
+def test_a_missing_feature_adds_nothing_and_is_the_marginal_distance(seed, there):
+    random = np.random.default_rng(seed)
+    factor = random.normal(size=(5, 5)) + 2 * np.eye(5)
+    covariance, gap, known = factor @ factor.T, random.normal(size=5), np.array(there)
+    parts = statistics.pulls(gap[None], np.linalg.inv(covariance)[None], known[None])[0]
+    left = covariance[np.ix_(known, known)]
+
+    assert (parts[~known] == 0).all()
+    assert parts.sum() == pytest.approx(gap[known] @ np.linalg.solve(left, gap[known]), rel=1e-6, abs=1e-9)
+
+
+def test_ten_second_readings_and_minute_means_lead_to_the_same_statistics():
+    signal = np.repeat(np.random.default_rng(3).normal(size=30), 60)
+    ends = []
+    for every in (1, 6):
+        state = statistics.Running.start(1, 1)
+        for second in range(0, len(signal) * 10, every * 10):
+            statistics.smooth(
+                state, signal[second // 10 : second // 10 + every].mean()[None, None], second, 600.0
+            )
+        ends.append(float(state.smoothed[0, 0]))
+
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)
+
+
+def test_health_is_seldom_alarmed(watched):
+    verdicts = watched.live(healthy(2 * 1440, seed=2))
+
+    assert np.mean([verdict.alarmed for verdict in verdicts]) < 0.02
+    assert not any(verdict.learning for verdict in verdicts)
+
+
+def test_a_step_is_alarmed_soon_dated_to_its_beginning_and_explained(watched):
+    watched.live(healthy(600, seed=2))
+    onset = watched.minute + 1
+    verdicts = watched.live(with_winding_hotter(healthy(60, seed=3)))
+    found = [verdict.alarmed for verdict in verdicts].index(True)
+
+    assert found <= 15
+    assert onset * MINUTE_US <= verdicts[found].since_us <= (onset + 12) * MINUTE_US
+    assert verdicts[-1].contributions[0][0] == "winding"
+    assert sum(share for _, share in verdicts[-1].contributions) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_an_alarm_lasts_as_long_as_the_fault_and_ends_with_it(watched):
+    watched.live(with_winding_hotter(healthy(60, seed=3)))
+    lasting = watched.live(with_winding_hotter(healthy(2 * 1440, seed=4)))
+    after = watched.live(healthy(600, seed=5))
+
+    assert all(verdict.alarmed for verdict in lasting)
+    assert after[0].alarmed, "hysteresis"
+    assert not after[-1].alarmed
+    assert after[-1].since_us is None
+
+
+def test_a_slow_ramp_is_found(watched):
+    ramp = np.linspace(0, 12, 600)[:, None] * np.array([0, 0, 0, 0, 1.0])
+
+    assert watched.live(healthy(600, seed=3) + ramp)[-1].alarmed
+
+
+def test_one_wild_reading_is_no_event(watched):
+    values = healthy(100, seed=3)
+    values[50] *= 100
+
+    assert not any(verdict.alarmed for verdict in watched.live(values))
+
+
+def test_channels_that_go_missing_are_no_event_and_leave_the_others_watched(watched):
+    values = healthy(1440, seed=3)
+    values[100:, :3] = np.nan
+
+    assert not any(verdict.alarmed for verdict in watched.live(values))
+    values = with_winding_hotter(healthy(60, seed=4))
+    values[:, :3] = np.nan
+    assert watched.live(values)[-1].alarmed
+
+
+def test_starts_and_changes_are_not_judged_until_the_pump_has_settled(watched):
+    off = watched.live(np.zeros((30, 5)), steady=False)
+    settling = watched.live(with_winding_hotter(healthy(59, seed=3), by=40.0))
+    settled = watched.live(healthy(200, seed=4))
+
+    assert all(verdict.learning and not verdict.alarmed for verdict in off + settling)
+    assert not any(verdict.learning or verdict.alarmed for verdict in settled[1:])
+
+
+def test_a_regime_it_does_not_know_is_learning(watched):
+    verdicts = watched.live(with_winding_hotter(healthy(200, seed=3)), regime=REGIME + 5)
+
+    assert all(verdict.learning and not verdict.alarmed for verdict in verdicts)
+
+
+def test_a_pump_without_a_detector_is_learning():
+    watch = Watch(NAMES)
+    told = watch.observe(["P-9"], np.array([1]), np.zeros((1, 5)), np.array([REGIME]), np.array([True]))
+
+    assert told["P-9"].learning
+    assert not told["P-9"].alarmed
+
+
+def test_an_older_reading_changes_nothing(watched):
+    before = watched.live(healthy(100, seed=3))[-1]
+    late = watched.watch.observe(
+        ["P-1"], np.array([5]), np.full((1, 5), 1e6), np.array([REGIME]), np.array([True])
+    )["P-1"]
+
+    assert late == before
+
+
+def test_a_batch_of_many_readings_says_what_they_say_one_by_one(detector):
+    values = with_winding_hotter(healthy(40, seed=3))
+    one_by_one, at_once = Watched(detector), Watched(detector)
+    at_once.watch.set_model("P-2", detector)
+    last = one_by_one.live(values)[-1]
+    times = np.repeat((HEALTHY_MINUTES + 1 + np.arange(40)) * MINUTE_US, 2)
+    order = np.random.default_rng(0).permutation(80)
+    verdicts = at_once.watch.observe(
+        [("P-1", "P-2")[row % 2] for row in order],
+        times[order],
+        np.repeat(values, 2, axis=0)[order],
+        np.full(80, REGIME),
+        np.ones(80, dtype=bool),
+    )
+
+    assert verdicts == {"P-1": last, "P-2": last}
+
+
+@pytest.mark.parametrize("model_first", [True, False], ids=["model-first", "snapshot-first"])
+def test_a_watch_goes_on_from_a_snapshot(detector, model_first):
+    before, after = Watched(detector), Watched(detector)
+    before.live(with_winding_hotter(healthy(50, seed=3)))
+    snapshots = before.watch.snapshot(["P-1", "P-7"])
+    after.watch = Watch(NAMES)
+    if model_first:
+        after.watch.set_model("P-1", detector)
+        after.watch.restore(snapshots)
+    else:
+        after.watch.restore(snapshots)
+        after.watch.set_model("P-1", detector)
+    after.minute = before.minute
+
+    assert list(snapshots) == ["P-1"]
+    assert after.live(healthy(100, seed=4)) == before.live(healthy(100, seed=4))
+
+
+def test_snapshots_of_other_features_are_left_out(detector, watched):
+    watched.live(healthy(10))
+    watch = Watch(NAMES[:4])
+    watch.restore(watched.watch.snapshot(["P-1"]))
+    watch.restore({"P-1": b"something else"})
+
+    assert watch.snapshot(["P-1"]) == {}
+
+
+def test_a_new_detector_does_not_end_an_alarm_by_itself(watched):
+    since = watched.live(with_winding_hotter(healthy(60, seed=3)))[-1].since_us
+    watched.watch.set_model("P-1", trained(healthy(HEALTHY_MINUTES, seed=9)))
+    values = with_winding_hotter(healthy(60, seed=4))
+
+    assert watched.live(values[:1])[0].since_us == since
+    assert watched.live(values)[-1].since_us == since
+
+
+def test_a_forgotten_pump_starts_anew(watched):
+    watched.live(with_winding_hotter(healthy(60, seed=3)))
+    watched.watch.forget("P-1")
+
+    assert watched.live(healthy(1, seed=4))[0].learning
