@@ -127,7 +127,8 @@ class Fleet:
                 query = f"SELECT ingest.refresh_{grain}($1, $2, $3)"
                 await connection.execute(query, [pump_no], begin, last + step)
             else:
-                query = f"CALL refresh_continuous_aggregate('ingest.telemetry_{grain}', $1, $2)"
+                span = "$1::timestamptz, $2::timestamptz"
+                query = f"CALL refresh_continuous_aggregate('ingest.telemetry_{grain}', {span})"
                 await connection.execute(query, begin, last + 2 * step)
 
 

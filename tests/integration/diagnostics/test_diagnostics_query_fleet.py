@@ -23,9 +23,9 @@ FROM (VALUES ('P-2', 'pump_wear', 'medium', NULL), ('P-2', 'gas_interference', '
      AS f (pump_id, condition, severity, cleared_at);
 """
 ALERTS = """
-INSERT INTO diagnostics.alerts (alert_id, pump_id, field_id, condition, source, title, severity, priority, state,
-                                active, acknowledged, occurrences, signalled_at, raised_at, last_raised_at,
-                                updated_at)
+INSERT INTO diagnostics.alerts (alert_id, pump_id, field_id, condition, source, title, severity, priority,
+                                state, active, acknowledged, occurrences, signalled_at, raised_at,
+                                last_raised_at, updated_at)
 SELECT gen_random_uuid(), pump_id, 'north', condition, 'finding', condition, priority, priority, state,
        true, false, 1, now(), now(), now(), now()
 FROM (VALUES ('P-2', 'gas_interference', 'high', 'active_unacknowledged'),

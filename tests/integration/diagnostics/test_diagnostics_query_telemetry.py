@@ -77,12 +77,33 @@ async def test_csv_and_arrow_say_the_same_as_json(diagnostics_api: Any) -> None:
     as_csv = await trend(diagnostics_api, headers={"Accept": "text/csv"}, **asked)
     assert as_csv.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(as_csv.text)))
-    assert [float(row["intake_pressure_psi_avg"]) for row in rows] == columns["avg"]
+    assert [float(row["intake_pressure_psi"]) for row in rows] == columns["avg"]
     as_arrow = await trend(diagnostics_api, headers={"Accept": ARROW}, **asked)
     assert as_arrow.headers["content-type"] == ARROW
     table = pa.ipc.open_stream(as_arrow.content).read_all()
     assert table["intake_pressure_psi_max"].to_pylist() == columns["max"]
     assert table["time"][0].as_py() == DAY
+
+
+async def test_a_dashboard_gets_the_same_columns_at_any_resolution(
+    diagnostics_api: Any,
+) -> None:
+    """What README says of Grafana: CSV, an API key as bearer token, times with milliseconds."""
+    key = diagnostics_api.key("telemetry:read", "diagnostics:read")["X-API-Key"]
+    headers = {"Authorization": f"Bearer {key}", "Accept": "text/csv"}
+    for hours in (1, 24):
+        url = (
+            f"/api/v1/pumps/P-1/telemetry?from=2026-03-10T00:00:00.000Z"
+            f"&to={(DAY + timedelta(hours=hours)).strftime('%Y-%m-%dT%H:%M:%S.000Z')}"
+            "&channels=intake_pressure_psi,motor_temp_c&max_points=1000"
+        )
+        answer = await diagnostics_api.bare.get(url, headers=headers)
+        rows = list(csv.DictReader(io.StringIO(answer.text)))
+        assert len(rows) > 50
+        assert float(rows[0]["intake_pressure_psi"]) == pytest.approx(900, abs=1)
+        assert datetime.fromisoformat(rows[0]["time"]) == DAY
+    table = await diagnostics_api.bare.get("/api/v1/fleet?limit=500", headers={"X-API-Key": key})
+    assert len(table.json()["items"]) == 6
 
 
 async def test_what_a_failing_gauge_said_is_no_measurement(diagnostics_api: Any, fleet: Any) -> None:

@@ -49,7 +49,7 @@ def to_json(trend: Trend) -> bytes:
 
 
 def to_csv(trend: Trend) -> bytes:
-    """Return a table with a header: `time`, then a column for each statistic of each channel."""
+    """Return a table with a header: `time`, then for each channel its reading or mean, and its extremes."""
     table = _table(trend)
     # Seconds with their fraction, as RFC 3339 has it; Arrow's own form has a space in it.
     times = pc.strftime(table["time"], format="%Y-%m-%dT%H:%M:%SZ")
@@ -78,7 +78,8 @@ def _table(trend: Trend) -> Any:
     columns |= {name: pa.array(values) for name, values in trend.state.items()}
     for name, statistics in trend.channels.items():
         for statistic, values in statistics.items():
-            label = name if statistic == "value" else f"{name}_{statistic}"
+            # One name for readings and means: a dashboard's column stays whatever the resolution.
+            label = name if statistic in ("value", "avg") else f"{name}_{statistic}"
             columns[label] = pa.array(_rounded(name, values), from_pandas=True)
     return pa.table(columns)
 
