@@ -19,6 +19,7 @@ from esp_common.contracts.channels import CHANNEL_COUNT
 from prometheus_client import Counter
 
 from esp_diagnostics import findings
+from esp_diagnostics.domain import kpis
 from esp_diagnostics.domain.alarms import Signal
 from esp_diagnostics.domain.alert_rules import AlertRules, limits_of
 from esp_diagnostics.domain.anomaly import AnomalyVerdict, Detector, DetectorInvalid, Watch
@@ -37,6 +38,9 @@ _UNUSABLE: Final = Counter(
 
 _SNAPSHOT: Final = struct.Struct("<4sIIII")
 _MARK: Final = b"EDS1"
+_OTHER_TERMS: Final = frozenset({"gauge_failure", "anomaly", "insufficient_data"})
+"""Conditions that a pump's health counts otherwise than as a finding."""
+
 _BITS: Final = np.int32(1) << np.arange(CHANNEL_COUNT, dtype=np.int32)
 
 
@@ -240,7 +244,20 @@ class Judge:
 
 
 def _health(assessment: Assessment, verdict: AnomalyVerdict | None) -> Health:
-    return Health(None, ())
+    """Return how well a pump is; gauge and anomaly have terms of their own beside the findings."""
+    found = [
+        (each.condition, each.severity, each.confidence)
+        for each in assessment.hypotheses
+        if each.condition in assessment.open and each.condition not in _OTHER_TERMS
+    ]
+    health = kpis.health_score(
+        assessment.state,
+        found,
+        assessment.operating_point,
+        gauge_fault=assessment.gauge_fault,
+        anomaly=None if verdict is None or verdict.learning else verdict.score / verdict.threshold,
+    )
+    return Health(health.score, kpis.as_row(health))
 
 
 def _memory_of(pump: KnownPump, past: Past) -> PumpMemory:
