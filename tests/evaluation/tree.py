@@ -14,7 +14,7 @@ import numpy as np
 from esp_common.contracts.channels import CHANNELS, Group
 from esp_common.contracts.readings import Readings
 from esp_diagnostics.domain.curve import Polynomial, PumpCurve
-from esp_diagnostics.domain.diagnosis import Assessment, Monitor, PumpSpec, Rules
+from esp_diagnostics.domain.diagnosis import Assessment, Monitor, PumpSpec, Rules, default_rules
 from esp_diagnostics.domain.diagnosis.findings import GAUGE_FAILURE, INSUFFICIENT_DATA
 from esp_diagnostics.domain.pumps import Installed
 from esp_gateway.simulator.faults import Fault, GaugeFailure, Injection, Order
@@ -58,13 +58,17 @@ class Case:
     gauge: GaugeFailure = GaugeFailure.FROZEN
 
 
-def cases(seeds: Sequence[int], faults: Sequence[Fault] = tuple(Fault)) -> list[Case]:
-    """Return every fault at every severity, as step and as ramp, on a well of each seed."""
+def cases(seeds: Sequence[int], faults: Sequence[Fault] = tuple(Fault), *, quick: bool = False) -> list[Case]:
+    """Return every fault at every severity, as step and as ramp, on a well of each seed.
+
+    `quick`: at full severity and as a step alone.
+    """
     found = []
     gauges = list(GaugeFailure)
     for fault in faults:
         severities = (1.0,) if fault in ALL_OR_NOTHING else LEAST.get(fault, SEVERITIES)
-        onsets = (False,) if fault in ALL_OR_NOTHING else (False, True)
+        onsets = (False,) if fault in ALL_OR_NOTHING or quick else (False, True)
+        severities = severities[-1:] if quick else severities
         found.extend(
             Case(seed, fault, severity, ramp, gauges[number % len(gauges)])
             for number, seed in enumerate(seeds)
@@ -258,9 +262,11 @@ class Scores:
         return sum(bool(set(o.raised) - {GAUGE_FAILURE}) for o in gauges)
 
 
-def judge_faults(seeds: Sequence[int], rules: Rules, faults: Sequence[Fault] = tuple(Fault)) -> Scores:
+def judge_faults(
+    seeds: Sequence[int], rules: Rules, faults: Sequence[Fault] = tuple(Fault), *, quick: bool = False
+) -> Scores:
     """Return the scores on wells of `seeds`, drives not tripping, so that each fault is seen to its end."""
-    listed = cases(seeds, faults)
+    listed = cases(seeds, faults, quick=quick)
     watched = [case for case in listed if case.fault is not Fault.CYCLING]
     cycling = [case for case in listed if case.fault is Fault.CYCLING]
     outcomes = run_cases(watched, rules, protected=False) if watched else []
@@ -365,3 +371,28 @@ class _Life:
             values[np.ix_(inside, GAUGE)] = self.held
         else:
             values[np.ix_(inside, channels)] = code
+
+
+def report(*, quick: bool = False) -> Iterator[str]:
+    """Yield the lines of the tree's evaluation."""
+    rules, seeds = default_rules(), JUDGED_ON[:2] if quick else JUDGED_ON
+    yield f"## The tree, rules {rules.version}, wells of seeds {seeds[0]}-{seeds[-1]}"
+    scores = judge_faults(seeds, rules, quick=quick)
+    yield "| fault | cases | F1 | in the first 3 | first finding right | step to finding, min | taken for |"
+    yield "|---|---|---|---|---|---|---|"
+    for fault, f1 in scores.f1().items():
+        answers = {answer: n for (truth, answer), n in scores.table.items() if truth == fault}
+        wrong = ", ".join(f"{answer} {n}" for answer, n in sorted(answers.items()) if answer != fault)
+        yield (
+            f"| {fault} | {sum(answers.values())} | {f1:.2f} | {scores.top3(fault):.2f} "
+            f"| {scores.first_right(fault):.2f} | {scores.delay_min(fault):.0f} | {wrong} |"
+        )
+    yield f"Macro-F1 {scores.macro_f1():.3f}; in the first three {scores.top3():.3f}."
+    yield f"Gauge faults taken for a well's: {scores.gauge_as_well()}."
+    healthy = judge_healthy(seeds, rules, days=2.0 if quick else 15.0)
+    found = Counter(name for _, name, _ in healthy.false)
+    yield (
+        f"Healthy, with starts, settings, chokes, gaps and {healthy.gauge_windows} gauge faults: "
+        f"{len(healthy.false)} false findings in {healthy.pump_days:.0f} pump days, "
+        f"{healthy.per_pump_month():.2f} a pump month ({dict(found)})."
+    )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from esp_diagnostics.api.answers import BODY, NO_NUL, PumpId, problems
 from esp_diagnostics.domain.diagnosis import Rules
+from esp_diagnostics.domain.diagnosis.indicators import INDICATORS
 from esp_diagnostics.domain.diagnosis.rules import MAX_TEXT, Condition, Term
 from esp_diagnostics.rules import InForce, RuleBook
 
@@ -73,13 +74,22 @@ class RuleSetOut(BaseModel):
     active: bool
 
 
+class IndicatorOut(BaseModel):
+    """What evidence may look at."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
 class RulesOut(BaseModel):
-    """The rules in force."""
+    """The rules in force, and the indicators that rules may use."""
 
     version: str
     shipped: bool
     parameters: list[ParameterOut]
     conditions: list[ConditionOut]
+    indicators: list[IndicatorOut]
     loaded: list[RuleSetOut]
 
 
@@ -214,6 +224,10 @@ def _rules(now: InForce) -> RulesOut:
             for p in rules.parameters.values()
         ],
         conditions=[_condition(condition) for condition in rules.conditions.values()],
+        indicators=[
+            IndicatorOut(name=name, unit=unit, meaning=meaning)
+            for name, (unit, meaning) in INDICATORS.items()
+        ],
         loaded=[
             RuleSetOut(version=s.version, loaded_by=s.loaded_by, loaded_at=s.loaded_at, active=s.active)
             for s in now.loaded

@@ -1,0 +1,40 @@
+"""A small part of the evaluation: key faults on wells that the rules were not set on, and healthy days."""
+
+import pytest
+from esp_diagnostics.domain.diagnosis import default_rules
+from esp_gateway.simulator.faults import Fault
+from evaluation import tree
+
+KEY = (
+    Fault.GAS_LOCK,
+    Fault.BROKEN_SHAFT,
+    Fault.TUBING_HOLE,
+    Fault.DEADHEAD,
+    Fault.OVERLOAD,
+    Fault.LOST_COOLING,
+    Fault.INFLOW_LOSS,
+    Fault.GAUGE_FAILURE,
+)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return tree.judge_faults((201, 202), default_rules(), KEY, quick=True)
+
+
+@pytest.mark.parametrize("fault", KEY, ids=str)
+def test_a_key_fault_is_what_the_tree_finds(scores, fault):
+    answers = [outcome.final for outcome in scores.outcomes if outcome.case.fault is fault]
+
+    assert answers == [fault.value] * 2
+
+
+def test_a_gauge_fault_is_never_found_in_the_well(scores):
+    assert scores.gauge_as_well() == 0
+
+
+def test_healthy_days_with_starts_settings_gaps_and_gauge_faults_find_nothing():
+    healthy = tree.judge_healthy((201, 202), default_rules(), days=2.5, wells=2)
+
+    assert healthy.gauge_windows > 0
+    assert healthy.false == []
