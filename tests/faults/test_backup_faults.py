@@ -33,11 +33,14 @@ pytestmark = pytest.mark.timeout(420)
 
 @pytest.fixture(scope="module")
 async def site(server_home: Path) -> AsyncIterator[Site]:
-    """A cluster without a backup."""
+    """A cluster with a full backup in each repository, and a dump."""
     conf = server_home / "faults.conf"
     conf.write_text("kept")
     conf.chmod(0o644)
     async with open_site(server_home / "backup-faults", configuration_files=(conf,)) as site:
+        for kind in ("full", "dump"):
+            await Jobs(site.pool, site.work).run(kind, "test")
+        await site.rows("DELETE FROM backup.outbox")
         yield site
 
 
@@ -67,8 +70,8 @@ async def test_with_storage_away_nothing_is_lost_and_what_can_be_done_is_done(si
         with pytest.raises(Unavailable):
             await jobs.run("set", "test")
         assert (await jobs.run("dump", "test"))["name"]
-        places = await site.rows("SELECT place FROM backup.backups WHERE kind = 'full'")
-        assert [row["place"] for row in places] == ["local"]
+        places = await site.rows("SELECT place FROM backup.backups WHERE kind = 'full' AND gone_at IS NULL")
+        assert sorted(row["place"] for row in places) == ["azure", "local", "local"]
         assert (await Cluster(site.settings.cluster_url).archiver()).waiting_segments > 0
         assert await _failures(site) == ["full", "set"]
     finally:
@@ -127,7 +130,8 @@ async def _kill_during(site: Site, arguments: tuple[str, ...], *commands: str) -
     try:
         await until(lambda: _has(site, *commands), f"{commands} run", timeout_s=90)
     finally:
-        process.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
         await process.communicate()
     await until(lambda: not _has(site, *commands), f"{commands} are gone", timeout_s=30)
 
@@ -161,7 +165,9 @@ def small_disk(site: Site) -> Iterator[Path]:
     """A file system with room for little more than one dump."""
     folder = site.settings.state_folder / "small"
     folder.mkdir()
-    size = site.work.dumps.all()[0][-1].bytes * 3 // 2
+    newest = site.settings.snapshot_folder / site.work.dumps.all()[0][-1].name
+    blocks = sum(-(-path.stat().st_size // 4096) + 1 for path in newest.rglob("*"))
+    size = blocks * 4096 * 3 // 2
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
     )

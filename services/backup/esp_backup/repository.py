@@ -21,6 +21,10 @@ from esp_backup.settings import BackupSettings
 AZURE: Final = "azure"
 LOCAL: Final = "local"
 PROGRAM: Final = "pgbackrest"
+FINE: Final = 0
+NO_BACKUP: Final = 2
+UNREACHABLE: Final = 99
+"""What `info` says of a repository."""
 LOCKED: Final = 50
 """Exit status while another pgBackRest does something that excludes this."""
 LOCKED_S: Final = 30.0
@@ -87,8 +91,9 @@ class Repository:
         """Make the stanza in every repository that lacks it."""
         stanzas: list[dict[str, Any]] = orjson.loads(await self._run("info", "--output=json"))
         repos = [repo for stanza in stanzas for repo in stanza.get("repo", [])]
-        # 0: fine; 2: it has no backup yet.
-        if len(repos) < len(self.places) or any(repo["status"]["code"] not in (0, 2) for repo in repos):
+        # Of one that does not answer nothing is known; the others need not wait for it.
+        has = (FINE, NO_BACKUP, UNREACHABLE)
+        if len(repos) < len(self.places) or any(repo["status"]["code"] not in has for repo in repos):
             await self._run("stanza-create")
 
     async def backup(self, place: str) -> None:
@@ -105,8 +110,7 @@ class Repository:
         fulls, newest, unreachable = [], {}, {}
         for stanza in stanzas:
             for repo in stanza.get("repo", []):
-                # 99: an error of the repository; the other codes are of what it lacks.
-                if repo["status"]["code"] == 99:
+                if repo["status"]["code"] == UNREACHABLE:
                     unreachable[self._place(repo["key"])] = repo["status"]["message"]
             fulls += [self._full(found) for found in stanza.get("backup", []) if found["type"] == "full"]
             for archive in stanza.get("archive", []):

@@ -80,7 +80,7 @@ class Work:
         newest = [max((f for f in fulls if f.place == place), key=lambda f: f.ended_at) for place in taken]
         if any(full.damaged for full in newest):
             raise Damaged("pages of the cluster fail their checksums", fix="see pgBackRest's log; drill")
-        await self._expire_fulls()
+        await self.expire_fulls()
         return {
             "backups": [{"place": full.place, "name": full.label, "bytes": full.bytes} for full in newest]
         }
@@ -98,7 +98,7 @@ class Work:
 
     async def verify(self) -> dict[str, Any]:
         """Read every backup again and note what is wrong; raise Damaged when something is."""
-        wrong = [*await self._verify_dumps(), *await self._verify_fulls(), *await self._verify_sets()]
+        wrong = [*await self.verify_dumps(), *await self.verify_fulls(), *await self.verify_sets()]
         if wrong:
             raise Damaged(
                 "; ".join(wrong), fix="take new backups at once; `esp-backup list` names the bad ones"
@@ -144,7 +144,7 @@ class Work:
             entries = [_set_entry(each) for each in found]
             await catalogue.note_found(connection, "set", [AZURE], entries)
 
-    async def _expire_fulls(self) -> None:
+    async def expire_fulls(self) -> None:
         """Let old full backups go where none of those that stay is known to be damaged."""
         async with self._pool.acquire() as connection:
             problems = await catalogue.known_problems(connection, "full")
@@ -157,7 +157,8 @@ class Work:
 
     # --- reading again --------------------------------------------------------------------------------------
 
-    async def _verify_dumps(self) -> list[str]:
+    async def verify_dumps(self) -> list[str]:
+        """Read every dump again; note and return what is wrong."""
         found, broken = self.dumps.all()
         problems: dict[str, str | None] = {**broken}
         for dump in found:
@@ -168,7 +169,8 @@ class Work:
                 problems[dump.name] = damage.detail
         return await self._note_verified("dump", dump_files.PLACE, problems)
 
-    async def _verify_fulls(self) -> list[str]:
+    async def verify_fulls(self) -> list[str]:
+        """Have every repository read again; note and return what is wrong."""
         wrong = []
         for place in self.repository.places:
             found = await self.repository.verify(place)
@@ -177,7 +179,8 @@ class Work:
             wrong += [f"{place} {what}: {said}" for what, said in found.items() if what not in labels]
         return wrong
 
-    async def _verify_sets(self) -> list[str]:
+    async def verify_sets(self) -> list[str]:
+        """Read every daily set again; note and return what is wrong."""
         async with Blobs(self._settings) as blobs:
             await blobs.ensure()
             problems = await Sets(self._settings, blobs).problems()
