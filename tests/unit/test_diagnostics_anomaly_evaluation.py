@@ -1,0 +1,81 @@
+"""The detector on data it was not made with: a simulated field, and SKAB where it is at hand."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation import anomaly, skab
+from evaluation.scoring import Labelled, score
+
+SKAB = Path(os.environ.get("SKAB_FOLDER", anomaly.SKAB))
+needs_skab = pytest.mark.skipif(
+    not SKAB.is_dir(), reason=f"the benchmark's files are not at {SKAB} (SKAB_FOLDER says where)"
+)
+
+
+def labelled(alarmed, anomalous, counted=None):
+    flags = [
+        None if text is None else np.array([sign == "x" for sign in text])
+        for text in (alarmed, anomalous, counted)
+    ]
+    return Labelled(flags[0], flags[1], 10.0, flags[2])
+
+
+def test_scores_are_of_samples_events_and_delays():
+    said = score([labelled("x..xx.x.", "..xxxx.."), labelled("....", ".xx.")])
+
+    assert said.f1 == pytest.approx(4 / (4 + 6))
+    assert (said.far, said.far_before, said.far_after) == pytest.approx((2 / 6, 1 / 3, 1 / 3))
+    assert said.mar == pytest.approx(4 / 6)
+    assert (said.events, said.found, said.false_episodes) == (2, 1, 2)
+    assert said.delays_s == (10.0,)
+
+
+def test_what_is_masked_counts_in_no_share_of_samples():
+    said = score([labelled("x...", "..xx", ".xxx")])
+
+    assert (said.far, said.mar, said.false_episodes) == (0.0, 1.0, 1)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Return what is said of eight pumps with faults, on a field the settings were not chosen on."""
+    plan = anomaly.Plan((111,), 8, timedelta(days=2), timedelta(hours=18), timedelta(hours=8))
+    judged = anomaly.judge(*anomaly.lived(plan, 111, protected=False), plan, anomaly.Settings())
+    return [outcome for outcome in judged if outcome.case.fault not in anomaly.OF_THE_DRIVE]
+
+
+def test_nearly_every_fault_of_a_simulated_field_is_found(outcomes):
+    said = score([outcome.labelled for outcome in outcomes])
+
+    assert said.events >= 6
+    assert said.found >= said.events - 1
+
+
+def test_healthy_running_of_a_simulated_field_is_seldom_alarmed(outcomes):
+    assert score([outcome.labelled for outcome in outcomes]).far < 0.02
+
+
+@pytest.fixture(scope="module")
+def benchmark_runs():
+    return skab.load(SKAB)
+
+
+@needs_skab
+def test_skab_by_the_leaderboards_rules(benchmark_runs):
+    runs, healthy = benchmark_runs
+    said = score([judged.above for judged in skab.judge(runs, healthy, skab.SETTINGS)])
+
+    assert said.f1 >= 0.78
+    assert said.far < 0.1355
+    assert said.found == said.events
+
+
+@needs_skab
+def test_what_was_fitted_to_is_not_judged(benchmark_runs):
+    runs, healthy = benchmark_runs
+    judged = skab.judge(runs[:1], healthy[:2], skab.SETTINGS)
+
+    assert len(judged[0].above.alarmed) == len(runs[0].values) - skab.FITTED
