@@ -1,6 +1,8 @@
 """Operating points, what-if, settings, curves and calibrations over HTTP."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ MEASURED = {
     "water_cut_pct": 40.0,
 }
 FACTS = {"mixture_gravity": 0.92, "productivity_index_bpd_psi": 0.8, "flowline_pressure_psi": 100}
+AN550 = json.loads(files("esp_diagnostics.curves").joinpath("an550.json").read_bytes())
+JSON = {"Content-Type": "application/json"}
 CSV_CURVE = """# model: Short
 # min_bpd: 300
 # max_bpd: 600
@@ -135,8 +139,9 @@ async def test_a_change_is_announced_and_audited_with_its_actor(diagnostics_api:
         {"facts": {"oil_api": "heavy"}},
         {"stages": 300},
         {"facts": {"motor_type": "steam"}},
+        {"facts": {"limits": {"nul\u0000": 1}}},
     ],
-    ids=["beyond-reason", "unknown", "text", "nameplate", "odd-motor"],
+    ids=["beyond-reason", "unknown", "text", "nameplate", "odd-motor", "odd-limit"],
 )
 async def test_settings_that_make_no_sense_are_refused(diagnostics_api: Any, body: dict[str, Any]) -> None:
     response = await diagnostics_api.client.patch("/api/v1/pumps/P-3/diagnostics-settings", json=body)
@@ -177,6 +182,9 @@ async def test_a_curve_no_pump_can_have_is_refused_with_every_problem(diagnostic
     assert len(refused.json()["errors"]) > 1
     odd = await put("/api/v1/pumps/P-3/curve", content="a", headers={"Content-Type": "text/plain"})
     assert odd.status_code == 415
+    for name in ("nul\u0000", "half \ud800", "x" * 300):
+        text = json.dumps({**AN550, "model": name})
+        assert (await put("/api/v1/pumps/P-3/curve", content=text, headers=JSON)).status_code == 422
     binary = await put("/api/v1/pumps/P-3/curve", content=b"\xff\xfe\x00", headers=headers)
     assert binary.status_code == 422
 
@@ -207,9 +215,10 @@ async def test_a_well_test_calibrates_the_curve_with_what_was_measured_meanwhile
         ({"flow_rate_bpd": 5000}, "test-unusable"),
         ({"frequency_hz": 55}, "test-unusable"),
         ({"time": "2100-01-01T00:00:00Z", "flow_rate_bpd": 480}, "invalid-input"),
+        ({"time": "0001-01-01T00:00:00+14:00", "flow_rate_bpd": 480}, "invalid-input"),
         ({"flow_rate_bpd": -1}, "invalid-input"),
     ],
-    ids=["implausible", "beyond-the-curve", "no-rate", "future", "negative"],
+    ids=["implausible", "beyond-the-curve", "no-rate", "future", "antiquity", "negative"],
 )
 async def test_a_well_test_that_says_nothing_changes_nothing(
     diagnostics_api: Any, test: dict[str, Any], code: str
@@ -235,6 +244,6 @@ async def test_a_well_test_that_says_nothing_changes_nothing(
 )
 async def test_a_pump_that_is_not_there_is_not_found(diagnostics_api: Any, method: str, path: str) -> None:
     body = {"time": "2026-01-01T00:00:00Z"} if path == "calibrations" else {}
-    json = body if method in ("POST", "PATCH") else None
-    response = await diagnostics_api.client.request(method, f"/api/v1/pumps/nobodys/{path}", json=json)
+    sent = body if method in ("POST", "PATCH") else None
+    response = await diagnostics_api.client.request(method, f"/api/v1/pumps/nobodys/{path}", json=sent)
     assert response.status_code == 404

@@ -135,6 +135,8 @@ async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_a
         ({"max_points": 0}, "invalid-input", "max_points"),
         ({"from": "2026-03-10T00:00:00"}, "invalid-input", "from"),
         ({"points": 5}, "invalid-input", "unknown query parameters: points"),
+        ({"from": "9999-12-31T00:00:00Z", "to": "9999-12-31T23:59:59-14:00"}, "invalid-input", "after 2200"),
+        ({"from": "0001-01-01T00:00:00+14:00"}, "invalid-input", "before 1970"),
     ],
     ids=[
         *(
@@ -146,7 +148,15 @@ async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_a
             "too-many-stored",
             "too-many-raw",
         ),
-        *("too-many-asked", "odd-resolution", "no-points", "no-zone", "unknown-parameter"),
+        *(
+            "too-many-asked",
+            "odd-resolution",
+            "no-points",
+            "no-zone",
+            "unknown-parameter",
+            "last-day",
+            "first-day",
+        ),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_with_the_reason(

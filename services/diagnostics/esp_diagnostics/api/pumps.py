@@ -13,9 +13,10 @@ from esp_diagnostics.api.answers import BODY, PumpId, problems
 from esp_diagnostics.api.media import respond
 from esp_diagnostics.cache import Answer
 from esp_diagnostics.domain.calibration import Adjusted
-from esp_diagnostics.domain.curve import PumpCurve
+from esp_diagnostics.domain.curve import InvalidCurve, PumpCurve
 from esp_diagnostics.domain.curve_files import parse_csv, parse_json
 from esp_diagnostics.domain.trend_files import CSV, JSON
+from esp_diagnostics.domain.trends import FIRST
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.points import Points
 from esp_diagnostics.pump_settings import Calibrated, PumpSettings, WellTest
@@ -34,6 +35,10 @@ _CURVE_BODY: Final = {
         },
     }
 }
+
+LimitName = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+MAX_MODEL: Final = 200
 
 
 def _number(low: float, high: float, help_: str) -> Any:
@@ -63,7 +68,7 @@ class Facts(BaseModel):
     min_intake_pressure_psi: float | None = _number(0, 10_000, "Lowest the pump should see, psi.")
     min_frequency_hz: float | None = _number(1, 400, "Lowest frequency to run at, Hz.")
     max_frequency_hz: float | None = _number(1, 400, "Highest frequency to run at, Hz.")
-    limits: dict[str, float | None] | None = Field(
+    limits: dict[LimitName, Finite | None] | None = Field(
         default=None, max_length=100, description="This pump's own alarm limits by name; null: no such limit."
     )
 
@@ -98,8 +103,8 @@ class WhatIf(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    frequency_hz: float | None = Field(default=None, gt=0, le=400, allow_inf_nan=False)
-    choke_pct: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    frequency_hz: float | None = _number(1, 400, "Hz.")
+    choke_pct: float | None = _number(0.1, 100, "Opening, %.")
 
 
 class WellTestIn(BaseModel):
@@ -120,8 +125,8 @@ class WellTestIn(BaseModel):
 
     def test(self) -> WellTest:
         """Return it as the core takes it; raise InvalidInput for one that is not over."""
-        if self.time > datetime.now(UTC):
-            raise InvalidInput("the test ends in the future", fix="give the time at which it ended")
+        if not FIRST < self.time <= datetime.now(UTC):
+            raise InvalidInput("the test ends in the future, or long ago", fix="give when it ended")
         values = self.model_dump(exclude={"time", "duration_h", "adjust"}, exclude_none=True)
         return WellTest(self.time.astimezone(UTC), timedelta(hours=self.duration_h), values, self.adjust)
 
@@ -244,6 +249,9 @@ def _curve(content_type: str, body: bytes) -> PumpCurve:
     if read is None:
         raise UnsupportedMediaType(f"curves are {JSON} or {CSV}", fix="say which in Content-Type")
     try:
-        return read(body.decode("utf-8-sig"))
+        curve = read(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InvalidInput("the curve is not UTF-8 text", fix="save it as UTF-8") from error
+    if len(curve.model) > MAX_MODEL or not curve.model.isprintable():
+        raise InvalidCurve(f"a model's name has up to {MAX_MODEL} printable characters", fix="shorten it")
+    return curve

@@ -14,6 +14,10 @@ from esp_diagnostics.domain.arrays import Floats
 ORIGIN: Final = datetime(2001, 1, 1, tzinfo=UTC)
 """Buckets of every width are counted from here, a Monday: weeks begin on one, shorter ones at midnight."""
 
+FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+"""Between them every time can be rounded to any bucket."""
+
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 WIDTHS_S: Final = (
     *(minutes * MINUTE_S for minutes in (1, 2, 5, 10, 15, 30)),
@@ -99,7 +103,11 @@ class Plan:
 
 
 def checked_span(start: datetime, end: datetime, longest: timedelta) -> Span:
-    """Return the span; raise InvalidInput for one that is empty, reversed or longer than `longest`."""
+    """Return the span; raise InvalidInput where it is empty, reversed, too long or out of this world."""
+    if not FIRST <= start <= LAST or not FIRST <= end <= LAST:
+        raise InvalidInput(
+            f"no reading is from before {FIRST.year} or after {LAST.year}", fix="correct the times"
+        )
     if end <= start:
         raise InvalidInput(
             f"from {start.isoformat()} is not before to {end.isoformat()}",
