@@ -184,12 +184,17 @@ def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
 
 
 def test_what_is_not_known_is_said_and_costs_nothing() -> None:
-    health = kpis.health_score("running", [], {}, gauge_fault=False, anomaly=None)
+    health = kpis.health_score("running", [], {"load": 0.5}, gauge_fault=False, anomaly=None)
     assert health.score == 100
     assert {term.term for term in health.terms if term.value is None} == {
-        *("above range", "below range", "cooling", "motor load", "anomaly")
+        *("above range", "below range", "cooling", "anomaly")
     }
-    assert kpis.health_score("unknown", [], POINT, gauge_fault=False, anomaly=None).score is None
+
+
+@pytest.mark.parametrize("state", ["unknown", "running", "off"])
+def test_of_a_pump_nothing_is_known_of_there_is_no_score(state: str) -> None:
+    health = kpis.health_score(state, [], {}, gauge_fault=False, anomaly=None)
+    assert health == kpis.Health(None, ())
 
 
 def test_a_pump_at_rest_is_not_judged_by_where_it_runs() -> None:

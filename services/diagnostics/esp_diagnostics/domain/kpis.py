@@ -301,8 +301,8 @@ def health_score(
     """Return how well a pump is, 0 to 100, with what that is made of.
 
     `findings`: condition, severity and confidence (0 to 1) of each that is open. `operating_point`: what the
-    worker knows of it, without what is missing. `anomaly`: score over threshold; None: still learning. Each
-    term takes its share of what the dearer ones left, so that the points add up to what is missing from 100.
+    worker knows of it, without what is missing. `anomaly`: score over threshold; None: still learning. With
+    none of these there is no score. Each term takes its share of what the dearer ones left, so that the points add up to what is missing from 100.
     A heuristic for ranking pumps, not a probability of failure.
     """
     if state == "unknown":
@@ -321,6 +321,8 @@ def health_score(
             for name, key, unit, begins, ends, share, why in _RANGES
             if key in operating_point
         ]
+    if not costs and anomaly is None:
+        return Health(None, ())
     left, terms = 100.0, []
     for cost, name, value, unit, why in sorted(costs, reverse=True):
         if cost > 0:
