@@ -302,8 +302,8 @@ def health_score(
 
     `findings`: condition, severity and confidence (0 to 1) of each that is open. `operating_point`: what the
     worker knows of it, without what is missing. `anomaly`: score over threshold; None: still learning. With
-    none of these there is no score. Each term takes its share of what the dearer ones left, so that the points add up to what is missing from 100.
-    A heuristic for ranking pumps, not a probability of failure.
+    none of these there is no score. Each term takes its share of what the dearer ones left, so that the
+    points add up to what is missing from 100. A heuristic to rank pumps by, not a probability of failure.
     """
     if state == "unknown":
         return Health(None, ())
