@@ -110,6 +110,11 @@ class Lane:
         await asyncio.wait([self._running], timeout=5)
         self._running.cancel()
 
+    def abandon(self) -> None:
+        """Stop at once; the broker sees the connection go."""
+        self.leaving = True
+        self._running.cancel()
+
     def _take(self, delivery: Delivery) -> None:
         if self.leaving:
             return

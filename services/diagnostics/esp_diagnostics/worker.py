@@ -146,6 +146,7 @@ class Worker:
         self._admissions: dict[int, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
         self._shared = False
+        self._unknown_at_s = float("-inf")
         self._due = asyncio.Event()
         self._stale = asyncio.Event()
         # One thing at a time may touch the judge, and what follows from it is written before the next does:
@@ -196,6 +197,10 @@ class Worker:
                 finish=self._finish,
             )
         finally:
+            for lane in self._lanes.values():
+                lane.abandon()
+            for task in (*self._admissions.values(), *self._refusals):
+                task.cancel()
             self._thread.shutdown(wait=False)
 
     async def _finish(self) -> None:
@@ -435,7 +440,7 @@ class Worker:
         batch = join([message.batch for message in messages if message.batch is not None])
         try:
             if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
-                self.note_change()
+                self._note_unknown()
             await self._fill_gaps(batch, claims)
             effects = await self._in_thread(self._judge.judge, batch, time.monotonic())
             live = await self._write(effects, claims)
@@ -457,6 +462,13 @@ class Worker:
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
         await self._live.publish(live)
+
+    def _note_unknown(self) -> None:
+        """Have pumps looked at, though not for each reading of one that nobody knows."""
+        now = time.monotonic()
+        if now - self._unknown_at_s > self._settings.rulebook_s:
+            self._unknown_at_s = now
+            self.note_change()
 
     async def _write(self, effects: Effects, claims: Sequence[Claim]) -> list[Mapping[str, Any]]:
         """Write what follows from readings, however long the database takes; return what to tell live.
@@ -635,6 +647,7 @@ class Worker:
                 await self._patiently(self._nameplates.copy)
                 self._copied_at_s = time.monotonic()
             await self._patiently(self._look)
+            await self._admit_new()
 
     async def _look(self) -> None:
         async with self._pool.acquire() as connection:
@@ -647,8 +660,11 @@ class Worker:
         async with self._turn:
             effects = await self._in_thread(self._judge.update, known.pumps, known.rulebook)
             await self._live.publish(await self._write(effects, owned))
-        for claim in owned:
-            new = set(pumps_of({claim.partition}, known.pumps)) - self._judge.pump_ids
+
+    async def _admit_new(self) -> None:
+        """Begin to judge pumps that were not there when their partition was taken over."""
+        for claim in [claim for claim in self._claims.values() if self._settled(claim)]:
+            new = set(pumps_of({claim.partition}, self._known.pumps)) - self._judge.pump_ids
             if new and claim.epoch is not None:
                 await self._admit(claim, sorted(new))
 

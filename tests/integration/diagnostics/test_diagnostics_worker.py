@@ -1,0 +1,415 @@
+"""The worker on real servers: accepted readings in; states, findings, alerts, events, live messages out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aio_pika
+import numpy as np
+import orjson
+import pytest
+from esp_common import topology
+from esp_common.contracts import arrow
+from esp_common.contracts.channels import CHANNEL_INDEX
+from esp_common.contracts.events import Event, event_headers
+from esp_common.contracts.readings import Readings, empty_readings
+from esp_common.database import create_pool
+from esp_common.messaging import Publisher
+from esp_common.redis import connect_redis
+from esp_common.roles import until_first_ends
+from esp_diagnostics.live import LivePublisher, channel_of
+from esp_diagnostics.settings import DiagnosticsSettings
+from esp_diagnostics.worker import Worker, open_worker
+from esp_stack.programs import free_port
+from esp_stack.servers import Vhost
+from waiting import until
+
+HEALTHY = {"current_a_a": 40.0, "current_b_a": 40.2, "current_c_a": 39.9, "frequency_hz": 50.0}
+OPEN_PHASE = {**HEALTHY, "current_a_a": 2.0}
+"""Becomes a finding when it has lasted for a minute."""
+
+STEP = timedelta(seconds=10)
+
+
+def readings(pump_id: str, start: datetime, count: int, **channels: Any) -> Readings:
+    """Return readings of a running pump every ten seconds from `start` on."""
+    made = empty_readings(count)
+    made.pump_id[:] = pump_id
+    made.time_us[:] = [round((start + number * STEP).timestamp() * 1e6) for number in range(count)]
+    made.running[:] = channels.pop("running", True)
+    made.trip_code[:] = channels.pop("trip_code", 0)
+    for name, value in channels.items():
+        made.values[:, CHANNEL_INDEX[name]] = value
+    return made
+
+
+@dataclass
+class Stream:
+    """What ingest does with readings: it stores them, and publishes them as accepted."""
+
+    fleet: Any
+    publisher: Publisher
+    vhost: Vhost
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    next_start: datetime = field(
+        default_factory=lambda: datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    )
+
+    def hour(self) -> datetime:
+        """Return a time from which on no test has sent anything of any pump."""
+        self.next_start += timedelta(minutes=3)
+        return self.next_start
+
+    async def store(self, of: Readings) -> None:
+        carried = [name for name, at in CHANNEL_INDEX.items() if not np.isnan(of.values[:, at]).all()]
+        for pump_id in set(of.pump_id):
+            mine = of.take(of.pump_id == pump_id)
+            start = datetime.fromtimestamp(mine.time_us[0] / 1e6, UTC)
+            channels = {name: mine.values[:, CHANNEL_INDEX[name]] for name in carried}
+            running = bool(mine.running[0])
+            await self.fleet.store(pump_id, start, channels, step_s=STEP.total_seconds(), running=running)
+
+    async def publish(self, of: Readings) -> None:
+        for number in {topology.partition(pump_id) for pump_id in of.pump_id}:
+            mine = np.array([topology.partition(pump_id) == number for pump_id in of.pump_id])
+            await self.publish_body(number, arrow.encode(of.take(mine)))
+
+    async def publish_body(self, partition: int, body: bytes) -> None:
+        headers = {
+            topology.PARTITION_HEADER: str(partition),
+            **event_headers("telemetry.accepted", "ingest", "telemetry.north"),
+        }
+        await self.publisher.publish(
+            topology.TELEMETRY, "telemetry.north", body, headers=headers, content_type=arrow.MEDIA_TYPE
+        )
+
+    async def send(self, of: Readings) -> None:
+        await self.store(of)
+        await self.publish(of)
+
+    async def findings(self, pump_id: str, condition: str = "open_phase") -> list[dict[str, Any]]:
+        query = "SELECT * FROM diagnostics.findings WHERE pump_id = $1 AND condition = $2 ORDER BY raised_at"
+        return [dict(row) for row in await self.fleet.rows(query, pump_id, condition)]
+
+    async def found(self, pump_id: str, condition: str = "open_phase") -> dict[str, Any]:
+        """Return the one finding of a pump, once it is there."""
+        found = await until(lambda: self.findings(pump_id, condition), f"{condition} of {pump_id} is found")
+        assert len(found) == 1
+        return found[0]
+
+    async def judged(self, pump_id: str, through: datetime) -> dict[str, Any]:
+        """Wait until a pump's reading of `through` was judged; return its status."""
+        query = "SELECT * FROM diagnostics.pump_status WHERE pump_id = $1 AND time >= $2"
+
+        async def there() -> list[Any]:
+            return await self.fleet.rows(query, pump_id, through)
+
+        return dict((await until(there, f"{pump_id} is judged through {through}"))[0])
+
+    async def spells(self, pump_id: str) -> list[tuple[datetime, str, datetime | None, int | None]]:
+        query = (
+            "SELECT started_at, state, ended_at, trip_code FROM diagnostics.state_log"
+            " WHERE pump_id = $1 ORDER BY started_at"
+        )
+        return [tuple(row) for row in await self.fleet.rows(query, pump_id)]
+
+    def told(self, type_: str, pump_id: str) -> list[dict[str, Any]]:
+        return [data for kind, data in self.events if kind == type_ and data.get("pump_id") == pump_id]
+
+
+def last(of: Readings) -> datetime:
+    """Return the time of the newest of readings."""
+    return datetime.fromtimestamp(of.time_us.max() / 1e6, UTC)
+
+
+@pytest.fixture(scope="module")
+def worker_settings(diagnostics_settings: DiagnosticsSettings) -> DiagnosticsSettings:
+    return diagnostics_settings.model_copy(
+        update={
+            "worker_heartbeat_s": 0.3,
+            "worker_missing_s": 1.5,
+            "snapshot_s": 3600,
+            "rulebook_s": 1,
+            "training_check_s": 3600,
+        }
+    )
+
+
+@asynccontextmanager
+async def _work(settings: DiagnosticsSettings, *, crash: bool = False) -> AsyncIterator[Worker]:
+    """Run a worker while inside; with `crash` it then ends without saving anything."""
+    redis = connect_redis(settings.redis_url)
+    pool = await create_pool(settings, role="test worker", max_size=8)
+    stop = asyncio.Event()
+    async with pool, open_worker(settings, pool, LivePublisher(redis)) as (worker, _, beside):
+        running = asyncio.create_task(until_first_ends(worker.run(stop), *beside))
+        try:
+            await until(lambda: running.done() or (worker.alive), "the worker consumes")
+            yield worker
+        finally:
+            if crash:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+            else:
+                stop.set()
+                await running
+            await redis.aclose()
+
+
+@pytest.fixture(scope="module")
+async def stream(fleet: Any, vhost: Vhost) -> AsyncIterator[Stream]:
+    async with (
+        Publisher(vhost.url_for("ingest")) as publisher,
+        await aio_pika.connect(vhost.url) as connection,
+    ):
+        stream = Stream(fleet, publisher, vhost)
+        await fleet.rows(
+            "INSERT INTO ingest.pumps (pump_id, well_id, expected_interval_s)"
+            " SELECT 'P-' || n, 'W-1', 10 FROM generate_series(11, 30) AS n"
+        )
+        channel = await connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(topology.EVENTS, "finding.#")
+        await queue.bind(topology.EVENTS, "alert.#")
+
+        async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            stream.events.append((message.routing_key or "", orjson.loads(message.body)))
+
+        await queue.consume(take, no_ack=True)
+        yield stream
+
+
+@pytest.fixture(scope="class")
+async def worker(stream: Stream, worker_settings: DiagnosticsSettings) -> AsyncIterator[Worker]:
+    """A worker for the tests that need no other."""
+    async with _work(worker_settings) as worker:
+        yield worker
+
+
+class TestFindings:
+    async def test_what_is_found_is_stored_told_and_shown_once(self, stream, worker, worker_settings):
+        before = readings("P-1", stream.hour(), 3, **HEALTHY)
+        await stream.send(before)
+        await stream.judged("P-1", last(before))
+        sent = readings("P-1", last(before) + STEP, 12, **OPEN_PHASE)
+        live: list[dict[str, Any]] = []
+        async with _listening(worker_settings.redis_url, "north", live):
+            await stream.send(sent)
+            found = await stream.found("P-1")
+            await until(lambda: any(each["kind"] == "finding" for each in live), "it is told live")
+            await until(lambda: any(each["kind"] == "alert" for each in live), "the alert is told live")
+        assert (found["severity"], found["kind"], found["cleared_at"]) == ("critical", "tree", None)
+        assert found["onset"] <= found["raised_at"] <= last(sent)
+        assert orjson.loads(found["evidence"])["for"]
+        measured = [each["values"].get("current_a_a") for each in live if each["kind"] == "reading"]
+        assert 2.0 in measured
+        [event] = await until(lambda: stream.told("finding.raised", "P-1"), "the event is sent")
+        assert event["finding_id"] == str(found["finding_id"])
+        [alert] = await stream.fleet.rows(
+            "SELECT * FROM diagnostics.alerts WHERE pump_id = 'P-1' AND condition = 'open_phase'"
+        )
+        assert (alert["finding_id"], alert["active"]) == (found["finding_id"], True)
+        status = await stream.judged("P-1", last(sent))
+        assert orjson.loads(status["hypotheses"])[0]["condition"] == "open_phase"
+        assert orjson.loads(status["latest"])["channels"]["current_a_a"]["value"] == 2.0
+
+        await stream.publish(sent)
+        newer = readings("P-1", last(sent) + STEP, 3, **OPEN_PHASE)
+        await stream.send(newer)
+        await stream.judged("P-1", last(newer))
+        assert len(await stream.findings("P-1")) == 1
+        assert len(stream.told("finding.raised", "P-1")) == 1
+
+    async def test_what_is_over_is_cleared_and_told(self, stream, worker):
+        start = stream.hour()
+        await stream.send(readings("P-2", start, 12, **OPEN_PHASE))
+        await stream.found("P-2")
+        healthy = readings("P-2", start + 12 * STEP, 200, **HEALTHY)
+        await stream.send(healthy)
+        await stream.judged("P-2", last(healthy))
+        found = await stream.found("P-2")
+        assert start < found["cleared_at"] <= last(healthy)
+        [event] = await until(lambda: stream.told("finding.cleared", "P-2"), "the event is sent")
+        assert event["finding_id"] == str(found["finding_id"])
+        [alert] = await stream.fleet.rows(
+            "SELECT * FROM diagnostics.alerts WHERE pump_id = 'P-2' AND condition = 'open_phase'"
+        )
+        assert not alert["active"]
+
+    async def test_late_and_disordered_readings_leave_the_state_alone(self, stream, worker):
+        start = stream.hour()
+        newest = readings("P-3", start, 6, **HEALTHY)
+        await stream.send(newest)
+        status = await stream.judged("P-3", last(newest))
+        late = readings("P-3", start - timedelta(minutes=2), 6, running=False, **HEALTHY)
+        await stream.publish(late)
+        newer = readings("P-3", last(newest) + STEP, 4, **HEALTHY)
+        await stream.send(newer.take(np.array([3, 1, 0, 2])))
+        after = await stream.judged("P-3", last(newer))
+        assert (after["state"], after["since"]) == (status["state"], status["since"])
+        assert [state for _, state, _, _ in await stream.spells("P-3")] == ["running"]
+
+    async def test_spells_tell_starts_and_trips(self, stream, worker):
+        start = stream.hour()
+        before = readings("P-5", start, 3, **HEALTHY)
+        await stream.send(before)
+        await stream.judged("P-5", last(before))
+        await stream.publish(readings("P-5", start + 3 * STEP, 3, running=False, trip_code=4, frequency_hz=0))
+        again = readings("P-5", start + 6 * STEP, 3, **HEALTHY)
+        await stream.publish(again)
+        await stream.judged("P-5", last(again))
+        assert await stream.spells("P-5") == [
+            (start, "running", start + 3 * STEP, None),
+            (start + 3 * STEP, "off", start + 6 * STEP, 4),
+            (start + 6 * STEP, "starting", None, None),
+        ]
+
+    async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_judged(self, stream, worker):
+        before = readings("P-4", stream.hour(), 3, **HEALTHY)
+        await stream.send(before)
+        await stream.judged("P-4", last(before))
+        after = readings("P-4", last(before) + STEP, 3, **HEALTHY)
+        await stream.publish_body(topology.partition("P-4"), b"no batch at all")
+        await stream.publish(after)
+        await stream.judged("P-4", last(after))
+        async with await aio_pika.connect(stream.vhost.url) as connection:
+            channel = await connection.channel()
+            queue = await channel.get_queue(topology.dead_queue(topology.DIAGNOSTICS_TELEMETRY))
+            letter = await until(lambda: queue.get(no_ack=True, fail=False), "the message is buried")
+        assert letter.body == b"no batch at all"
+        assert "Arrow" in str(letter.headers["esp-reason"])
+
+    async def test_pump_that_is_new_is_judged_with_what_came_before_it_was_known(self, stream, worker):
+        sent = readings("P-7", stream.hour(), 12, **OPEN_PHASE)
+        await stream.publish(sent)
+        await stream.fleet.rows("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P-7', 'W-1')")
+        await stream.store(sent)
+        event = Event(type="asset.pump-changed", source="ingest", subject="P-7", data={})
+        await stream.publisher.publish(
+            topology.EVENTS, event.type, event.body(), headers=event.headers(), mandatory=False
+        )
+        await stream.found("P-7")
+
+
+class TestContinuity:
+    """Workers come and go; what was known is known, and what was missed is read from the store."""
+
+    async def test_state_is_kept_over_a_restart(self, stream, worker_settings):
+        start = stream.hour()
+        first = readings("P-11", start, 4, **OPEN_PHASE)  # not long enough to be a finding
+        async with _work(worker_settings):
+            await stream.send(first)
+            await stream.judged("P-11", last(first))
+            spells = await stream.spells("P-11")
+        assert await stream.fleet.value("SELECT count(*) FROM diagnostics.workers") == 0
+        second = readings("P-11", start + 4 * STEP, 4, **OPEN_PHASE)
+        async with _work(worker_settings):
+            await stream.publish(second)
+            found = await stream.found("P-11")
+            await stream.judged("P-11", last(second))
+        assert found["onset"] == start
+        assert await stream.spells("P-11") == spells
+
+    async def test_crash_loses_nothing_and_nothing_is_found_twice(self, stream, worker_settings):
+        start = stream.hour()
+        first = readings("P-12", start, 12, **OPEN_PHASE)
+        async with _work(worker_settings, crash=True):
+            await stream.send(first)
+            before = await stream.found("P-12")
+            await stream.judged("P-12", last(first))
+        second = readings("P-12", start + 12 * STEP, 4, **OPEN_PHASE)
+        missed = readings("P-13", start, 12, **OPEN_PHASE)
+        await stream.store(missed)
+        async with _work(worker_settings):
+            await stream.send(second)
+            await stream.publish(readings("P-13", start + 13 * STEP, 1, **OPEN_PHASE))
+            await stream.judged("P-12", last(second))
+            await stream.found("P-13")
+        after = await stream.found("P-12")
+        assert [after[name] for name in ("finding_id", "onset", "raised_at")] == [
+            before[name] for name in ("finding_id", "onset", "raised_at")
+        ]
+        assert len(stream.told("finding.raised", "P-12")) == 1
+        assert len(await stream.spells("P-12")) == 1
+
+    async def test_readings_that_went_past_the_queue_are_read_from_the_store(self, stream, worker_settings):
+        start = stream.hour() - timedelta(minutes=30)
+        first = readings("P-14", start, 3, **HEALTHY)
+        missed = readings("P-14", start + 3 * STEP, 12, **OPEN_PHASE)
+        second = readings("P-14", start + 15 * STEP, 1, **OPEN_PHASE)
+        async with _work(worker_settings):
+            await stream.send(first)
+            await stream.judged("P-14", last(first))
+            await stream.store(missed)
+            await stream.publish(second)
+            found = await stream.found("P-14")
+        assert found["onset"] == start + 3 * STEP
+
+    async def test_workers_share_the_lanes_and_take_over_what_another_leaves(self, stream, worker_settings):
+        pumps = [f"P-{number}" for number in range(15, 23)]
+        start = stream.hour()
+        first = [readings(pump_id, start, 4, **OPEN_PHASE) for pump_id in pumps]
+        second = [readings(pump_id, start + 4 * STEP, 4, **OPEN_PHASE) for pump_id in pumps]
+        async with _work(worker_settings) as one:
+            for each in first:
+                await stream.send(each)
+            for pump_id, each in zip(pumps, first, strict=True):
+                await stream.judged(pump_id, last(each))
+            async with _work(worker_settings) as other:
+                await until(lambda: len(one.lanes) == len(other.lanes) == 4, "the lanes are shared")
+                assert one.lanes | other.lanes == set(range(topology.PARTITIONS))
+                for each in second:
+                    await stream.publish(each)
+                found = [await stream.found(pump_id) for pump_id in pumps]
+            await until(lambda: len(one.lanes) == topology.PARTITIONS, "all lanes are the one's again")
+        assert {each["onset"] for each in found} == {start}
+        assert {len(await stream.spells(pump_id)) for pump_id in pumps} == {1}
+
+    async def test_worker_that_lost_a_partition_writes_nothing_of_it(self, stream, worker_settings):
+        start = stream.hour()
+        first = readings("P-23", start, 3, **HEALTHY)
+        async with _work(worker_settings, crash=True):
+            await stream.send(first)
+            await stream.judged("P-23", last(first))
+            await stream.fleet.rows(
+                "UPDATE diagnostics.partitions SET worker_id = 'another', epoch = epoch + 1"
+                " WHERE partition = $1 RETURNING 1",
+                topology.partition("P-23"),
+            )
+            second = readings("P-23", start + 3 * STEP, 12, **OPEN_PHASE)
+            await stream.send(second)
+            # It finds out, claims the partition anew, and begins with what is on record.
+            await stream.found("P-23")
+        owner = "SELECT worker_id, epoch FROM diagnostics.partitions WHERE partition = $1"
+        [row] = await stream.fleet.rows(owner, topology.partition("P-23"))
+        assert row["worker_id"] != "another"
+
+    async def test_without_redis_readings_are_judged_all_the_same(self, stream, worker_settings):
+        settings = worker_settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
+        sent = readings("P-24", stream.hour(), 12, **OPEN_PHASE)
+        async with _work(settings):
+            await stream.send(sent)
+            await stream.found("P-24")
+
+
+@asynccontextmanager
+async def _listening(redis_url: str, field_id: str, heard: list[dict[str, Any]]) -> AsyncIterator[None]:
+    """Gather what is told live of a field."""
+    redis = connect_redis(redis_url)
+    async with redis.pubsub() as subscription:
+        await subscription.subscribe(channel_of(field_id))
+
+        async def listen() -> None:
+            async for message in subscription.listen():
+                heard.extend([orjson.loads(message["data"])] if message["type"] == "message" else [])
+
+        listening = asyncio.create_task(listen())
+        try:
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+    await redis.aclose()
