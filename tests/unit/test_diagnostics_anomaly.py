@@ -100,7 +100,7 @@ def test_little_history_is_learning_and_says_how_much_is_there():
 
 
 def test_unsteady_history_is_not_learnt():
-    steady = np.arange(HEALTHY_MINUTES) % 50 > 0
+    steady = np.arange(HEALTHY_MINUTES) % 200 >= 120
 
     assert isinstance(trained(healthy(HEALTHY_MINUTES), steady), Learning)
 
@@ -251,12 +251,29 @@ def test_channels_that_go_missing_are_no_event_and_leave_the_others_watched(watc
 
 
 def test_starts_and_changes_are_not_judged_until_the_pump_has_settled(watched):
-    off = watched.live(np.zeros((30, 5)), steady=False)
+    off = watched.live(np.zeros((90, 5)), steady=False)
     settling = watched.live(with_winding_hotter(healthy(59, seed=3), by=40.0))
     settled = watched.live(healthy(200, seed=4))
 
     assert all(verdict.learning and not verdict.alarmed for verdict in off + settling)
     assert not any(verdict.learning or verdict.alarmed for verdict in settled[1:])
+
+
+def test_a_gauge_that_drops_out_for_a_moment_does_not_blind_it(watched):
+    watched.live(healthy(100, seed=3))
+    watched.live(np.full((5, 5), np.nan), steady=False)
+
+    assert not watched.live(healthy(1, seed=4))[0].learning
+
+
+def test_a_pump_that_changes_to_a_known_regime_settles_first():
+    regime = np.where(np.arange(HEALTHY_MINUTES) < 1440, REGIME + 1, REGIME)
+    watched = Watched(trained(healthy(HEALTHY_MINUTES), regime=regime))
+    watched.live(healthy(100, seed=3))
+    verdicts = watched.live(healthy(100, seed=4), regime=REGIME + 1)
+
+    assert all(verdict.learning for verdict in verdicts[:59])
+    assert not any(verdict.learning for verdict in verdicts[61:])
 
 
 def test_a_regime_it_does_not_know_is_learning(watched):

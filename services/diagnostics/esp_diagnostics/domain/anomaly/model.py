@@ -12,6 +12,9 @@ from esp_common.errors import InvalidInput
 
 from esp_diagnostics.domain.arrays import Bools, Floats
 
+SPELL_S: Final = 3600.0
+"""Unsteady for less than this is a gauge that dropped out for a moment, not a start or a change."""
+
 FORMAT: Final = 1
 """Version of the bytes; what another version wrote is refused and trained again."""
 

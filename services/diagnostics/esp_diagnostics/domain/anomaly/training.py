@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]
 
 from esp_diagnostics.domain.anomaly import statistics
-from esp_diagnostics.domain.anomaly.model import Detector, Learning, Reference, Settings
+from esp_diagnostics.domain.anomaly.model import SPELL_S, Detector, Learning, Reference, Settings
 from esp_diagnostics.domain.arrays import Bools, Floats
 
 LONGEST_STEP_S: Final = 600.0
@@ -167,10 +167,14 @@ def _history(
 
 def _settled(time_s: Floats, regime: Integers, steady: Bools, settling_s: float) -> Bools:
     """Return which rows, in time's order, are steady and long enough after the last start or change."""
-    changed = ~steady
-    changed[1:] |= regime[1:] != regime[:-1]
-    since = np.maximum.accumulate(np.where(changed, time_s, -np.inf))
-    return np.asarray(steady & (time_s - since >= settling_s))
+    before = np.concatenate(([True], steady[:-1]))
+    left_s = np.maximum.accumulate(np.where(before & ~steady, time_s, -np.inf))
+    changed = (steady & ~before & (time_s - left_s >= SPELL_S))[steady]
+    changed[1:] |= np.diff(regime[steady]) != 0
+    since = np.maximum.accumulate(np.where(changed, time_s[steady], -np.inf))
+    settled = steady.copy()
+    settled[steady] = time_s[steady] - since >= settling_s
+    return settled
 
 
 def _places(history: _History, folds: int) -> tuple[Floats, Floats]:

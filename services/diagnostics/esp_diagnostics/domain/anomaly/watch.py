@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from esp_diagnostics.domain.anomaly.model import Detector, DetectorInvalid
+from esp_diagnostics.domain.anomaly.model import SPELL_S, Detector, DetectorInvalid
 from esp_diagnostics.domain.anomaly.persistence import Persistence
 from esp_diagnostics.domain.anomaly.statistics import Running, accumulate, follow, present, pulls, smooth
 from esp_diagnostics.domain.arrays import Bools, Floats
@@ -20,9 +20,9 @@ THRESHOLD: Final = 1.0
 EXPLAINED_ABOVE: Final = 0.5
 CONTRIBUTIONS: Final = 5
 
-SNAPSHOT: Final = struct.Struct("<4sHIIdqqqqqq")
+SNAPSHOT: Final = struct.Struct("<4sHIIdqqqqqqq")
 """Mark, number of features, checksum of names, detector, frozen seconds, newest reading and change,
-regime, the alarm's times."""
+regime, when it was left, the alarm's times."""
 
 MARK: Final = b"EAW1"
 COLUMNS: Final = 5
@@ -102,6 +102,7 @@ class _Watched:
     frozen_s: float = 0.0
     changed_us: int = NEVER
     regime: int | None = None
+    left_us: int | None = None
     blind: bool = False
     newest_us: int = NEVER
     score: float = 0.0
@@ -113,14 +114,23 @@ class _Watched:
         """Take note of a reading; return the centre and factors to judge it by, None when it is not to be."""
         if time_us <= self.newest_us:
             return None
-        if not steady or regime != (self.regime if self.regime is not None else regime):
-            self.changed_us = time_us
-        self.newest_us, self.regime = time_us, regime
+        self.newest_us = time_us
+        self._note(time_us, regime, steady)
         if self.judge is None:
             return None
         settles = time_us - self.changed_us < self.judge.settling_us
         self.blind = not steady or settles or regime not in self.judge.places
         return None if self.blind else self.judge.places[regime]
+
+    def _note(self, time_us: int, regime: int, steady: bool) -> None:
+        """Keep since when the pump is unsteady, and when it last came back or changed its regime."""
+        if not steady:
+            self.left_us = time_us if self.left_us is None else self.left_us
+            return
+        away_us = 0 if self.left_us is None else time_us - self.left_us
+        if away_us >= SPELL_S * 1e6 or self.regime not in (None, regime):
+            self.changed_us = time_us
+        self.left_us, self.regime = None, regime
 
     def verdict(self) -> AnomalyVerdict:
         """Return what was last found out; while nothing is judged only whether an alarm still stands."""
@@ -265,7 +275,7 @@ class Watch:
 
     def _packed(self, pump: _Watched) -> bytes:
         alarm = pump.alarm
-        maybe = (pump.regime, alarm.above_us, alarm.below_us, alarm.alarmed_us)
+        maybe = (pump.regime, pump.left_us, alarm.above_us, alarm.below_us, alarm.alarmed_us)
         head = SNAPSHOT.pack(
             MARK,
             len(self.names),
@@ -285,7 +295,7 @@ class Watch:
         mark, count, names_mark, detector, frozen_s, newest, changed, *maybe = SNAPSHOT.unpack_from(body)
         if (mark, count, names_mark) != (MARK, k, self._names_mark):
             return None
-        regime, *times = (None if value == NEVER else value for value in maybe)
+        regime, left, *times = (None if value == NEVER else value for value in maybe)
         columns = np.frombuffer(body, dtype="<f8", offset=SNAPSHOT.size).reshape(COLUMNS, k)
         return _Watched(
             columns.astype(np.float64),
@@ -294,6 +304,7 @@ class Watch:
             newest_us=newest,
             changed_us=changed,
             regime=regime,
+            left_us=left,
             alarm=Persistence(*times),
         )
 
