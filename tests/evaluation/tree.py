@@ -291,8 +291,13 @@ class Healthy:
         return len(self.false) / self.pump_days * 30.0
 
 
-def judge_healthy(seeds: Sequence[int], rules: Rules, days: float, wells: int = 3) -> Healthy:
-    """Watch healthy pumps through starts, new frequencies and chokes, well tests, gaps and gauge faults."""
+def judge_healthy(
+    seeds: Sequence[int], rules: Rules, days: float, wells: int = 3, busy: float = 1.0
+) -> Healthy:
+    """Watch healthy pumps through starts, new frequencies and chokes, well tests, gaps and gauge faults.
+
+    `busy`: how much more of all that happens than usual.
+    """
     listed = [
         Case(seed, Fault.PUMP_WEAR, SEVERITIES[number % 3], ramp=number % 2 == 1)
         for seed in seeds
@@ -301,7 +306,7 @@ def judge_healthy(seeds: Sequence[int], rules: Rules, days: float, wells: int = 
     field = field_of(listed, protected=True)
     field._schedule.injections.clear()
     random = np.random.default_rng(seeds[0])
-    life = [_Life.drawn(random, days, field, pump) for pump in range(len(listed))]
+    life = [_Life.drawn(random, days, busy, field, pump) for pump in range(len(listed))]
     monitor = Monitor(specs_of(field, ["healthy"] * len(listed)), rules)
     raised = []
     end = START + timedelta(days=days)
@@ -324,12 +329,14 @@ class _Life:
     held: np.ndarray | None = None
 
     @classmethod
-    def drawn(cls, random: np.random.Generator, days: float, field: Field, pump: int) -> "_Life":
+    def drawn(cls, random: np.random.Generator, days: float, busy: float, field: Field, pump: int) -> "_Life":
         """Draw a life: some stops and settings as orders to the drive, the rest as windows."""
         pump_id, hours = field.pump_ids[pump], days * 24.0
 
         def moments(per_month: float) -> list[float]:
-            return sorted(random.uniform(20.0, hours, random.poisson(per_month * days / 30.0)).tolist())
+            return sorted(
+                random.uniform(20.0, hours, random.poisson(busy * per_month * days / 30.0)).tolist()
+            )
 
         for at in moments(3.0):
             field.order(pump_id, Order.STOP, START + timedelta(hours=at))

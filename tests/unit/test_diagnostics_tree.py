@@ -159,21 +159,21 @@ def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
     assert "Stop" in found.action
     phase = next(evidence for evidence in found.evidence_for if evidence.signal == "lowest_phase")
     assert (phase.value, phase.unit, phase.threshold) == (0.0, "%", 60.0)
-    assert "electrical: open_phase 1.00" in assessment.path
+    assert any(step.startswith("electrical: open_phase") for step in assessment.path)
 
 
 def test_a_pump_s_own_threshold_counts_for_it_alone():
     specs = [
         PumpSpec("P-1", "north", overrides=QUICK),
-        PumpSpec("P-2", "north", overrides={**QUICK, "raise_above": 1.0}),
+        PumpSpec("P-2", "north", overrides={**QUICK, "delay_min": 120.0}),
     ]
     monitor = Monitor(specs, default_rules())
     for pump in ("P-1", "P-2"):
         watch(monitor, readings(range(600), pump=pump))
-        watch(monitor, readings(range(600, 640), pump=pump, motor_temp_c=150.0, current_b_a=41.2))
+        watch(monitor, readings(range(600, 640), pump=pump, motor_temp_c=150.0))
 
-    assert "lost_cooling" in monitor.open_findings("P-1")
-    assert "lost_cooling" in monitor.open_findings("P-2")
+    assert monitor.open_findings("P-1") == ("lost_cooling",)
+    assert monitor.open_findings("P-2") == ()
 
 
 def test_changed_rules_keep_what_was_learnt_and_found():

@@ -59,6 +59,7 @@ INDICATORS: Final[dict[str, tuple[str, str]]] = {
     "intake_pressure_trend": ("%", "intake pressure now against its last hours"),
     "pressure_gain_trend": ("%", "pressure gain now against its last hours"),
     "vibration_per_head": ("", "rise of vibration for each percent of pressure gain lost"),
+    "settling": ("", "whether the well still returns to normal after a start or change"),
     "heat_excess": ("%", "winding rise beyond what the current explains"),
     "voltage_swing": ("%", "short-term spread of volts per hertz"),
     "current_of_rated": ("%", "current of nameplate current"),
@@ -131,6 +132,7 @@ def indicators(seen: Physics, values: Floats, compared: Compared, context: Conte
         moving[:, PLACE["intake_pressure"]],
         moving[:, PLACE["pressure_gain"]],
         _per_head(change),
+        _settling(change, moving, context.since_change_h),
         _heat_excess(compared, gate, current_now),
         context.swing_pct,
         100.0 * current / context.rated_current_a,
@@ -164,6 +166,17 @@ def _flow_residual(change: Floats) -> Floats:
     """Return rQ against its normal (%): (1 + virtual)/(1 + surface) − 1, both as changes from normal."""
     virtual, surface = change[:, PLACE["virtual_flow"]], change[:, PLACE["flow_rate"]]
     return np.asarray(100.0 * ((100.0 + virtual) / np.maximum(100.0 + surface, 5.0) - 1.0))
+
+
+SETTLES_WITHIN_H: Final = 48.0
+RETURNING_PCT: Final = 0.4
+
+
+def _settling(change: Floats, moving: Floats, since_change_h: Floats) -> Floats:
+    """Return 1 where intake pressure is off its normal and on its way back, not long after a change."""
+    off, trend = change[:, PLACE["intake_pressure"]], moving[:, PLACE["intake_pressure"]]
+    back = (off * trend < 0.0) & (np.abs(trend) > RETURNING_PCT)
+    return np.asarray(back & (since_change_h < SETTLES_WITHIN_H), dtype=np.float64)
 
 
 def _per_head(change: Floats) -> Floats:

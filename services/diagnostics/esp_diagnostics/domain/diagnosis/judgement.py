@@ -101,7 +101,9 @@ class Judge:
         rows = np.zeros(len(at), dtype=np.intp) if self._shared else at
         certain, unknown = self._confidence(rows, indicators)
         masked = ~self._in_state[:, state].T
-        waiting = indicators[:, [COLUMN["since_change"]]] < self._limits["settle_h"][rows]
+        settle_h = self._limits["settle_h"][rows]
+        settling = (settle_h > 0) & (indicators[:, [COLUMN["settling"]]] > 0)
+        waiting = settling | (indicators[:, [COLUMN["since_change"]]] < settle_h)
         # What cannot be judged now stays as it was: neither raised nor cleared by ignorance.
         held = masked | waiting | (unknown & table["open"][at])
         confidence = np.where(held, table["confidence"][at] * table["open"][at], certain)
