@@ -25,10 +25,20 @@ function fill(element, properties, children) {
   return element;
 }
 
-/** Puts `children` in the place of what `element` holds. */
+/** Puts `children` in the place of what `element` holds; the focus stays at the same place in it. */
 export function put(element, ...children) {
+  const way = wayTo(element, document.activeElement);
   element.replaceChildren(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
+  if (way) way.reduce((place, index) => place?.children[index], element)?.focus({preventScroll: true});
   return element;
+}
+
+/** Returns the positions that lead from `element` down to `inner`; null when it is not inside. */
+function wayTo(element, inner) {
+  if (inner === element || !element.contains(inner)) return null;
+  const way = [];
+  for (let at = inner; at !== element; at = at.parentElement) way.unshift([...at.parentElement.children].indexOf(at));
+  return way;
 }
 
 // --- words ---------------------------------------------------------------------------------------------
@@ -96,6 +106,9 @@ export function lasting(seconds) {
 /** Returns how long ago a time was. */
 export const ago = time => (time ? lasting((Date.now() - new Date(time).getTime()) / 1000) : "–");
 
+/** Returns who did something: `me` as you, another user's id shortened. */
+export const whoIs = (actor, me) => (actor === me.id ? "you" : String(actor).replace(/^([0-9a-f]{8})-[0-9a-f-]{27}$/, "user $1"));
+
 /** Returns an element that shows an instant as its age, with the instant itself as its title. */
 export const age = time => h("time", {datetime: time, title: `${when(time, true)} UTC`}, time ? `${ago(time)} ago` : "–");
 
@@ -125,6 +138,12 @@ export const field = (label, control, hint) =>
 export const panel = (title, properties, ...children) =>
   h("section", {class: "panel", "aria-label": title, ...properties}, h("header", {}, h("h2", {}, title)), ...children);
 
+/** Returns what can be unfolded; `opened` (a Set) remembers by `key` what is, over the next drawing. */
+export function fold(opened, key, summary, ...children) {
+  const ontoggle = event => (event.target.open ? opened.add(key) : opened.delete(key));
+  return h("details", {open: opened.has(key), ontoggle}, h("summary", {}, summary), ...children);
+}
+
 /** Returns what is shown where there is nothing, or where something went wrong. */
 export const note = (text, kind = "") => h("p", {class: `note ${kind}`, role: kind === "bad" ? "alert" : null}, text);
 
@@ -138,10 +157,15 @@ export function say(text, kind = "") {
 }
 
 /** Asks in a dialog; `parts` are inside of its form. Resolves with the form's data, null when it is left. */
-export function ask(title, confirm, ...parts) {
+export const ask = (title, confirm, ...parts) => open(title, parts, dialog =>
+  [button("Cancel", () => dialog.close()), h("button", {type: "submit", class: "primary"}, confirm)]);
+
+/** Shows `parts` in a dialog. Resolves when it is left. */
+export const show = (title, ...parts) => open(title, parts, () => [h("button", {type: "submit", class: "primary", autofocus: true}, "Done")]);
+
+function open(title, parts, buttons) {
   return new Promise(resolve => {
-    const form = h("form", {method: "dialog"}, h("h2", {}, title), ...parts, h("footer", {},
-      button("Cancel", () => dialog.close()), h("button", {type: "submit", class: "primary"}, confirm)));
+    const form = h("form", {method: "dialog"}, h("h2", {}, title), ...parts);
     const dialog = h("dialog", {"aria-label": title}, form);
     let answer = null;
     form.addEventListener("submit", event => {
@@ -153,6 +177,7 @@ export function ask(title, confirm, ...parts) {
       dialog.remove();
       resolve(answer);
     });
+    form.append(h("footer", {}, buttons(dialog)));
     document.body.append(dialog);
     dialog.showModal();
   });

@@ -1,6 +1,6 @@
 // Trends: one lane for each unit, drawn on a canvas; all lanes share the time axis.
 
-import {channelName, h, num, unitOf, when} from "./dom.js";
+import {channelName, h, num, put, unitOf, when} from "./dom.js";
 
 const LEFT = 62, RIGHT = 12, TOP = 8, AXIS = 22, GAP = 10, LANE = 118;
 const MINUTE = 60e3, HOUR = 3600e3, DAY = 86400e3;
@@ -247,14 +247,12 @@ export class Trends {
       }, h("i", {style: {background: ink(`series-${index % 8}`)}}), channelName(series.name), h("b", {}, `${num(value)} ${unit}`));
     });
     const at = this.cursor === null ? null : h("span", {class: "at"}, `${when(this.cursor, true)} UTC`);
-    this.legend.replaceChildren(...entries, ...(at ? [at] : []));
+    put(this.legend, entries, at);
   }
 
   #toggle(name) {
     if (!this.hidden.delete(name)) this.hidden.add(name);
-    const index = [...this.legend.children].indexOf(document.activeElement);
     this.draw();
-    this.legend.children[index]?.focus();
   }
 
   // --- the user's hands ---

@@ -1,6 +1,6 @@
 // One alert: what it says, its log, and what an operator does with it.
 
-import {age, ask, badge, button, field, h, note, put, say, when, words} from "../dom.js";
+import {age, ask, badge, button, field, h, note, put, say, show, when, whoIs, words} from "../dom.js";
 import {api, get} from "../session.js";
 
 const SHELVE_MINUTES = [[30, "30 minutes"], [60, "1 hour"], [240, "4 hours"], [480, "8 hours (a shift)"], [1440, "1 day"]];
@@ -71,13 +71,13 @@ async function outOfService(act) {
 }
 
 /** Shows an alert with what happened to it, and what else may be done. */
-async function showDetails(alert, {may}, changed) {
+async function showDetails(alert, {may, me}, changed) {
   const list = h("ol", {class: "log"}, note("Loading…"));
   const fill = async () => {
     try {
       const {log} = await get(`/alerts/${alert.alert_id}`);
       put(list, log.map(entry => h("li", {}, h("time", {datetime: entry.time, title: "UTC"}, when(entry.time, true)),
-        h("span", {}, h("b", {}, words(entry.what)), entry.actor ? ` by ${entry.actor}` : "", said(entry.detail)))));
+        h("span", {}, h("b", {}, words(entry.what)), entry.actor ? ` by ${whoIs(entry.actor, me)}` : "", said(entry.detail)))));
     } catch (error) {
       put(list, note(error.message, "bad"));
     }
@@ -88,7 +88,7 @@ async function showDetails(alert, {may}, changed) {
     fill();
   });
   const living = may("alerts:write") && alert.state !== "closed";
-  const closing = ask(alert.title, "Done",
+  const closing = show(alert.title,
     h("p", {class: "over"}, [alert.pump_id ?? "Platform", stateOf(alert), `${alert.occurrences} ${alert.occurrences === 1 ? "occurrence" : "occurrences"}`, alert.assignee && `assigned to ${alert.assignee}`].filter(Boolean).join(" · ")),
     alert.action && h("p", {}, alert.action),
     living && h("div", {class: "row"}, button("Comment", () => comment(act), {class: "small"}), button("Assign", () => assign(alert, act), {class: "small"}),

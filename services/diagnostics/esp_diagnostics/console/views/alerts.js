@@ -1,6 +1,6 @@
 // Alerts of all pumps, with filters by what they are, where, and when.
 
-import {age, badge, button, field, h, note, panel, put, when, words} from "../dom.js";
+import {age, badge, button, field, h, note, panel, put, when, whoIs, words} from "../dom.js";
 import {follow, stream} from "../live.js";
 import {get} from "../session.js";
 import {alertButtons, stateOf} from "./alert.js";
@@ -86,9 +86,9 @@ export function showAlerts(context, parameters) {
       h("td", {}, h("b", {}, alert.title), h("small", {}, alert.action)),
       h("td", {}, alert.pump_id ? h("a", {class: "name", href: `#/pumps/${encodeURIComponent(alert.pump_id)}`}, alert.pump_id) : "Platform", h("small", {}, alert.field_id ?? "")),
       h("td", {}, stateOf(alert), h("small", {}, alert.occurrences > 1 ? `${alert.occurrences} times` : "", alert.assignee ? ` ${alert.assignee}` : "")),
-      h("td", {}, age(alert.last_raised_at), h("small", {}, when(alert.last_raised_at))),
-      h("td", {}, alert.acknowledged_by ?? "–", h("small", {}, alert.acknowledged_at ? when(alert.acknowledged_at) : "")),
-      h("td", {}, h("div", {class: "row"}, alertButtons(alert, context, changed))));
+      h("td", {class: "name"}, age(alert.last_raised_at), h("small", {}, when(alert.last_raised_at))),
+      h("td", {class: "name"}, alert.acknowledged_by ? whoIs(alert.acknowledged_by, context.me) : "–", h("small", {}, alert.acknowledged_at ? when(alert.acknowledged_at) : "")),
+      h("td", {class: "acts"}, h("div", {class: "row"}, alertButtons(alert, context, changed))));
   }
 
   async function loadStatistics() {

@@ -1,6 +1,6 @@
 // The fleet, by exception: what needs somebody's eye, the worst first; the rest is folded away.
 
-import {age, ago, badge, bar, button, field, h, note, num, panel, put, say, stateTag, words} from "../dom.js";
+import {age, ago, badge, bar, button, field, fold, h, note, num, panel, put, say, stateTag, words} from "../dom.js";
 import {follow, stream} from "../live.js";
 import {get} from "../session.js";
 
@@ -17,6 +17,7 @@ export function showFleet({main}, parameters) {
   const wanted = {field_id: parameters.field ?? "", state: parameters.state ?? "", severity: parameters.severity ?? "", text: ""};
   const pumps = new Map();
   const rows = new Map();
+  const opened = new Set();
   let fields = [];
   let summary = null;
   let following = null;
@@ -65,6 +66,7 @@ export function showFleet({main}, parameters) {
   }
 
   function draw() {
+    if (wanted.text || wanted.state) opened.add("quiet");
     drawTiles();
     const shown = [...pumps.values()].filter(pump => matches(pump, wanted.text));
     const exceptions = shown.filter(isException);
@@ -72,8 +74,7 @@ export function showFleet({main}, parameters) {
     rows.clear();
     put(list, panel("Needs attention", {},
       exceptions.length ? table(exceptions, rows) : note(pumps.size ? "Nothing here needs attention." : "No pump matches.")));
-    put(quiet, others.length > 0 && h("section", {class: "panel"}, h("details", {open: Boolean(wanted.text || wanted.state)},
-      h("summary", {}, `${others.length} ${others.length === 1 ? "pump" : "pumps"} without findings or alerts`),
+    put(quiet, others.length > 0 && h("section", {class: "panel"}, fold(opened, "quiet", `${others.length} ${others.length === 1 ? "pump" : "pumps"} without findings or alerts`,
       h("div", {class: "healthy"}, others.map(healthy)))),
     following && h("div", {class: "more"}, button("More pumps", () => load(following))));
   }
@@ -83,7 +84,7 @@ export function showFleet({main}, parameters) {
     const tile = (label, count, filter) => {
       const pressed = Object.entries(filter).every(([name, value]) => wanted[name] === value);
       return button("", () => change(pressed ? Object.fromEntries(Object.keys(filter).map(name => [name, ""])) : {state: "", severity: "", ...filter}),
-        {class: `tile ${count ? "" : "zero"}`, "aria-pressed": String(pressed), "aria-label": `${count} ${label}`, dataset: {label}});
+        {class: `tile ${count ? "" : "zero"}`, "aria-pressed": String(pressed), "aria-label": `${count} ${label}`});
     };
     const severities = ["critical", "high", "medium", "low"].map(name => {
       const element = tile(name, summary.severities?.[name] ?? 0, {severity: name});
@@ -97,9 +98,7 @@ export function showFleet({main}, parameters) {
     });
     const all = tile("pumps", summary.pumps, {state: "", severity: ""});
     all.append(h("b", {}, String(summary.pumps)), h("span", {}, summary.out_of_service ? `pumps, ${summary.out_of_service} out of service` : "pumps"));
-    const focused = tiles.contains(document.activeElement) ? document.activeElement.dataset.label : null;
     put(tiles, all, severities, states);
-    if (focused) [...tiles.children].find(element => element.dataset.label === focused)?.focus();
   }
 
   function hear({detail: message}) {

@@ -1,6 +1,6 @@
 // One pump: what it does, what it suffers from and why, where it runs on its curve, and its past.
 
-import {ago, badge, bar, button, channelName, field, h, lasting, note, num, panel, percent, put, rank, stateTag, unitOf, when, words} from "../dom.js";
+import {ago, badge, bar, button, channelName, field, fold, h, lasting, note, num, panel, percent, put, rank, stateTag, unitOf, when, words} from "../dom.js";
 import {curveChart} from "../curve.js";
 import {follow, stream} from "../live.js";
 import {api, get} from "../session.js";
@@ -33,13 +33,13 @@ export function showPump(context, pumpId) {
   let soon = 0;
 
   put(context.main, header, h("section", {class: "panel", "aria-label": "Latest values"}, values),
-    h("div", {class: "page"}, h("div", {class: "column"}, trends.element, point.element, kpis.element), h("div", {class: "column"}, diagnoses.element, alerts.element, health.element)));
+    h("div", {class: "page"}, h("div", {class: "column"}, trends.element, point.element), h("div", {class: "column"}, diagnoses.element, alerts.element, health.element, kpis.element)));
   drawHeader();
 
   function drawHeader() {
     put(header, h("div", {class: "title"}, h("h1", {}, h("a", {class: "crumb", href: "#/fleet"}, "Fleet"), h("span", {class: "crumb"}, " / "), pumpId),
       state && stateTag(state.state), h("div", {class: "bits"},
-        state?.well_id && h("span", {}, "Well ", h("b", {}, state.well_id)), state?.field_id && h("span", {}, "Field ", h("b", {}, state.field_id)),
+        state?.field_id && h("span", {}, "Field ", h("b", {}, state.field_id)),
         state?.since && h("span", {}, h("b", {}, words(state.state)), ` for ${ago(state.since)}`), state?.time && h("span", {}, "Last reading ", h("b", {}, `${ago(state.time)} ago`)))));
   }
 
@@ -131,7 +131,6 @@ function trendPanel({channels}, path) {
       hours = span;
       moved = null;
       load();
-      spans.children[SPANS.findIndex(each => each[0] === span)].focus();
     }, {"aria-pressed": String(!moved && hours === span)})));
   }
 
@@ -182,6 +181,7 @@ const columns = ({value, avg, min, max}) => (value ? {value} : {avg, min, max});
 function diagnosesPanel(context, path) {
   const body = h("div");
   const element = panel("Diagnosis", {}, body);
+  const opened = new Set();
   let told = null;
 
   async function load() {
@@ -190,32 +190,33 @@ function diagnosesPanel(context, path) {
       const hypotheses = [...(told.hypotheses ?? [])].sort((a, b) => b.confidence - a.confidence);
       const [likely, unlikely] = [hypotheses.filter(each => each.confidence >= 0.3), hypotheses.filter(each => each.confidence < 0.3)];
       return [
-        told.gauge_fault && h("p", {class: "note"}, badge("medium", "The gauge is at fault: what it measures is not used.")),
-        told.anomaly?.learning && h("p", {class: "note"}, "The anomaly detector is still learning what is normal for this pump."),
-        likely.length ? likely.map(hypothesis) : note("Nothing is wrong that the readings show."),
-        unlikely.length > 0 && h("details", {}, h("summary", {}, `${unlikely.length} less likely`), unlikely.map(hypothesis)),
+        told.gauge_fault && h("p", {class: "note small"}, badge("medium", "The gauge is at fault: what it measures is not used.")),
+        told.anomaly?.learning && h("p", {class: "note small"}, "The anomaly detector is still learning what is normal for this pump."),
+        likely.length ? likely.map(each => hypothesis(each, opened)) : note("Nothing is wrong that the readings show."),
+        unlikely.length > 0 && fold(opened, "unlikely", `${unlikely.length} less likely`, unlikely.map(each => hypothesis(each, opened))),
         told.path?.length > 0 && h("div", {class: "inside"}, h("h3", {}, "How the tree got there"), h("ol", {class: "path"}, told.path.map(step => h("li", {}, words(step))))),
       ];
     });
-    return told && {state: told.state, since: told.since, time: told.time, field_id: told.field_id, well_id: told.well_id};
+    return told && {state: told.state, since: told.since, time: told.time, field_id: told.field_id};
   }
 
   const marks = () => (told?.findings ?? []).filter(finding => !finding.cleared_at).map(finding => ({time: Date.parse(finding.onset), severity: finding.severity, label: words(finding.condition)}));
   return {element, load, marks};
 }
 
-function hypothesis(each) {
+function hypothesis(each, opened) {
+  const proofs = (label, items) => evidence(label, items, opened, `${each.condition} ${label}`);
   return h("article", {class: "diagnosis"},
     h("header", {}, badge(each.severity, ""), h("h3", {}, words(each.condition)), each.since && h("small", {}, `since ${when(each.since)}`), h("span", {}, bar(each.confidence, `Confidence ${percent(each.confidence)}`, "accent"), ` ${percent(each.confidence)}`)),
     each.action && h("p", {class: "action"}, each.action),
-    h("dl", {class: "evidence"}, evidence("For", each.for), evidence("Against", each.against), evidence("Missing", each.missing)));
+    h("dl", {class: "evidence"}, proofs("For", each.for), proofs("Against", each.against), proofs("Missing", each.missing)));
 }
 
-function evidence(label, items) {
+function evidence(label, items, opened, key) {
   if (!items?.length) return null;
   const [first, rest] = [items.slice(0, SHOWN_EVIDENCE), items.slice(SHOWN_EVIDENCE)];
   return [h("dt", {}, label), h("dd", {}, h("ul", {}, first.map(proof)),
-    rest.length > 0 && h("details", {}, h("summary", {}, `${rest.length} more`), h("ul", {}, rest.map(proof))))];
+    rest.length > 0 && fold(opened, key, `${rest.length} more`, h("ul", {}, rest.map(proof))))];
 }
 
 function proof({what, signal, value, unit, threshold}) {
@@ -258,7 +259,7 @@ function pointPanel(context, path) {
   return {element: panel("Operating point", {}, body), load};
 }
 
-const THRUST = {down: "downthrust", up: "upthrust", balanced: "in the recommended range", unknown: "unknown"};
+const THRUST = {down: "downthrust", up: "upthrust", balanced: "balanced", unknown: "unknown"};
 const thrustOf = name => THRUST[name] ?? words(name).toLowerCase();
 
 function drawPoint({present, curves, fluid, assumptions, model, stages, running}) {
