@@ -36,6 +36,10 @@ class ProgramFailed(EspError):
         self.exit_status = exit_status
 
 
+PRIVATELY: Final = ("sh", "-c", 'umask 077; exec "$0" "$@"')
+"""What a program makes is for its account alone. (uvloop has no `umask` of its own.)"""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Who runs programs: `uid` is None for whoever runs this process."""
@@ -123,13 +127,13 @@ async def start(
 ) -> asyncio.subprocess.Process:
     """Start a program in a session of its own, with nothing of this process's environment."""
     return await asyncio.create_subprocess_exec(
+        *PRIVATELY,
         *account.command(argv, death_signal),
         cwd="/",
         env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": account.home, **(environment or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=output,
         stderr=errors,
-        umask=0o077,
         start_new_session=True,
     )
 
