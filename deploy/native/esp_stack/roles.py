@@ -3,10 +3,10 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, DIAGNOSTICS_OWNER, OWNER
+from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
 from esp_stack.vault import APP_ROLES, AppRole
@@ -14,8 +14,8 @@ from esp_stack.vault import APP_ROLES, AppRole
 SIMULATOR = "gateway-sim"
 ROLES = (
     *("auth-api", "auth-worker", "ingest-api", "ingest-worker", "ingest-maintenance"),
-    *("diagnostics-api", "diagnostics-worker", "archiver-api", "archiver-worker"),
-    SIMULATOR,
+    *("diagnostics-api", "diagnostics-worker", "diagnostics-notifier", "archiver-api", "archiver-worker"),
+    *("backup-api", "backup-worker", SIMULATOR),
 )
 
 SICK_PUMPS = (
@@ -37,12 +37,27 @@ class Role:
     ready_url: str | None
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """Files that one account alone can read."""
+
+    folder: Path
+    user: str | None
+
+    def write(self, name: str, value: str) -> str:
+        """Have `value` in the file `name`; return its path."""
+        private_folder(self.folder, self.user)
+        return str(private_file(self.folder / name, value, self.user))
+
+
 class Roles:
     """The roles of a stack. Credentials reach them as files that only their account can read."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._secrets = stack.homes / "secrets"
+        self._secrets = Secrets(stack.homes / "secrets", stack.user)
+        # What backs the database up reads its files, so it is of the database's account.
+        self._cluster_secrets = Secrets(stack.homes / "secrets-of-cluster", stack.cluster_user)
 
     def all(self) -> list[Role]:
         """Return every role, in starting order."""
@@ -57,8 +72,17 @@ class Roles:
             self._role("ingest-maintenance", "esp-ingest", ("maintenance",), owner),
             self._role("diagnostics-api", "esp-diagnostics", ("api",), diagnostics),
             self._role("diagnostics-worker", "esp-diagnostics", ("worker",), diagnostics),
+            self._role("diagnostics-notifier", "esp-diagnostics", ("notifier",), diagnostics),
             self._role("archiver-api", "esp-archiver", ("api",), archiver),
             self._role("archiver-worker", "esp-archiver", ("worker",), archiver),
+            self._role("backup-api", "esp-backup", ("api",), self._backup_settings(self._secrets)),
+            self._role(
+                "backup-worker",
+                "esp-backup",
+                ("worker",),
+                self._backup_settings(self._cluster_secrets),
+                of_cluster=True,
+            ),
             Role(self._program(SIMULATOR, "esp-gateway", self._simulator(), {}), None),
         ]
 
@@ -69,6 +93,7 @@ class Roles:
             self._migration("auth", AUTH_OWNER),
             self._migration("diagnostics", DIAGNOSTICS_OWNER),
             self._migration("archiver", ARCHIVER_OWNER),
+            self._migration("backup", BACKUP_OWNER),
         ]
 
     def _migration(self, service: str, owner: str) -> Program:
@@ -82,7 +107,7 @@ class Roles:
             "admin": {"username": ADMIN, "password": stack.admin_password},
             "gateways": stack.gateway_keys,
         }
-        arguments = ("bootstrap", "--file", self._secret("auth.bootstrap", json.dumps(first)))
+        arguments = ("bootstrap", "--file", self._secrets.write("auth.bootstrap", json.dumps(first)))
         return self._program("bootstrap", "esp-auth", arguments, self._settings("esp_auth"))
 
     def simulated_assets(self) -> Program:
@@ -97,30 +122,49 @@ class Roles:
     def for_operators(self) -> dict[str, str]:
         """Return the settings with which a person runs the services' commands: from files, not the vault."""
         services = ("esp_ingest", "esp_auth", "esp_diagnostics", "esp_archiver")
-        return {name: path for role in services for name, path in self._files(_app_role(role)).items()}
+        return {
+            name: path
+            for role in services
+            for name, path in self._files(_app_role(role), self._secrets).items()
+        }
 
     def fill_vault(self) -> None:
         """Put what the services read into the vault, and what they log in to it with into files."""
         vault = self._stack.vault
         for app_role in APP_ROLES:
-            self._secret(f"{app_role.name}.role-id", vault.ensure_app_role(app_role))
-            known = self._secrets / f"{app_role.name}.secret-id"
-            if not (known.exists() and vault.knows_secret_id(app_role, known.read_text())):
-                self._secret(known.name, vault.new_secret_id(app_role))
+            places = [self._secrets, *([self._cluster_secrets] if app_role.service == "backup" else [])]
+            for secrets in places:
+                self._let_log_in(app_role, secrets)
+        vault.ensure_snapshot_token(self._stack.snapshot_token)
         for service in {app_role.service for app_role in APP_ROLES}:
             vault.put_secrets(service, self._values(service) | {"database_url": self._database_url("")})
 
-    def _role(self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]) -> Role:
-        port = self._stack.ports[name]
+    def _let_log_in(self, app_role: AppRole, secrets: Secrets) -> None:
+        """Have in files with what an AppRole logs in to the vault."""
+        vault = self._stack.vault
+        secrets.write(f"{app_role.name}.role-id", vault.ensure_app_role(app_role))
+        known = secrets.folder / f"{app_role.name}.secret-id"
+        if not (known.exists() and vault.knows_secret_id(app_role, known.read_text())):
+            secrets.write(known.name, vault.new_secret_id(app_role))
+
+    def _role(
+        self,
+        name: str,
+        command: str,
+        arguments: tuple[str, ...],
+        settings: Mapping[str, str],
+        *,
+        of_cluster: bool = False,
+    ) -> Role:
+        stack = self._stack
+        port, user = stack.ports[name], stack.cluster_user if of_cluster else stack.user
         prefix = command.replace("-", "_").upper()
         own = {
             f"{prefix}_HTTP_PORT": str(port),
-            f"{prefix}_AUDIT_FOLDER": str(
-                private_folder(self._stack.homes / "audit" / name, self._stack.user)
-            ),
+            f"{prefix}_AUDIT_FOLDER": str(private_folder(stack.homes / "audit" / name, user)),
         }
         program = self._program(name, command, arguments, {**settings, **own})
-        return Role(program, f"http://127.0.0.1:{port}/health/ready")
+        return Role(replace(program, user=user), f"http://127.0.0.1:{port}/health/ready")
 
     def _program(
         self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]
@@ -128,27 +172,40 @@ class Roles:
         path = executable(command, str(Path(sys.executable).parent))
         return Program(name, (path, *arguments), self._stack.homes, self._stack.user, settings)
 
-    def _settings(self, database_role: str) -> dict[str, str]:
+    def _settings(self, database_role: str, secrets: Secrets | None = None) -> dict[str, str]:
         """Return the settings of a process with the rights of `database_role`: the vault, and the files
         that stand in for it.
         """
-        app_role = _app_role(database_role)
+        app_role, secrets = _app_role(database_role), secrets or self._secrets
         return {
             "ESP_VAULT_URL": self._stack.openbao.url,
-            "ESP_VAULT_ROLE_ID_FILE": str(self._secrets / f"{app_role.name}.role-id"),
-            "ESP_VAULT_SECRET_ID_FILE": str(self._secrets / f"{app_role.name}.secret-id"),
+            "ESP_VAULT_ROLE_ID_FILE": str(secrets.folder / f"{app_role.name}.role-id"),
+            "ESP_VAULT_SECRET_ID_FILE": str(secrets.folder / f"{app_role.name}.secret-id"),
             "ESP_VAULT_DATABASE_ROLE": app_role.database_role,
-            **self._files(app_role),
+            **self._files(app_role, secrets),
         }
 
-    def _files(self, app_role: AppRole) -> dict[str, str]:
+    def _backup_settings(self, secrets: Secrets) -> dict[str, str]:
+        """Return the settings of a role of backup: the cluster's files, and where backups go."""
+        stack = self._stack
+        own = {
+            "cluster_data": stack.postgres.data,
+            "state_folder": stack.backup_state,
+            "snapshot_folder": stack.homes / "snapshots",
+            "local_repository": stack.homes / "backups",
+            "vault_snapshot_url": stack.openbao.url,
+        }
+        named = {f"ESP_BACKUP_{name}".upper(): str(value) for name, value in own.items()}
+        return self._settings("esp_backup", secrets) | named
+
+    def _files(self, app_role: AppRole, secrets: Secrets) -> dict[str, str]:
         """Return the settings that name the secret files of `app_role`, and the stack's authority."""
         service, role = app_role.service, app_role.database_role
         login = f"{role}:{self._stack.postgres.passwords[role]}@"
         files = {
-            name: self._secret(f"{service}.{name}", value) for name, value in self._values(service).items()
+            name: secrets.write(f"{service}.{name}", value) for name, value in self._values(service).items()
         }
-        files["database_url"] = self._secret(f"{role}.database", self._database_url(login))
+        files["database_url"] = secrets.write(f"{role}.database", self._database_url(login))
         settings = {f"ESP_{service}_{name}_FILE".upper(): path for name, path in files.items()}
         authority = str(self._stack.ca_file)
         settings |= {f"ESP_{service}_TLS_CA_FILE".upper(): authority}
@@ -169,8 +226,17 @@ class Roles:
                 "broker_secret": stack.broker_secret,
                 "broker_management_url": stack.rabbitmq.session_keeper_url,
             }
-        if service == "archiver":
+        if service == "diagnostics":
+            values["master_key"] = stack.sealing_key
+        if service in ("archiver", "backup"):
             values["blob_connection_string"] = stack.azurite.connection_string
+        if service == "backup":
+            values |= {
+                "cluster_url": stack.postgres.socket_url(DATABASE),
+                "encryption_key": stack.backup_key,
+                "broker_management_url": stack.rabbitmq.administrator_url,
+                "vault_snapshot_token": stack.snapshot_token,
+            }
         return values
 
     def _database_url(self, login: str) -> str:
@@ -187,15 +253,11 @@ class Roles:
             "--ca-file",
             str(stack.ca_file),
             "--gateways-file",
-            self._secret("gateway.keys", json.dumps(keys)),
+            self._secrets.write("gateway.keys", json.dumps(keys)),
             "--spool",
             str(spool),
             *(_past(stack.history_h) if stack.history_h else ()),
         )
-
-    def _secret(self, name: str, value: str) -> str:
-        private_folder(self._secrets, self._stack.user)
-        return str(private_file(self._secrets / name, value, self._stack.user))
 
 
 def _past(hours: float) -> Iterator[str]:

@@ -91,6 +91,7 @@ class Stack:
             port=self.ports["postgres"],
             passwords=passwords,
             tls=self._tls("postgres"),
+            archiving=f"pgbackrest --config={self.backup_state}/pgbackrest.conf --stanza=esp archive-push %p",
         )
 
     @cached_property
@@ -191,6 +192,31 @@ class Stack:
     def broker_secret(self) -> str:
         """What the broker shows auth to be answered."""
         return self.credentials.get("auth.broker-secret")
+
+    @property
+    def sealing_key(self) -> str:
+        """What diagnostics seals the addresses of its notifications under."""
+        return self.credentials.get("diagnostics.master-key", base64.b64encode(token_bytes(32)).decode())
+
+    @property
+    def backup_key(self) -> str:
+        """What backups are encrypted under."""
+        return self.credentials.get("backup.key", base64.b64encode(token_bytes(32)).decode())
+
+    @property
+    def backup_state(self) -> Path:
+        """Folder of what backups need besides the backups."""
+        return self.homes / "backup"
+
+    @property
+    def cluster_user(self) -> str | None:
+        """The account for what reads the database's files: root, where only root may run our programs."""
+        return account("postgres") if self.user else None
+
+    @property
+    def snapshot_token(self) -> str:
+        """What a snapshot of the vault is taken with, and nothing else."""
+        return self.credentials.get("vault.snapshot-token")
 
     @property
     def login_maker_password(self) -> str:

@@ -22,6 +22,8 @@ AUTHORITY_LIFE = "87600h"
 CERTIFICATE_LIFE = "2160h"
 LOGIN_LIFE, LONGEST_LOGIN_LIFE = "1h", "24h"
 SESSION_PERIOD = "1h"
+SNAPSHOTS = "backup-snapshots"
+SNAPSHOT_TOKEN_LIFE = "17520h"  # noqa: S105 - a time
 
 MAKE_LOGIN = (
     """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' IN ROLE """,
@@ -157,6 +159,15 @@ class Vault:
         path = f"auth/approle/role/{app_role.name}/secret-id/lookup"
         answer = self._server.api("POST", path, {"secret_id": secret_id})
         return answer.status_code == httpx.codes.OK
+
+    def ensure_snapshot_token(self, token: str) -> None:
+        """Have `token` take snapshots of the whole vault, and do nothing else."""
+        if self._server.api("POST", "auth/token/lookup", {"token": token}).is_success:
+            return
+        policy = 'path "sys/storage/raft/snapshot" { capabilities = ["read"] }'
+        self._write(f"sys/policies/acl/{SNAPSHOTS}", {"policy": policy})
+        wanted = {"id": token, "policies": [SNAPSHOTS], "period": SNAPSHOT_TOKEN_LIFE}
+        self._write("auth/token/create-orphan", {**wanted, "display_name": "backup"})
 
     def put_secrets(self, service: str, values: Mapping[str, str]) -> None:
         """Have `values` as what `service` reads; nothing is written when they are there already."""

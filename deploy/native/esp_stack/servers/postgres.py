@@ -120,6 +120,10 @@ class Postgres(Server):
         query = f"?sslmode=verify-full&sslrootcert={self.tls.authority}" if self.tls else ""
         return f"postgresql://{login}127.0.0.1:{self.port}/{database}{query}"
 
+    def socket_url(self, database: str) -> str:
+        """Return the superuser's URL of `database` over the socket of a cluster that is `archiving`."""
+        return f"postgresql://postgres@/{database}?host={self.socket}&port={self.port}"
+
     def programs(self) -> Sequence[Program]:
         """Return the postmaster; it is shut down fast, which also is what it does when we die."""
         argv = (executable("postgres", BINARIES), "-D", str(self.data))

@@ -165,6 +165,12 @@ class RabbitMQ(Server):
         return f"http://127.0.0.1:{self.ports.management}/api"
 
     @property
+    def administrator_url(self) -> str:
+        """URL of the management API with the administrator's credentials."""
+        login = f"{ADMINISTRATOR}:{self.passwords[ADMINISTRATOR]}"
+        return f"http://{login}@127.0.0.1:{self.ports.management}/api"
+
+    @property
     def session_keeper_url(self) -> str:
         """URL of the management API with the credentials of who ends gateways' connections."""
         login = f"{SESSION_KEEPER}:{self.passwords[SESSION_KEEPER]}"
