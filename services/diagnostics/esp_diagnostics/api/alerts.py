@@ -24,6 +24,7 @@ from esp_diagnostics.api.answers import (
     PumpFilter,
     Since,
     Until,
+    as_serial,
     as_time,
     page,
     position,
@@ -273,7 +274,7 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
         """Return what happened to an alert, the newest first."""
         if await lists.one(id) is None:
             raise NotFound(f"no alert {id}", fix="see the list of alerts")
-        (after,) = position(cursor, _whole_number) or (None,)
+        (after,) = position(cursor, as_serial) or (None,)
         rows = await lists.history(id, after, limit + 1)
         return page(rows, limit, lambda row: [row["log_id"]])
 
@@ -282,13 +283,6 @@ def _shown(*, history: bool) -> list[str]:
     """Return the states that a list has without a wish: what is there, or for dates all that ever was."""
     hidden = {State.PENDING} if history else {State.PENDING, State.NORMAL, State.CLOSED}
     return [state for state in State if state not in hidden]
-
-
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError("no entry has such a number")
-    return number
 
 
 def _add_acts(router: APIRouter, alerts: Alerts) -> None:

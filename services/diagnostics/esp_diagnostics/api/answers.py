@@ -74,6 +74,14 @@ def as_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def as_serial(text: str) -> int:
+    """Return the number of a row that a cursor holds; raise ValueError for one that no row can have."""
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise ValueError("no row has such a number")
+    return number
+
+
 def _as_text(part: object) -> str:
     return part.isoformat() if isinstance(part, datetime) else str(part)
 

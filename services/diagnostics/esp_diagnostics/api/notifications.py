@@ -20,6 +20,7 @@ from esp_diagnostics.api.answers import (
     PumpFilter,
     Since,
     Until,
+    as_serial,
     as_time,
     page,
     position,
@@ -166,17 +167,10 @@ def notifications_router(notifications: Notifications, routing: Routing) -> APIR
     ) -> Any:
         """Return what became of messages, the newest first."""
         wanted = NotificationFilter(field_id, pump_id, alert_id, destination_id, outcome, since, until)
-        rows = await routing.page(wanted, position(cursor, as_time, _number), limit + 1)
+        rows = await routing.page(wanted, position(cursor, as_time, as_serial), limit + 1)
         return page(rows, limit, lambda row: (row["settled_at"], row["notification_id"]))
 
     return router
-
-
-def _number(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError("no entry has such a number")
-    return number
 
 
 def _add_destinations(router: APIRouter, notifications: Notifications, routing: Routing) -> None:
