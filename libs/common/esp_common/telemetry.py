@@ -33,6 +33,7 @@ _NOISY: Final = {
     "aio_pika": logging.ERROR,
     "httpx": logging.WARNING,
     "apscheduler": logging.WARNING,
+    "azure": logging.WARNING,
     "uvicorn": logging.WARNING,
     "uvicorn.access": logging.WARNING,
 }
