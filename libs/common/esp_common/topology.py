@@ -37,6 +37,7 @@ DIAGNOSTICS_PLATFORM: Final = "diagnostics.platform"
 DIAGNOSTICS_NOTIFICATIONS: Final = "diagnostics.notifications"
 INGEST_ARCHIVED: Final = "ingest.archived"
 ARCHIVER_RETENTION: Final = "archiver.retention"
+ARCHIVER_READ: Final = "archiver.read"
 UNROUTED_QUEUE: Final = "unrouted"
 
 DELIVERY_LIMIT: Final = 5
@@ -166,6 +167,9 @@ def _request_queue(name: str) -> Queue:
 REQUESTS: Final = (AUTH_VERIFY_KEY, AUTH_JWKS, AUTH_REVOCATIONS)
 """Questions of every service to auth, which alone reads them; answers go by direct reply-to."""
 
+_QUESTIONS: Final = (*REQUESTS, ARCHIVER_READ)
+"""All questions; readings that are only in the archive are asked of archiver."""
+
 _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#")),
     DIAGNOSTICS_NOTIFICATIONS: (ALERTS, ("#",)),
@@ -177,7 +181,7 @@ _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 QUEUES: Final = (
     *_work_queue(INGEST_TELEMETRY),
     *_work_queue(AUTH_AUDIT),
-    *map(_request_queue, REQUESTS),
+    *map(_request_queue, _QUESTIONS),
     *map(_partition_queue, range(PARTITIONS)),
     _PARTITIONS_DEAD,
     *(queue for name in _SUBSCRIPTIONS for queue in _work_queue(name)),
@@ -190,7 +194,7 @@ BINDINGS: Final = (
     Binding(TELEMETRY, "#", BY_PUMP, to_exchange=True),
     Binding(AUDIT, "#", AUTH_AUDIT),
     Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
-    *(Binding(COMMANDS, name, name) for name in REQUESTS),
+    *(Binding(COMMANDS, name, name) for name in _QUESTIONS),
     # A consistent-hash exchange takes the binding's key as the queue's weight.
     *(Binding(BY_PUMP, "1", partition_queue(number)) for number in range(PARTITIONS)),
     Binding(DLX, DIAGNOSTICS_TELEMETRY, _PARTITIONS_DEAD.name),
@@ -330,7 +334,11 @@ SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
         replies=True,
     ),
     "archiver": _service(
-        "archiver", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("archiver")
+        "archiver",
+        writes=_PUBLISH,
+        reads=(EVENTS, COMMANDS, DLX),
+        keys=_said_by("archiver"),
+        replies=True,
     ),
     "backup": _service("backup", writes=_PUBLISH, reads=(EVENTS, COMMANDS, DLX), keys=_said_by("backup")),
 }

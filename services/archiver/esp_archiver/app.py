@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from esp_archiver.api.answers import answer_outages
 from esp_archiver.api.archive import archive_router
+from esp_archiver.questions import ReadQuestions
 from esp_archiver.reading import Reader
 from esp_archiver.settings import SERVICE, ArchiverSettings
 from esp_archiver.storage import open_store
@@ -55,15 +56,18 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
         listener = EventListener(
             settings.amqp_url, [*tokens.EVENTS], on_event=verifier.on_event, on_connected=verifier.forget
         )
+        reader = Reader(pool, blobs)
+        questions = ReadQuestions(settings.amqp_url, reader, requester)
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add("blob storage", blobs.check)
+        health.add_flag("questions", lambda: questions.alive, "the broker does not have this consumer")
         health.add_flag("broker", lambda: requester.connected, "not connected")
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         application = create_app(
             "ESP archiver",
             health=health,
             verifier=verifier,
-            routers=[archive_router(pool, Reader(pool, blobs), settings)],
+            routers=[archive_router(pool, reader, settings)],
             max_body_bytes=MAX_BODY_BYTES,
             trail=trail,
             limiter=limiter,
@@ -71,7 +75,16 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
             cors_origins=settings.cors_origins,
         )
         answer_outages(application)
-        yield application, [listener.run(), verifier.run(), trail.run(), limiter.run()]
+        yield (
+            application,
+            [
+                listener.run(),
+                questions.run(),
+                verifier.run(),
+                trail.run(),
+                limiter.run(),
+            ],
+        )
 
 
 async def run_worker(settings: ArchiverSettings, stop: asyncio.Event) -> None:

@@ -31,6 +31,7 @@ from esp_diagnostics.api.notifications import notifications_router
 from esp_diagnostics.api.pumps import pumps_router
 from esp_diagnostics.api.rules import rules_router
 from esp_diagnostics.api.telemetry import telemetry_router
+from esp_diagnostics.archive import Archive
 from esp_diagnostics.cache import AnswerCache
 from esp_diagnostics.fleet import Fleet
 from esp_diagnostics.kpis import Kpis
@@ -88,7 +89,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
         cache = AnswerCache(redis, settings.cache_max_kib * 1024)
         stack.push_async_callback(cache.close)
         history = History(pool)
-        trends = Trends(history, nameplates, cache, settings)
+        trends = Trends(history, Archive(requester), nameplates, cache, settings)
         routers: list[APIRouter] = [
             telemetry_router(trends),
             pumps_router(

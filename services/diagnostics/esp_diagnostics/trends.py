@@ -10,12 +10,14 @@ import numpy as np
 import orjson
 from esp_common.contracts.channels import CHANNEL_INDEX, CHANNEL_NAMES, CHANNELS
 
+from esp_diagnostics.archive import Archive, joined
 from esp_diagnostics.cache import Answer, AnswerCache, cache_key
 from esp_diagnostics.domain.arrays import Floats
 from esp_diagnostics.domain.trend_files import WRITERS
 from esp_diagnostics.domain.trends import (
     Plan,
     Resolution,
+    Span,
     TooManyPoints,
     Trend,
     bucketed,
@@ -55,9 +57,15 @@ class Trends:
     """Answers questions about what was measured, from the cache where it can."""
 
     def __init__(
-        self, history: History, nameplates: Nameplates, cache: AnswerCache, settings: DiagnosticsSettings
+        self,
+        history: History,
+        archive: Archive,
+        nameplates: Nameplates,
+        cache: AnswerCache,
+        settings: DiagnosticsSettings,
     ) -> None:
         self._history = history
+        self._archive = archive
         self._nameplates = nameplates
         self._cache = cache
         self._settings = settings
@@ -85,7 +93,7 @@ class Trends:
         channels = question.channels or CHANNEL_NAMES
         if wanted.bucket_s is None:
             most = question.max_points
-            rows = await self._history.readings(question.pump_id, wanted.span, channels, most + 1)
+            rows = await self._readings(question.pump_id, wanted.span, channels, most + 1)
             if len(rows) <= most:
                 return _trend(question, wanted, channels, rows)
             if question.resolution is Resolution.RAW:
@@ -96,6 +104,13 @@ class Trends:
             wanted = bucketed(wanted.span, most)
         rows = await self._history.buckets(question.pump_id, wanted, channels)
         return _trend(question, wanted, channels, rows)
+
+    async def _readings(self, pump_id: str, span: Span, channels: Sequence[str], limit: int) -> list[Row]:
+        """Return up to `limit` readings, oldest first, wherever they are by now."""
+        rows = await self._history.readings(pump_id, span, channels, limit)
+        if span.start >= datetime.now(UTC) - timedelta(days=self._settings.raw_days):
+            return rows
+        return joined(await self._archive.readings(pump_id, span, channels, limit), rows, limit)
 
     def _when(self, question: Question, wanted: Plan, now: datetime) -> tuple[object, ...]:
         """Return what of the time tells one question from another.

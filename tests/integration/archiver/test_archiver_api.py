@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,13 +10,23 @@ from typing import Any
 
 import asyncpg
 import httpx
+import numpy as np
 import pyarrow as pa
 import pytest
 from esp_archiver.app import run_api, run_worker
 from esp_common import topology
 from esp_common.auth import PERMISSIONS
 from esp_common.contracts.events import Event, decode_event
-from esp_common.messaging import Delivery, LeanConsumer, Publisher
+from esp_common.errors import BrokerUnavailable, Unavailable
+from esp_common.messaging import Delivery, LeanConsumer, Publisher, Requester
+from esp_diagnostics.archive import Archive
+from esp_diagnostics.domain.trends import Plan, Resolution, Span
+from esp_diagnostics.settings import DiagnosticsSettings
+from esp_diagnostics.store.history import History
+from esp_diagnostics.trends import Question as Asked
+from esp_diagnostics.trends import Trends
+from esp_ingest.archived import ArchivedDay, settle
+from esp_ingest.store.retention import content
 from esp_stack.programs import free_port
 from waiting import beside, until
 
@@ -242,3 +253,51 @@ async def test_a_day_is_told_of_and_what_ingest_did_is_noted(running: Running) -
     await until(lambda: pool.fetch(query.format("dropped_at IS NOT NULL")), "the drop is noted")
     assert [row["day"] for row in await pool.fetch(query.format("dropped_at IS NOT NULL"))] == [OLDER]
     await until(lambda: pool.fetch(query.format("refused = 'changed'")), "the refusal is noted")
+
+
+@pytest.fixture
+async def trends(running: Running) -> AsyncIterator[Trends]:
+    """Trends as the diagnostics API makes them, with its rights."""
+    url = running.archive.database.url("esp_diagnostics")
+    async with (
+        asyncpg.create_pool(url, min_size=1, server_settings={"timezone": "UTC"}) as pool,
+        Requester(running.vhost.url_for("diagnostics"), timeout_s=10) as requester,
+    ):
+        yield Trends(History(pool), Archive(requester), None, None, DiagnosticsSettings())
+
+
+async def test_a_trend_of_readings_joins_archive_and_database(running: Running, trends: Trends) -> None:
+    both = Span(datetime.combine(OLDER, time(), UTC), datetime.combine(OLD + timedelta(days=1), time(), UTC))
+    wanted = Plan(Resolution.RAW, both)
+    asked = Asked("P-2", both.start, both.end, ("motor_temp_c", "vibration_x_g"), Resolution.RAW, 1000)
+    before = await trends.trend(asked, wanted)
+    async with running.archive.admin.acquire() as connection:
+        gone = ArchivedDay("by-test", OLDER, await content(connection, OLDER))
+    assert (
+        await settle(running.archive.admin, "postgres", gone, today=running.archive.today, keep_days=30)
+        is None
+    )
+    left = "SELECT count(*) FROM telemetry_v1.readings WHERE pump_id = 'P-2' AND time < $1::date"
+    assert await running.archive.admin.fetchval(left, OLD) == 0
+    after = await trends.trend(asked, wanted)
+    assert len(after) == len(before) == 288
+    assert list(after.times) == list(before.times)
+    for name, values in before.channels.items():
+        np.testing.assert_array_equal(after.channels[name]["value"], values["value"])
+
+
+async def test_a_trend_says_so_when_the_archive_cannot_be_asked(running: Running, trends: Trends) -> None:
+    span = Span(datetime.combine(OLDER, time(), UTC), datetime.combine(OLD, time(), UTC))
+    await running.archive.admin.execute("UPDATE archiver.parts SET etag = 'another' WHERE day = $1", OLDER)
+    asked = Asked("P-2", span.start, span.end, ("motor_temp_c",), Resolution.RAW, 1000)
+    with pytest.raises(Unavailable, match="cannot be read"):
+        await trends.trend(asked, Plan(Resolution.RAW, span))
+
+
+async def test_nobody_but_diagnostics_is_answered(running: Running) -> None:
+    question = {"pump_id": "P-2", **span(OLD), "channels": [], "limit": 1}
+    async with Requester(running.vhost.url_for("backup")) as stranger:
+        with pytest.raises(BrokerUnavailable, match="no answer"):
+            await stranger.request(
+                topology.COMMANDS, topology.ARCHIVER_READ, json.dumps(question).encode(), timeout_s=0.5
+            )
