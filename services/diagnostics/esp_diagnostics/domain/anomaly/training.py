@@ -103,7 +103,8 @@ def train(
     smoothed = _smoothed(history, centers, scales, used, settings)
     shapes = [_shape(smoothed, fold, used) for fold in range(settings.blocks + 1)]
     distances, sums = _held_out(history, smoothed, shapes, used, settings)
-    distance_limit, sum_limit = limits(distances, sums, settings.false_alarm_share)
+    judged = smoothed.there.any(axis=1)  # not in a regime that the other blocks have not seen
+    distance_limit, sum_limit = limits(distances[judged], sums[judged], settings.false_alarm_share)
     wander, wander_s = _wander(history, smoothed, used)
     return Detector(
         names=tuple(names),

@@ -152,8 +152,8 @@ class _Turn(NamedTuple):
 class Watch:
     """Running statistics and alarms of many pumps; pure, time comes with the readings.
 
-    The reference never moves while watching: a fault that grows slowly is not learned. It is renewed by
-    training on history without findings, and `set_model`.
+    What readings are compared with follows them slowly (`Settings.follow_s`) and stands still while the score
+    is above the threshold: a fault is not learnt. All else changes by `set_model` alone.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -246,12 +246,12 @@ class Watch:
         there = present(state, now_s, smoothing_s)
         parts = pulls(state.gap, np.array([shape[0] for shape in shapes]), there) / distance_limit
         sums = np.where(there, np.maximum(state.rises, state.falls), 0.0) / sum_limit
-        scores = np.maximum(parts.sum(axis=1), sums.max(axis=1))
-        pace = np.array([[turn.judge.pace] for turn in turns])
-        follow(state, step, np.where(scores[:, None] > THRESHOLD, 0.0, pace))
-        for turn, score, moved in zip(turns, scores, step.max(axis=1) * smoothing_s[:, 0], strict=True):
-            turn.pump.frozen_s = turn.pump.frozen_s + float(moved) if score > THRESHOLD else 0.0
         self._conclude(turns, columns, parts, sums)
+        frozen = np.array([turn.pump.score > THRESHOLD for turn in turns])
+        pace = np.array([[turn.judge.pace] for turn in turns])
+        follow(state, step, np.where(frozen[:, None], 0.0, pace))
+        for turn, still, moved in zip(turns, frozen, step.max(axis=1) * smoothing_s[:, 0], strict=True):
+            turn.pump.frozen_s = turn.pump.frozen_s + float(moved) if still else 0.0
 
     def _conclude(self, turns: Sequence[_Turn], columns: Floats, parts: Floats, sums: Floats) -> None:
         """Give each pump its new state, score, explanation and alarm."""
