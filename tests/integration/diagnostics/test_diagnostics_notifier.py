@@ -112,16 +112,22 @@ def settings(diagnostics_settings: DiagnosticsSettings) -> DiagnosticsSettings:
 
 
 @pytest.fixture(scope="module")
+async def notifier(settings: DiagnosticsSettings, running: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """The notifier, running; a client of its health."""
+    async with running(run_notifier, settings.model_copy(update={"http_port": free_port()})) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
 async def client(
-    settings: DiagnosticsSettings, running: Any, auth_service: Any
+    settings: DiagnosticsSettings, running: Any, notifier: httpx.AsyncClient, auth_service: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """The API and the notifier, running; a client with the rights of an engineer who may see alerts."""
+    """The API beside the notifier; a client with the rights of an engineer who may see alerts."""
     key = auth_service.key("notifications:read", "notifications:write", "alerts:read", "alerts:write")
-    other = settings.model_copy(update={"http_port": free_port()})
+    headers = {"X-API-Key": key}
     async with (
         running(run_api, settings) as bare,
-        running(run_notifier, other),
-        httpx.AsyncClient(base_url=bare.base_url, headers={"X-API-Key": key}, timeout=30) as client,
+        httpx.AsyncClient(base_url=bare.base_url, headers=headers, timeout=30) as client,
     ):
         yield client
 
@@ -309,6 +315,49 @@ async def test_a_message_that_is_none_is_a_dead_letter_and_its_neighbours_are_se
         assert dead is not None
         assert dead.body == body
         await dead.ack()
+
+
+async def test_with_the_database_away_messages_wait_and_none_is_a_dead_letter(
+    client: httpx.AsyncClient,
+    notifier: httpx.AsyncClient,
+    destinations: None,
+    fleet: Any,
+    vhost: Any,
+    hooks: Hooks,
+) -> None:
+    data = {"notice": "raised", "priority": "medium", "title": "while_away", "field_id": "north"}
+    event = Event("alert.notice", "diagnostics", "x", {**data, "time": datetime.now(UTC)})
+    name = fleet.database.name
+    connection = await asyncpg.connect(fleet.database.server.url("postgres", "postgres"))
+
+    async def health() -> int:
+        return (await notifier.get("/health/ready")).status_code
+
+    async def away() -> bool:
+        return await health() == 503
+
+    async def back() -> bool:
+        return await health() == 200
+
+    try:
+        await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        async with Publisher(vhost.url_for("diagnostics")) as publisher:
+            await _publish(publisher, event)
+        await until(away, "not ready without the database")
+        assert hooks.about("while_away") == []
+    finally:
+        await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await connection.close()
+    await until(lambda: hooks.about("while_away"), "sent when the database was back")
+    await until(back, "ready again")
+    async with await aio_pika.connect(vhost.url_for("diagnostics")) as broker:
+        queue = await (await broker.channel()).get_queue(
+            topology.dead_queue(topology.DIAGNOSTICS_NOTIFICATIONS)
+        )
+        assert await queue.get(fail=False) is None
 
 
 # --- the platform -----------------------------------------------------------------------------------------
