@@ -225,7 +225,7 @@ function proof({what, signal, value, unit, threshold}) {
   return h("li", {}, words(what || signal), known && [" ", h("b", {}, measure(value, unit))], limit && [" ", h("small", {}, `(full weight at ${measure(threshold, unit)})`)]);
 }
 
-const measure = (value, unit) => `${num(value)} ${unitOf(unit)}`.trim().replace(/^-/, "−");
+const measure = (value, unit) => `${num(value)}\u00a0${unitOf(unit)}`.trim().replace(/^-/, "−");
 
 // --- operating point -----------------------------------------------------------------------------------
 
