@@ -16,6 +16,9 @@ FIGURES = (
     "audit records",
     "a verified request",
     "logins",
+    "a pump's day",
+    "trend of 30 days",
+    "dashboards",
 )
 
 
