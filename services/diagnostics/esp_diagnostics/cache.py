@@ -32,7 +32,8 @@ LOCK_S: Final = 10.0
 
 POLL_S: Final = 0.02
 REFRESHED_AFTER: Final = 0.4
-"""Share of its time after which an answer that is asked for is renewed in the background."""
+REFRESHED_WITHIN_S: Final = 30.0
+"""An answer that is asked for is renewed in the background after this share of its time, near its end."""
 
 _HEADER: Final = struct.Struct(">d16s")
 _UNLOCK: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
@@ -83,8 +84,8 @@ class AnswerCache:
     """Keeps answers for as long as the caller says, and has each worked out by one caller at a time.
 
     In one process callers with the same question share one computation, between processes a lock in Redis
-    has the others wait for it. An answer past two fifths of its time is renewed in the background when it is
-    asked for, so that a question that is asked all the time never waits; none is given past its whole time.
+    has the others wait for it. An answer that nears its end is renewed in the background when it is asked
+    for, so that a question that is asked all the time never waits; none is given past its whole time.
     """
 
     def __init__(self, redis: Redis, max_bytes: int) -> None:
@@ -100,7 +101,7 @@ class AnswerCache:
             return Answer.of(await compute())
         kept = await self._read(key)
         if kept is not None and kept.age_s < ttl_s:
-            if kept.age_s > REFRESHED_AFTER * ttl_s:
+            if kept.age_s > max(REFRESHED_AFTER * ttl_s, ttl_s - REFRESHED_WITHIN_S):
                 self._make(key, ttl_s, compute, kept)
             self._count(kind, "hit")
             return kept

@@ -1,6 +1,6 @@
 """The fleet, the worst pump first: what needs somebody's eye now."""
 
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from esp_common.http import encode_cursor
@@ -8,9 +8,8 @@ from esp_common.http import encode_cursor
 from esp_diagnostics.cache import Answer, AnswerCache, cache_key
 from esp_diagnostics.store.fleet import FleetFilter, FleetStore, Place, Row
 
-_AS_STORED: Final = ("anomaly", "operating_point", "values")
-"""Columns that the database gives as JSON, and that pass through unread."""
-_PLACES: Final = ("place", "health_place")
+_COUNTS: Final = ("states", "severities")
+"""Columns of the summary that the database gives as JSON."""
 
 
 class Fleet:
@@ -42,20 +41,10 @@ def _page(rows: list[Row], limit: int, summary: Row | None) -> bytes:
         last = items[-1]
         # As text: JSON numbers would not bring every float back as it was.
         following = encode_cursor(str(last["place"]), repr(last["health_place"]), last["pump_id"])
+    counts = {name: orjson.Fragment(summary[name] or "{}") for name in _COUNTS} if summary else {}
     document = {
-        "items": [_item(row) for row in items],
+        "items": [orjson.Fragment(row["item"]) for row in items],
         "next_cursor": following,
-        "summary": summary and {**summary, **_fragments(summary, ("states", "severities"), "{}")},
+        "summary": summary and {**summary, **counts},
     }
-    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
-
-
-def _item(row: Row) -> dict[str, Any]:
-    item = {**row, **_fragments(row, _AS_STORED, "null")}
-    for name in _PLACES:
-        del item[name]
-    return item
-
-
-def _fragments(row: Row, names: tuple[str, ...], absent: str) -> dict[str, orjson.Fragment]:
-    return {name: orjson.Fragment(row[name] or absent) for name in names}
+    return orjson.dumps(document)

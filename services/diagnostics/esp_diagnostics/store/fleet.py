@@ -8,14 +8,15 @@ from esp_common.database import Pool, load_queries
 
 _SQL: Final = load_queries(__package__, "fleet.sql")
 
-STATEMENTS: Final = (_SQL.page, _SQL.summary)
-"""The statements of a first page."""
-
 SHOWN: Final = (
     *("intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "frequency_hz", "motor_current_a"),
     *("active_power_kw", "wellhead_pressure_psi", "flow_rate_bpd", "vibration_x_g", "choke_pct"),
 )
 """Channels whose latest values a row of the fleet shows; all of a pump's are in its own answer."""
+
+_PAGE: Final = _SQL.page.format(shown=", ".join(f"'{name}', c -> '{name}' -> 'value'" for name in SHOWN))
+STATEMENTS: Final = (_PAGE, _SQL.summary)
+"""The statements of a first page."""
 
 Row = Any
 
@@ -45,12 +46,10 @@ class FleetStore:
         self._pool = pool
 
     async def page(self, wanted: FleetFilter, after: Place | None, limit: int) -> list[Row]:
-        """Return up to `limit` pumps, the worst first, that come after `after`."""
+        """Return up to `limit` pumps, the worst first, that come after `after`: `item` as JSON, its place."""
         states = list(wanted.states) if wanted.states else None
         place = (after.severity_place, after.health_place, after.pump_id) if after else (None, None, None)
-        return await self._pool.fetch(
-            _SQL.page, wanted.field_id, states, wanted.severity, *place, limit, list(SHOWN)
-        )
+        return await self._pool.fetch(_PAGE, wanted.field_id, states, wanted.severity, *place, limit)
 
     async def summary(self, field_id: str | None) -> Row:
         """Return how many pumps there are, by state and by severity."""

@@ -42,41 +42,49 @@ WITH severities AS (
     WHERE p.removed_at IS NULL AND ($1::text IS NULL OR p.field_id = $1)
 )
 SELECT
-    pump_id, field_id, well_id, in_service, state, since, time, silent, health, gauge_fault, anomaly, severity,
-    condition, findings, alerts, unacknowledged_alerts, shelved_alerts, operating_point, place, health_place,
-    (SELECT jsonb_object_agg(key, value -> 'value') FROM jsonb_each(latest -> 'channels') WHERE key = ANY ($8))
-        AS values
-FROM fleet, severities
-WHERE ($2::text[] IS NULL OR state = ANY ($2))
-    AND ($3::text IS NULL OR array_position(names, severity) >= array_position(names, $3))
-    AND ($4::int4 IS NULL OR (place, health_place, pump_id) > ($4, $5::float8, $6::text))
-ORDER BY place, health_place, pump_id
+    f.place, f.health_place, f.pump_id,
+    -- Made here, by row: it is several times faster than passing each column on to be made into JSON.
+    to_json(item)::text AS item
+FROM fleet AS f, severities, LATERAL (
+    SELECT
+        f.pump_id, f.field_id, f.well_id, f.in_service, f.state, f.since, f.time, f.silent, f.health, f.gauge_fault,
+        f.anomaly, f.severity, f.condition, f.findings, f.alerts, f.unacknowledged_alerts, f.shelved_alerts,
+        f.operating_point,
+        (SELECT jsonb_strip_nulls(jsonb_build_object({shown})) FROM (SELECT f.latest -> 'channels' AS c OFFSET 0) AS l)
+            AS values
+) AS item
+WHERE ($2::text[] IS NULL OR f.state = ANY ($2))
+    AND ($3::text IS NULL OR array_position(names, f.severity) >= array_position(names, $3))
+    AND ($4::int4 IS NULL OR (f.place, f.health_place, f.pump_id) > ($4, $5::float8, $6::text))
+ORDER BY f.place, f.health_place, f.pump_id
 LIMIT $7;
 
 -- name: summary
--- How many pumps there are of each state and severity, and how many alerts; $1 field.
+-- How many pumps there are of each state and severity; $1 field.
 WITH severities AS (
     SELECT ARRAY['info', 'low', 'medium', 'high', 'critical'] AS names
-), worst AS (
-    SELECT p.pump_id, coalesce(s.state, 'unknown') AS state, p.in_service, (
-        SELECT names[max(array_position(names, told))]
-        FROM (
-            SELECT severity AS told FROM diagnostics.findings AS f
-            WHERE f.pump_id = p.pump_id AND cleared_at IS NULL
-            UNION ALL
-            SELECT priority FROM diagnostics.alerts AS a
-            WHERE a.pump_id = p.pump_id AND closed_at IS NULL
-                AND a.state IN ('active_unacknowledged', 'active_acknowledged', 'cleared_unacknowledged')
-        ) AS told
-    ) AS severity
-    FROM severities, diagnostics.pumps AS p LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
+), told AS (
+    SELECT pump_id, max(array_position(names, severity)) AS worst
+    FROM severities, (
+        SELECT pump_id, severity FROM diagnostics.findings WHERE cleared_at IS NULL
+        UNION ALL
+        SELECT pump_id, priority FROM diagnostics.alerts
+        WHERE closed_at IS NULL AND pump_id IS NOT NULL
+            AND state IN ('active_unacknowledged', 'active_acknowledged', 'cleared_unacknowledged')
+    ) AS said
+    GROUP BY pump_id
+), pumps AS (
+    SELECT coalesce(s.state, 'unknown') AS state, p.in_service, names[worst] AS severity
+    FROM severities, diagnostics.pumps AS p
+    LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
+    LEFT JOIN told USING (pump_id)
     WHERE p.removed_at IS NULL AND ($1::text IS NULL OR p.field_id = $1)
+), by_state AS (
+    SELECT jsonb_object_agg(state, n) AS states FROM (SELECT state, count(*) AS n FROM pumps GROUP BY 1) AS s
+), by_severity AS (
+    SELECT jsonb_object_agg(severity, n) AS severities
+    FROM (SELECT severity, count(*) AS n FROM pumps WHERE severity IS NOT NULL GROUP BY 1) AS s
 )
 SELECT
-    count(*) AS pumps, count(*) FILTER (WHERE NOT in_service) AS out_of_service,
-    (SELECT jsonb_object_agg(state, n) FROM (SELECT state, count(*) AS n FROM worst GROUP BY 1) AS by_state) AS states,
-    (
-        SELECT jsonb_object_agg(severity, n)
-        FROM (SELECT severity, count(*) AS n FROM worst WHERE severity IS NOT NULL GROUP BY 1) AS by_severity
-    ) AS severities
-FROM worst;
+    (SELECT count(*) FROM pumps) AS pumps, (SELECT count(*) FROM pumps WHERE NOT in_service) AS out_of_service,
+    (SELECT states FROM by_state) AS states, (SELECT severities FROM by_severity) AS severities;
