@@ -21,6 +21,7 @@ from esp_diagnostics.domain.alert_rules import AlertRules, suppression
 from esp_diagnostics.domain.anomaly import AnomalyVerdict
 from esp_diagnostics.domain.diagnosis import SEVERITIES, Assessment, Evidence, Hypothesis, Rules
 from esp_diagnostics.domain.diagnosis.findings import ANOMALY
+from esp_diagnostics.domain.kpis import Health, health_score
 from esp_diagnostics.settings import SERVICE
 from esp_diagnostics.store import findings as store
 from esp_diagnostics.store import states
@@ -40,13 +41,6 @@ _SPELLS: Final = {"unknown": "unknown", "off": "off", "starting": "starting", "r
 """States whose beginnings are logged; `changing` is running."""
 
 _US: Final = 1_000_000
-
-
-class Health(NamedTuple):
-    """How well a pump is, 0 to 100 (None: not known), and the terms that make it up."""
-
-    score: float | None
-    terms: Sequence[Mapping[str, Any]]
 
 
 @dataclass(slots=True)
@@ -83,7 +77,7 @@ class PumpMemory:
     inherited: bool = False
     status_at_s: float = float("-inf")
     shown: tuple[Any, ...] = ()
-    unshown: tuple[Assessment, AnomalyVerdict | None, Health] | None = None
+    unshown: tuple[Assessment, AnomalyVerdict | None] | None = None
 
 
 class Context(NamedTuple):
@@ -205,7 +199,6 @@ def differ(
     memory: PumpMemory,
     assessment: Assessment,
     verdict: AnomalyVerdict | None,
-    health: Health,
     context: Context,
     effects: Effects,
 ) -> None:
@@ -214,7 +207,7 @@ def differ(
     changed = _find(memory, assessment, verdict, context, effects)
     _signal(memory, assessment, context, effects)
     _signal_limits(memory, assessment, context, effects)
-    _show(memory, assessment, verdict, health, context, effects, changed=changed)
+    _show(memory, assessment, verdict, context, effects, changed=changed)
     memory.through_us = max(memory.through_us, assessment.time_us)
 
 
@@ -425,7 +418,6 @@ def _show(
     memory: PumpMemory,
     assessment: Assessment,
     verdict: AnomalyVerdict | None,
-    health: Health,
     context: Context,
     effects: Effects,
     *,
@@ -437,10 +429,10 @@ def _show(
     memory.shown = shown
     if not context.replaying:
         effects.live.append(_live_reading(memory, assessment))
-    memory.unshown = (assessment, verdict, health)
+    memory.unshown = (assessment, verdict)
     if not changed and not due(memory, context.now_s):
         return
-    hypotheses = show_status(memory, context.now_s, effects)
+    health, hypotheses = show_status(memory, context.now_s, effects)
     if changed and not context.replaying:
         effects.live.append(_live_status(memory, assessment, health, hypotheses))
 
@@ -450,14 +442,25 @@ def due(memory: PumpMemory, now_s: float) -> bool:
     return memory.unshown is not None and now_s - memory.status_at_s >= STATUS_EVERY_S
 
 
-def show_status(memory: PumpMemory, now_s: float, effects: Effects) -> list[dict[str, Any]]:
-    """Put the status of a pump that has something to show; return its hypotheses."""
+def show_status(memory: PumpMemory, now_s: float, effects: Effects) -> tuple[Health, list[dict[str, Any]]]:
+    """Put the status of a pump that has something to show; return its health and hypotheses."""
     assert memory.unshown is not None  # noqa: S101 - callers look
-    assessment, verdict, health = memory.unshown
+    assessment, verdict = memory.unshown
+    health = _health(memory, assessment, verdict)
     memory.unshown, memory.status_at_s = None, now_s
     hypotheses = [_described(each, verdict) for each in assessment.hypotheses[:SHOWN_HYPOTHESES]]
     effects.statuses.append(_status(memory, assessment, verdict, health, hypotheses))
-    return hypotheses
+    return health, hypotheses
+
+
+def _health(memory: PumpMemory, assessment: Assessment, verdict: AnomalyVerdict | None) -> Health:
+    return health_score(
+        assessment.state,
+        [(condition, known.severity, known.confidence) for condition, known in memory.findings.items()],
+        assessment.operating_point,
+        gauge_fault=assessment.gauge_fault,
+        anomaly=None if verdict is None or verdict.learning else verdict.score / verdict.threshold,
+    )
 
 
 def _status(

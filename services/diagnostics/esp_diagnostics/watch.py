@@ -19,13 +19,12 @@ from esp_common.contracts.channels import CHANNEL_COUNT
 from prometheus_client import Counter
 
 from esp_diagnostics import findings
-from esp_diagnostics.domain import kpis
 from esp_diagnostics.domain.alarms import Signal
 from esp_diagnostics.domain.alert_rules import AlertRules, limits_of
 from esp_diagnostics.domain.anomaly import AnomalyVerdict, Detector, DetectorInvalid, Watch
-from esp_diagnostics.domain.diagnosis import FEATURES, Assessment, Monitor, Rules
+from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, Rules
 from esp_diagnostics.domain.limits import LimitChange, LimitWatch
-from esp_diagnostics.findings import Context, Effects, Health, Open, PumpMemory
+from esp_diagnostics.findings import Context, Effects, Open, PumpMemory
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
 
@@ -217,7 +216,7 @@ class Judge:
         for assessment in assessments:
             memory = self._memory[assessment.pump_id]
             verdict = self._verdicts.get(assessment.pump_id)
-            findings.differ(memory, assessment, verdict, _health(assessment, verdict), context, effects)
+            findings.differ(memory, assessment, verdict, context, effects)
         states = {assessment.pump_id: assessment.state for assessment in assessments}
         effects.signals += [self._limit_signal(change, states) for change in crossed]
         _JUDGED.labels("replay" if replaying else "live").inc(len(batch))
@@ -241,23 +240,6 @@ class Judge:
         else:
             memory.passed.pop(signal.condition, None)
         return signal
-
-
-def _health(assessment: Assessment, verdict: AnomalyVerdict | None) -> Health:
-    """Return how well a pump is; gauge and anomaly have terms of their own beside the findings."""
-    found = [
-        (each.condition, each.severity, each.confidence)
-        for each in assessment.hypotheses
-        if each.condition in assessment.open and each.condition not in _OTHER_TERMS
-    ]
-    health = kpis.health_score(
-        assessment.state,
-        found,
-        assessment.operating_point,
-        gauge_fault=assessment.gauge_fault,
-        anomaly=None if verdict is None or verdict.learning else verdict.score / verdict.threshold,
-    )
-    return Health(health.score, kpis.as_row(health))
 
 
 def _memory_of(pump: KnownPump, past: Past) -> PumpMemory:

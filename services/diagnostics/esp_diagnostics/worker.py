@@ -33,12 +33,13 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from esp_diagnostics import findings
 from esp_diagnostics.alerts import load_rules as load_alert_rules
-from esp_diagnostics.domain.diagnosis import Rules, default_rules, load_rules
+from esp_diagnostics.domain.diagnosis import Rules, load_rules
 from esp_diagnostics.findings import Effects
 from esp_diagnostics.live import LivePublisher
 from esp_diagnostics.models import Trainer
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.partitions import Claim, Lane, Membership, partition_of, pumps_of
+from esp_diagnostics.rules import shipped_text
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store import findings as stored_findings
 from esp_diagnostics.store import models as stored_models
@@ -46,6 +47,7 @@ from esp_diagnostics.store import states
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.pumps import load as load_pumps
 from esp_diagnostics.store.replay import Batch, Replay, Window, join
+from esp_diagnostics.store.rules import RuleStore
 from esp_diagnostics.store.states import Ownership, Snapshot
 from esp_diagnostics.store.times import as_time, as_us
 from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
@@ -706,8 +708,7 @@ async def load_known(connection: Connection) -> Known:
 
 
 async def _tree_rules(connection: Connection) -> Rules:
-    body = await connection.fetchval("SELECT body FROM diagnostics.rule_sets WHERE active")
-    return load_rules(body) if body else default_rules()
+    return load_rules(await RuleStore(connection).active() or shipped_text())
 
 
 @asynccontextmanager
