@@ -29,7 +29,6 @@ from esp_backup.programs import Account
 from esp_backup.repository import Repository
 from esp_backup.settings import BackupSettings
 from esp_backup.store.migrations import migrate as migrate_backup
-from esp_backup.watch import Watch
 from esp_backup.work import Work
 from esp_common.database import Pool, create_pool
 from esp_ingest.store.migrations import migrate as migrate_ingest
@@ -156,12 +155,6 @@ class Site:
     def changed(self, **settings: object) -> Work:
         """Return the work under other settings."""
         return Work.of(self.settings.model_copy(update=settings), self.pool)
-
-    async def beat(self) -> Watch:
-        """Look at the archive once, as the worker does."""
-        watch = Watch(self.settings, self.pool)
-        await watch.look()
-        return watch
 
 
 def _text(value: object) -> str:

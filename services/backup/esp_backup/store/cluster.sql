@@ -10,9 +10,6 @@ SELECT pg_current_wal_insert_lsn()::text AS position, last_archived_wal AS newes
        (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') AS segment_bytes
 FROM pg_stat_archiver
 
--- name: position
-SELECT pg_current_wal_insert_lsn()::text
-
 -- name: restore_point
 SELECT pg_create_restore_point($1)::text AS position
 
