@@ -45,6 +45,7 @@ function route() {
     here ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   }
   scrollTo(0, 0);
+  document.title = `${page === "pumps" && rest[0] ? rest[0] : page === "alerts" ? "Alerts" : "Fleet"} · ESP console`;
   if (page === "pumps" && rest[0]) leave = showPump(context, rest[0]);
   else if (page === "alerts") leave = showAlerts(context, parameters);
   else leave = showFleet(context, parameters);
