@@ -4,6 +4,7 @@ import {accessToken, changes} from "./session.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15000;
+const NOT_PERMITTED = 4403, TOO_MANY = 4429;
 
 let socket = null;
 let wanted = {pumps: [], fields: []};
@@ -32,12 +33,13 @@ export function open() {
   const opened = (socket = new WebSocket(`${scheme}://${location.host}/api/v1/live`));
   opened.onopen = () => opened.send(JSON.stringify({token: accessToken()}));
   opened.onmessage = event => hear(JSON.parse(event.data));
-  opened.onclose = () => {
+  opened.onclose = ({code}) => {
     if (socket !== opened) return;
     socket = null;
     welcomed = false;
     subscribed = {pumps: [], fields: []};
-    if (!accessToken()) return tell("off");
+    if (!accessToken() || code === NOT_PERMITTED) return tell("off");
+    if (code === TOO_MANY) pauseMs = LONGEST_PAUSE_MS;
     tell("connecting");
     setTimeout(open, pauseMs * (0.5 + Math.random()));
     pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
