@@ -1,5 +1,7 @@
 """The tree on a pump that is made up: gauge first, delays and hysteresis, what is missing, and why."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
@@ -11,11 +13,22 @@ QUICK = {"baseline_h": 2.0}
 GAUGE = ("intake_pressure_psi", "discharge_pressure_psi", "intake_temp_c", "motor_temp_c")
 
 
-def learnt(**overrides):
-    """Return a monitor that knows what is normal for P-1 after ten hours."""
-    spec = PumpSpec("P-1", "north", motor_rated_current_a=50.0, overrides={**QUICK, **overrides})
-    monitor = Monitor([spec], default_rules())
+RULES = default_rules()
+SPEC = PumpSpec("P-1", "north", motor_rated_current_a=50.0, overrides=QUICK)
+
+
+@cache
+def ten_hours():
+    """Return what a monitor remembers of P-1 after ten healthy hours."""
+    monitor = Monitor([SPEC], RULES)
     watch(monitor, readings(range(10 * HOUR)))
+    return monitor.snapshot(["P-1"])
+
+
+def learnt():
+    """Return a monitor that knows what is normal for P-1."""
+    monitor = Monitor([SPEC], RULES)
+    assert monitor.restore(ten_hours()) == []
     return monitor
 
 
@@ -34,7 +47,7 @@ def test_a_healthy_pump_has_no_hypothesis():
 
 
 def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
-    monitor = Monitor([PumpSpec("P-1", "north", overrides=QUICK)], default_rules())
+    monitor = Monitor([PumpSpec("P-1", "north", overrides=QUICK)], RULES)
 
     [assessment] = watch(monitor, readings(range(HOUR)))
 
@@ -44,7 +57,7 @@ def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
 
 
 def test_a_finding_waits_for_its_delay():
-    monitor = learnt(delay_min=15)
+    monitor = learnt()
 
     hot = {"motor_temp_c": 150.0}
     [early] = watch(monitor, readings(range(600, 610), **hot))
@@ -118,6 +131,16 @@ def test_a_gauge_that_repeats_itself_to_the_digit_has_failed():
     assert assessment.open == ("gauge_failure",)
 
 
+def test_one_code_alone_is_not_believed_and_makes_no_bad_gauge():
+    monitor = learnt()
+
+    [assessment] = watch(monitor, readings(range(600, 601), intake_pressure_psi=94906.9))
+
+    assert not assessment.gauge_fault
+    assert assessment.channels["intake_pressure_psi"][0] < 1000
+    assert assessment.open == ()
+
+
 def test_what_ingest_masked_is_not_believed():
     monitor = learnt()
     made = readings(range(600, 660), intake_pressure_psi=3.0)
@@ -163,17 +186,28 @@ def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
 
 
 def test_a_pump_s_own_threshold_counts_for_it_alone():
-    specs = [
-        PumpSpec("P-1", "north", overrides=QUICK),
-        PumpSpec("P-2", "north", overrides={**QUICK, "delay_min": 120.0}),
-    ]
-    monitor = Monitor(specs, default_rules())
+    patient = PumpSpec("P-2", "north", overrides={**QUICK, "delay_min": 120.0})
+    monitor = Monitor([SPEC, patient], RULES)
+    known = ten_hours()["P-1"]
+    monitor.restore({"P-1": known, "P-2": known})
     for pump in ("P-1", "P-2"):
-        watch(monitor, readings(range(600), pump=pump))
         watch(monitor, readings(range(600, 640), pump=pump, motor_temp_c=150.0))
 
     assert monitor.open_findings("P-1") == ("lost_cooling",)
     assert monitor.open_findings("P-2") == ()
+
+
+def test_a_finding_ends_where_a_new_frequency_has_become_normal():
+    monitor = learnt()
+    watch(monitor, readings(range(600, 640), motor_temp_c=150.0))
+    assert monitor.open_findings("P-1") == ("lost_cooling",)
+
+    watch(monitor, readings(range(640, 700), motor_temp_c=130.0, frequency_hz=44.0))
+    kept = monitor.open_findings("P-1")
+    watch(monitor, readings(range(700, 1300), motor_temp_c=130.0, frequency_hz=44.0))
+
+    assert kept == ("lost_cooling",)
+    assert monitor.open_findings("P-1") == ()
 
 
 def test_changed_rules_keep_what_was_learnt_and_found():

@@ -34,7 +34,7 @@ def test_a_gauge_fault_is_never_found_in_the_well(scores):
 
 
 def test_healthy_days_with_starts_settings_gaps_and_gauge_faults_find_nothing():
-    healthy = tree.judge_healthy((201, 202), default_rules(), days=1.75, wells=3, busy=8.0)
+    healthy = tree.judge_healthy((201, 202), default_rules(), days=1.5, wells=2, busy=10.0)
 
     assert healthy.gauge_windows > 0
     assert healthy.false == []

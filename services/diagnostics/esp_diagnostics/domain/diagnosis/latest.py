@@ -30,7 +30,12 @@ ZERO: Final = 0.005
 BAD_SHARE_LAG_S: Final = 600.0
 BAD_FROM: Final = 0.10
 BAD_UNTIL: Final = 0.02
-"""The gauge is bad from one bad reading in ten on, and good again when hardly any was for half an hour."""
+"""The gauge is bad from one bad reading in ten on, and good again a quarter of an hour after the last."""
+
+ONE_CODE: Final = 0.04
+"""Share that one code counts for at least: two or three in a row make a bad gauge, one alone does not."""
+
+STILL_READINGS: Final = 8
 
 MEMORY: Final = {
     "time_us": Column("i8", NEVER),
@@ -62,18 +67,21 @@ def take(
     frozen: Bools,
     turning: Bools,
     carry_s: Floats,
+    still_s: Floats,
 ) -> Known:
     """Take in a reading of each pump `at` and return what is then known.
 
     `values`, `masked` (what ingest recognised as a code), `frozen` (what it saw standing still): (m,
-    channels). `carry_s` (m,): how long a channel's value stands.
+    channels). `carry_s` (m,): how long a channel's value stands; `still_s` how long a gauge may
+    repeat itself.
     """
-    bad, seen = _bad_gauge(table, at, time_us, values, masked, frozen, turning, carry_s)
+    code, dead, seen = _bad_gauge(table, at, time_us, values, masked, frozen, turning, carry_s, still_s)
+    bad = code | dead
     elapsed_s = np.clip((time_us - table["time_us"][at]) / 1e6, 0.0, 86_400.0)
     fresh = ~np.isnan(values) & ~(bad[:, None] & GAUGE)
     table["value"][at] = np.where(fresh, values, table["value"][at])
     table["value_us"][at] = np.where(fresh, time_us[:, None], table["value_us"][at])
-    gauge_bad = _latched(table, at, bad, seen, elapsed_s)
+    gauge_bad = _latched(table, at, code, dead, seen, elapsed_s)
     table["time_us"][at] = time_us
     age_us = time_us[:, None] - table["value_us"][at]
     usable = (age_us <= carry_s[:, None] * 1e6) & ~(gauge_bad[:, None] & GAUGE)
@@ -91,24 +99,27 @@ def _bad_gauge(
     frozen: Bools,
     turning: Bools,
     carry_s: Floats,
-) -> tuple[Bools, Bools]:
-    """Return which readings' gauge channels are not to be believed, and which carry any (m,)."""
+    still_s: Floats,
+) -> tuple[Bools, Bools, Bools]:
+    """Return which readings carry a code, whose gauge is frozen or silent, and which say anything (m,)."""
     there = ~np.isnan(values)
     seen = (there & GAUGE).any(axis=1)
     sure = values[:, SURE]
     code = (masked & GAUGE).any(axis=1) | (np.abs(sure) < ZERO).any(axis=1)
     code |= (values[:, NOISY[:2]] > PRESSURE_LIMIT_PSI).any(axis=1)
-    still = _still(table, at, time_us, values, turning)
+    still = _still(table, at, time_us, values, turning, still_s)
     still |= (frozen[:, NOISY]).sum(axis=1) >= 2
     table["gauge_us"][at] = np.where(seen, time_us, table["gauge_us"][at])
     since_us = time_us - table["gauge_us"][at]
     silent = (
         ~seen & turning & (table["gauge_us"][at] != NEVER) & (since_us > np.maximum(carry_s, 600.0) * 1e6)
     )
-    return code | still | silent, seen | silent
+    return code, still | silent, seen | silent
 
 
-def _still(table: Table, at: Rows, time_us: np.ndarray, values: Floats, turning: Bools) -> Bools:
+def _still(
+    table: Table, at: Rows, time_us: np.ndarray, values: Floats, turning: Bools, still_s: Floats
+) -> Bools:
     """Return whose gauge has repeated itself to the last digit, in all that is noisy, for too long."""
     now, before = values[:, NOISY], table["value"][at][:, NOISY]
     known = ~np.isnan(now)
@@ -117,15 +128,16 @@ def _still(table: Table, at: Rows, time_us: np.ndarray, values: Floats, turning:
     count = np.where(same, table["still"][at] + 1, np.where(moved, 0, table["still"][at]))
     since = np.where(count <= 1, time_us, table["still_us"][at])
     table["still"][at], table["still_us"][at] = count, since
-    return np.asarray((count >= 8) & (time_us - since >= 120_000_000) & same)
+    return np.asarray((count >= STILL_READINGS) & (time_us - since >= still_s * 1e6) & same)
 
 
-def _latched(table: Table, at: Rows, bad: Bools, seen: Bools, elapsed_s: Floats) -> Bools:
+def _latched(table: Table, at: Rows, code: Bools, dead: Bools, seen: Bools, elapsed_s: Floats) -> Bools:
     """Return whose gauge is bad: a share of bad readings, with hysteresis."""
     kept = np.exp(-np.maximum(elapsed_s, 1.0) / BAD_SHARE_LAG_S)
-    share = np.where(seen, table["bad_share"][at] * kept + bad * (1.0 - kept), table["bad_share"][at])
-    # A frozen or silent gauge has been so for a while already, and a code is never a measurement.
-    share = np.where(bad, np.maximum(share, BAD_FROM), share)
+    worth = np.maximum(1.0 - kept, ONE_CODE)
+    share = np.where(seen, table["bad_share"][at] * kept + code * worth, table["bad_share"][at])
+    # A frozen or silent gauge has been so for a while already.
+    share = np.where(dead, np.maximum(share, BAD_FROM), share)
     latched = np.where(share >= BAD_FROM, True, np.where(share < BAD_UNTIL, False, table["gauge_bad"][at]))
     table["bad_share"][at], table["gauge_bad"][at] = share, latched
     return np.asarray(latched, dtype=np.bool_)

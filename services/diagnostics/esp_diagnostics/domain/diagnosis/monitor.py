@@ -216,14 +216,15 @@ class Monitor:
         )
         runs = np.where(said < 0, table["running"][at] == 1, said == 1)
         masked, frozen = _bits(fault_mask[chosen]), _bits(frozen_mask[chosen])
-        known = latest.take(table, at, time_us, values, masked, frozen, runs, carry_s)
+        still_s = self._of("gauge_still_min", at) * 60.0
+        known = latest.take(table, at, time_us, values, masked, frozen, runs, carry_s, still_s)
         moved = self._advance(at, time_us, said, known.values)
         seen = signals.physics(self._plates.pumps.take(at), self._well(at, known), known.values)
         seen = self._without_unknown_curves(at, seen)
         compared, state = self._compare(at, time_us, known, seen, moved)
         shown = indicators.indicators(seen, known.values, compared, self._context(at, time_us, known, seen))
         judged = self._judge.judge(self._findings, at, time_us, state, shown)
-        self._learn(at, time_us, elapsed_s, known, seen, shown, judged, readings, chosen)
+        self._learn(at, time_us, elapsed_s, known, seen, shown, judged, compared.learnt, readings, chosen)
         return Step(at, time_us, known, moved, seen, shown, judged, compared.learnt)
 
     def _advance(self, at: Rows, time_us: np.ndarray, said: np.ndarray, values: Floats) -> Bools:
@@ -337,6 +338,7 @@ class Monitor:
         seen: Physics,
         shown: Floats,
         judged: Judged,
+        learnt: Floats,
         readings: Readings,
         chosen: np.ndarray,
     ) -> None:
@@ -346,11 +348,11 @@ class Monitor:
         steady = (table["state"][at] == State.RUNNING) & (since > STEADY_AFTER_H) & ~known.gauge_bad
         regime = self._regime_number(at)
         steady &= regime >= 0
-        calm = (
-            steady
-            & (judged.confidence < SUSPICIOUS_FROM).all(axis=1)
-            & ~self._findings["open"][at].any(axis=1)
-        )
+        suspected = (judged.confidence >= SUSPICIOUS_FROM).any(axis=1)
+        suspected |= self._findings["open"][at].any(axis=1)
+        swinging = shown[:, indicators.COLUMN["voltage_swing"]] > self._of("supply_swing_pct", at)
+        # A new band is learnt whatever is suspected, or what was found in another would stay for ever.
+        calm = steady & ~swinging & (~suspected | (learnt < 1.0))
         rows = at[calm]
         fresh = signals.fresh_signals(known.fresh)
         if len(rows):

@@ -121,6 +121,7 @@ REQUIRED_PARAMETERS: Final = (
     "smoothing_min",
     "settle_h",
     "carry_min",
+    "gauge_still_min",
     "supply_swing_pct",
     "missing_share",
     "missing_required",
