@@ -394,7 +394,10 @@ def _add_rules(router: APIRouter, alerts: Alerts, lists: AlertLists, pool: Pool)
         "/alert-rules/export",
         dependencies=may_read,
         response_class=Response,
-        responses={200: {"content": {YAML_TYPE: {"schema": {"type": "string"}}}}, **problems()},
+        responses={
+            200: {"content": {YAML_TYPE: {"schema": {"$ref": "#/components/schemas/AlertRules"}}}},
+            **problems(),
+        },
     )
     async def export_alert_rules() -> Response:
         """Return the rules in force as the file they were loaded from."""
