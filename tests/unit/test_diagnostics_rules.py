@@ -51,7 +51,11 @@ def test_every_problem_is_told_at_once():
     assert len(refused.value.fields) == 2
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "a: [", "version: '1'", "x" * 300_000, "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "- 1", "a: [", "version: '1'", "x" * 300_000, "[" * 1200, "a: &a [1]\nb: *a"],
+    ids=["empty", "list", "broken", "bare", "long", "deep", "alias"],
+)
 def test_what_is_no_set_of_rules_is_refused(text):
     with pytest.raises(RulesInvalid):
         load_rules(text)

@@ -3,6 +3,7 @@
 A change is checked, announced and audited in the transaction that makes it. Workers hear of it by event.
 """
 
+import asyncio
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
@@ -46,12 +47,11 @@ class RuleBook:
         async with self._pool.acquire() as connection:
             store = RuleStore(connection)
             body, loaded = await store.active(), await store.versions()
-        return InForce(load_rules(body or shipped_text()), body is None, loaded)
+        return InForce(await _parsed(body or shipped_text()), body is None, loaded)
 
     async def load(self, text: str, actor: str) -> Rules:
         """Put checked rules in force; raise RulesInvalid, or Conflict for a version that is taken."""
-        rules = load_rules(text)
-        shipped = load_rules(shipped_text())
+        rules, shipped = await _parsed(text), await _parsed(shipped_text())
         async with self._pool.acquire() as connection, connection.transaction():
             store = RuleStore(connection)
             await store.serialise()
@@ -104,7 +104,12 @@ class RuleBook:
 
 
 async def _rules(store: RuleStore) -> Rules:
-    return load_rules(await store.active() or shipped_text())
+    return await _parsed(await store.active() or shipped_text())
+
+
+async def _parsed(text: str) -> Rules:
+    """Return checked rules; reading them takes too long for the loop."""
+    return await asyncio.to_thread(load_rules, text)
 
 
 async def _require_pump(store: RuleStore, pump_id: str) -> None:

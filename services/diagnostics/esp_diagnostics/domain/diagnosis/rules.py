@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -98,8 +99,12 @@ class Rules:
     conditions: Mapping[str, Condition]
 
 
+@lru_cache(maxsize=16)
 def load_rules(text: str) -> Rules:
-    """Return the rules that YAML `text` describes; raise RulesInvalid with every problem in it."""
+    """Return the rules that YAML `text` describes; raise RulesInvalid with every problem in it.
+
+    Reading a file takes a tenth of a second or more, so the last ones are kept.
+    """
     return _Reader().read(text)
 
 
@@ -139,6 +144,15 @@ _CONDITION: Final = (
     *("delay_min", "clear_min", "settle_h", "require", "for", "against", "worse", "explains"),
 )
 _TERM: Final = ("indicator", "from", "to", "weight", "says")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain YAML; an alias could make a short text stand for an endless one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read here")
+        return super().compose_node(parent, index)
 
 
 class _Reader:
@@ -185,7 +199,7 @@ class _Reader:
             self._problem("document", f"has more than {MAX_TEXT} characters", "shorten it")
             self._finish()
         try:
-            document = yaml.safe_load(text)
+            document = yaml.load(text, _Loader)  # noqa: S506
         except (yaml.YAMLError, RecursionError) as error:
             self._problem("document", f"is not YAML: {str(error)[:300]}", "correct its form")
             self._finish()
