@@ -1,5 +1,6 @@
 """The rules of backups: when work is due, what may go, what the archive covers, what a report says."""
 
+import base64
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -224,7 +225,7 @@ def test_azure_itself_is_addressed_by_host_and_its_stand_in_by_path():
 def test_nothing_is_encrypted_without_a_key_and_everything_with_one(tmp_path):
     plain = configuration_text(_settings(ACCOUNT, local_repository=tmp_path))
     assert "cipher" not in plain
-    key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    key = base64.b64encode(KEY).decode()
     sealed = configuration_text(_settings(ACCOUNT, local_repository=tmp_path, encryption_key=key))
     for repository in ("repo1", "repo2"):
         assert f"{repository}-cipher-type=aes-256-cbc\n" in sealed
