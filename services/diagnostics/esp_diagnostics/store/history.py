@@ -29,6 +29,10 @@ class History:
         query = _readings(tuple(channels))
         return await self._pool.fetch(query, pump_id, span.start, span.end, limit)
 
+    async def dropped(self, span: Span) -> bool:
+        """Whether ingest has let readings of `span` go."""
+        return bool(await self._pool.fetchval(_SQL.dropped, span.start, span.end))
+
     async def buckets(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> list[Row]:
         """Return buckets, oldest first: bucket, readings, running_share, then STATISTICS of each channel."""
         query = statement_of(plan, channels)

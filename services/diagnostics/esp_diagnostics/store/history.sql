@@ -9,6 +9,13 @@ WHERE pump_id = $1 AND time >= $2 AND time < $3
 ORDER BY time
 LIMIT $4;
 
+-- name: dropped
+-- Whether ingest has let readings of the span go, which then are in the archive.
+SELECT EXISTS (
+    SELECT FROM telemetry_v1.dropped_days
+    WHERE day >= ($1 AT TIME ZONE 'UTC')::date AND day <= ($2 AT TIME ZONE 'UTC')::date
+);
+
 -- name: buckets
 SELECT bucket, readings, running_share, {columns}
 FROM telemetry_v1.readings_{grain}
