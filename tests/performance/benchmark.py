@@ -24,11 +24,33 @@ class Size:
     interval_s: float
     flood_s: int
     engines: int = 2
+    pumps_asked: int = 3
+    dashboards_s: int = 10
 
 
 QUICK = Size(rounds=1, readings=5_000, singles=500, load_s=1, days=1, interval_s=600, flood_s=2, engines=1)
-DEFAULT = Size(rounds=3, readings=150_000, singles=20_000, load_s=8, days=7, interval_s=10, flood_s=60)
-FULL = Size(rounds=5, readings=300_000, singles=60_000, load_s=20, days=7, interval_s=10, flood_s=600)
+DEFAULT = Size(
+    rounds=3,
+    readings=150_000,
+    singles=20_000,
+    load_s=8,
+    days=7,
+    interval_s=10,
+    flood_s=60,
+    pumps_asked=50,
+    dashboards_s=60,
+)
+FULL = Size(
+    rounds=5,
+    readings=300_000,
+    singles=60_000,
+    load_s=20,
+    days=7,
+    interval_s=10,
+    flood_s=600,
+    pumps_asked=500,
+    dashboards_s=600,
+)
 
 Benchmark = Callable[[Bed, Size], Iterable[Figure]]
 
