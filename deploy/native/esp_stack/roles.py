@@ -22,7 +22,7 @@ SICK_PUMPS = (
     ("SIM-004", "gas_interference", 0.05),
     ("SIM-013", "tubing_hole", 0.1),
     ("SIM-022", "pump_wear", 0.2),
-    ("SIM-027", "gauge_failure", 0.1),
+    ("SIM-007", "gauge_failure", 0.1),
     ("SIM-038", "flowline_restriction", 0.15),
     ("SIM-045", "phase_unbalance", 0.02),
 )
