@@ -101,6 +101,7 @@ def _summary(stack: Stack, *, first: bool) -> str:
     password = stack.admin_password if first else f"in {endpoints}, unless it has been changed"
     return f"""
 The platform is up; 50 simulated pumps report through five gateways.
+  Console     {stack.nginx.url}/
   HTTP API    {stack.nginx.url}/api/v1   authority: {stack.ca_file}
   First login user {ADMIN}, password {password} (to be changed at the first login)
   AMQP        {stack.rabbitmq.address}   MQTT {stack.rabbitmq.mqtt_url}
