@@ -37,6 +37,7 @@ from prometheus_client import Gauge
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
+from esp_diagnostics.api.answers import problems
 from esp_diagnostics.live import EVERY, KINDS, Listener, LiveHub
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.tickets import TICKET_S, Tickets
@@ -169,7 +170,7 @@ def live_router(sockets: LiveSockets) -> APIRouter:
     """Return the routes of the live stream."""
     router = APIRouter(tags=["live"])
 
-    @router.post("/live/tickets", status_code=201, response_model=Ticket)
+    @router.post("/live/tickets", status_code=201, response_model=Ticket, responses=problems())
     async def issue_ticket(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> Any:
         """Return a ticket that stands for the credential of this request, once, for 30 seconds.
 
