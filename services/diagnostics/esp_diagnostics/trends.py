@@ -165,17 +165,14 @@ def _trend(question: Question, made: Plan, channels: Sequence[str], rows: Sequen
 def _of_readings(pump_id: str, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
     values = _matrix(rows, 4, len(channels))
     place = {name: column for column, name in enumerate(channels)}
-    for row, reading in enumerate(rows):
-        for name in reading["fault_channels"] or ():
+    # By place: rows of the archive have no names.
+    times, running, trip_codes, faults = ([row[column] for row in rows] for column in range(4))
+    for row, faulty in enumerate(faults):
+        for name in faulty or ():
             if name in place:
                 values[row, place[name]] = np.nan
-    return Trend(
-        pump_id,
-        made,
-        [row["time"] for row in rows],
-        {name: {"value": values[:, column]} for name, column in place.items()},
-        {name: [row[name] for row in rows] for name in ("running", "trip_code")},
-    )
+    found = {name: {"value": values[:, column]} for name, column in place.items()}
+    return Trend(pump_id, made, times, found, {"running": running, "trip_code": trip_codes})
 
 
 def _of_buckets(pump_id: str, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
