@@ -14,6 +14,7 @@ from esp_common import audit, outbox, topology
 from esp_common.contracts.events import Event
 from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, NotFound
+from esp_common.outbox import Outgoing
 from prometheus_client import Counter
 
 from esp_diagnostics.domain import alarms
@@ -134,7 +135,8 @@ async def _end_floods(store: AlertStore, connection: Connection, rules: AlertRul
     for field_id in sorted(flooded):
         if not _floods(counts.get(field_id, 0), rules, was_in_flood=True):
             await store.end_flood(field_id, now)
-            await _tell(connection, FLOOD_ENDED, field_id, {"field_id": field_id, "time": now})
+            over = _event(FLOOD_ENDED, field_id, {"field_id": field_id, "time": now})
+            await outbox.enqueue_all(connection, [over])
 
 
 def _floods(count: int, rules: AlertRules, *, was_in_flood: bool) -> bool:
@@ -167,6 +169,7 @@ class _Desk:
         self._changes: list[AlertChange] = []
         self._log: list[dict[str, Any]] = []
         self._notices: list[tuple[Notice, AlertChange]] = []
+        self._outgoing: list[Outgoing] = []
 
     def take(
         self,
@@ -236,8 +239,9 @@ class _Desk:
                 "actor": change.actor,
                 "detail": change.detail,
             }
-            await _tell(self._connection, f"alert.{change.what}", str(change.alarm.alert_id), data)
+            self._outgoing.append(_event(f"alert.{change.what}", str(change.alarm.alert_id), data))
         await self._notify()
+        await outbox.enqueue_all(self._connection, self._outgoing)
         return self._changes
 
     async def _notify(self) -> None:
@@ -248,7 +252,7 @@ class _Desk:
             if alarm.field_id in flooded and not alarms.told_in_flood(alarm.priority):
                 continue
             data = {**document(alarm), "notice": told, "time": change.time}
-            await _send(self._connection, f"{told}.{alarm.priority}", str(alarm.alert_id), data)
+            self._outgoing.append(_message(f"{told}.{alarm.priority}", str(alarm.alert_id), data))
 
     async def _flooded(self) -> set[str]:
         """Return the fields in a flood, of those with new alarms; tell of the floods that begin."""
@@ -269,13 +273,13 @@ class _Desk:
             elif _floods(count, self._rules, was_in_flood=False):
                 flooded.add(field_id)
                 if await self._store.begin_flood(field_id, self.now, count):
-                    await self._tell_flood(field_id, count, window_s)
+                    self._tell_flood(field_id, count, window_s)
         return flooded
 
-    async def _tell_flood(self, field_id: str, count: int, window_s: float) -> None:
+    def _tell_flood(self, field_id: str, count: int, window_s: float) -> None:
         log.warning("alert.flood", field_id=field_id, alarms=count, window_s=window_s)
         data = {"field_id": field_id, "time": self.now, "alarms": count, "window_s": window_s}
-        await _tell(self._connection, FLOOD_BEGAN, field_id, data)
+        self._outgoing.append(_event(FLOOD_BEGAN, field_id, data))
         message = {
             **data,
             "notice": "flood",
@@ -283,7 +287,7 @@ class _Desk:
             "title": f"Alarm flood in field {field_id}: {count} alarms in {window_s / 60:g} min",
             "action": "Look for a common cause (power, a shared line). Messages below high are held back.",
         }
-        await _send(self._connection, "flood.high", field_id, message)
+        self._outgoing.append(_message("flood.high", field_id, message))
 
 
 def _detail(what: What, before: Alarm | None, after: Alarm) -> dict[str, Any]:
@@ -308,13 +312,14 @@ def document(alarm: Alarm) -> dict[str, Any]:
     return {**fields, "state": alarm.state}
 
 
-async def _tell(connection: Connection, type_: str, subject: str, data: Mapping[str, Any]) -> None:
-    await outbox.enqueue(connection, Event(type_, SERVICE, subject, data), topology.EVENTS)
+def _event(type_: str, subject: str, data: Mapping[str, Any]) -> Outgoing:
+    """Return an event for services."""
+    return Outgoing(Event(type_, SERVICE, subject, data), topology.EVENTS)
 
 
-async def _send(connection: Connection, key: str, subject: str, data: Mapping[str, Any]) -> None:
-    event = Event("alert.notice", SERVICE, subject, data)
-    await outbox.enqueue(connection, event, topology.ALERTS, routing_key=f"alert.{key}")
+def _message(key: str, subject: str, data: Mapping[str, Any]) -> Outgoing:
+    """Return a message for people."""
+    return Outgoing(Event("alert.notice", SERVICE, subject, data), topology.ALERTS, f"alert.{key}")
 
 
 # --- rules ------------------------------------------------------------------------------------------------
@@ -472,7 +477,8 @@ class Alerts:
                 )
             orphans = await store.orphans([limit.condition for limit in rules.limits])
             changes = await report(connection, [_over(alarm, now) for alarm in orphans], rules, now=now)
-            await _tell(connection, RULES_CHANGED, rules.version, {"version": rules.version})
+            changed = _event(RULES_CHANGED, rules.version, {"version": rules.version})
+            await outbox.enqueue_all(connection, [changed])
             await audit.record(
                 connection,
                 source=SERVICE,
