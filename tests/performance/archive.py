@@ -125,7 +125,7 @@ async def _one_pump(site: Site, size: Size, limit: Any) -> list[Figure]:
     whole = await _fill(site, days)
     reader = Reader(site.pool, site.store)
     since = midnight(FEW)
-    question = Question("SIM-017", since, since + A_DAY, columns_named(None))
+    question = Question("SIM-007", since, since + A_DAY, columns_named(None))
     times, shares = [], []
     for _ in range(size.rounds + 2):
         before, start = _bytes_read(), perf_counter()
