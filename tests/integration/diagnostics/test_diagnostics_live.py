@@ -207,6 +207,7 @@ async def test_a_ticket_opens_one_stream_and_no_second(port: int, diagnostics_ap
     header = {"Authorization": f"Bearer {viewer}"}
     answer = await diagnostics_api.bare.post("/api/v1/live/tickets", headers=header)
     assert answer.status_code == 201
+    assert (await diagnostics_api.bare.post("/api/v1/live/tickets")).status_code == 401
     ticket = answer.json()["ticket"]
     async with opened(port) as client:
         await client.say(ticket=ticket, subscribe={"fields": ["north"]})
