@@ -76,7 +76,7 @@ class LimitWatch:
             if self._limits[column].name not in thresholds.get(pump_id, {})
             or self._limits[column].name not in {limit.name for limit in rules.limits}
         ]
-        kept = self.snapshot(list(self._position))
+        kept = self.snapshot(self._ids)
         self._start(rules, thresholds)
         self.restore(kept)
         return dropped
@@ -89,6 +89,7 @@ class LimitWatch:
 
     def _start(self, rules: AlertRules, thresholds: Mapping[str, Mapping[str, float]]) -> None:
         self._limits = rules.limits
+        self._ids = list(thresholds)
         self._position = {pump_id: position for position, pump_id in enumerate(thresholds)}
         shape = (len(thresholds), len(self._limits))
         self._thresholds = np.full(shape, np.nan)
@@ -130,13 +131,12 @@ class LimitWatch:
         excess = sign * (values - self._thresholds[pumps, column])
         busy = self._active[:, column] | (self._since[:, column] != _NOT_SINCE)
         busy[pumps[excess > 0]] = True
-        ids = list(self._position)
         for row in np.flatnonzero(busy[pumps] & ~np.isnan(excess)):
             pump = pumps[row]
             since = self._step(pump, column, limit, int(times[row]), float(excess[row]))
             if since is not None:
                 yield LimitChange(
-                    ids[pump],
+                    self._ids[pump],
                     limit,
                     bool(self._active[pump, column]),
                     since,
