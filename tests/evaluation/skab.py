@@ -27,7 +27,7 @@ RUN = 1150
 RUNS_APART = 575
 
 SETTINGS = Settings(
-    smoothing_s=20.0,
+    smoothing_s=10.0,
     follow_s=60.0,
     false_alarm_share=0.05,
     minimum_hours=0.05,

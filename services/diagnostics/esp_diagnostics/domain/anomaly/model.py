@@ -40,7 +40,7 @@ class Settings:
     smoothing_s: float = 600.0
     follow_s: float = 86_400.0
     false_alarm_share: float = 0.005
-    margin: float = 2.0
+    margin: float = 4.0
     minimum_hours: float = 24.0
     minimum_regime_hours: float = 4.0
     settling_s: float = 28_800.0
