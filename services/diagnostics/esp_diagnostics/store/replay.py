@@ -1,5 +1,6 @@
 """Readings of the past, as the stream brought them: what a worker missed, and what models learn from."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,12 +80,8 @@ class Replay:
         """Return the readings within `windows`, in order of time."""
         pump_ids, after, until = (list(column) for column in zip(*windows, strict=True))
         rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until)
-        batch = _batch(rows, pump_ids)
-        for at, row in enumerate(rows):
-            running, trip_code = row["running"], row["trip_code"]
-            batch.readings.running[at] = RUNNING_ABSENT if running is None else running
-            batch.readings.trip_code[at] = TRIP_CODE_ABSENT if trip_code is None else trip_code
-        return batch
+        # Thousands of rows take a while, which others on this loop need not wait.
+        return await asyncio.to_thread(_readings, rows, pump_ids)
 
     async def minutes(self, pump_id: str, since: datetime, until: datetime) -> Batch:
         """Return a pump's minutes from `since` to before `until` as if they were readings.
@@ -92,11 +89,24 @@ class Replay:
         A minute in which it ran for a part only counts as one in which it did not.
         """
         rows = await self._pool.fetch(_MINUTES, pump_id, since, until)
-        batch = _batch(rows, [pump_id])
-        for at, row in enumerate(rows):
-            share = row["running_share"]
-            batch.readings.running[at] = RUNNING_ABSENT if share is None else share == 1
-        return batch
+        return await asyncio.to_thread(_minutes, rows, pump_id)
+
+
+def _readings(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
+    batch = _batch(rows, pump_ids)
+    for at, row in enumerate(rows):
+        running, trip_code = row["running"], row["trip_code"]
+        batch.readings.running[at] = RUNNING_ABSENT if running is None else running
+        batch.readings.trip_code[at] = TRIP_CODE_ABSENT if trip_code is None else trip_code
+    return batch
+
+
+def _minutes(rows: Sequence[Any], pump_id: str) -> Batch:
+    batch = _batch(rows, [pump_id])
+    for at, row in enumerate(rows):
+        share = row["running_share"]
+        batch.readings.running[at] = RUNNING_ABSENT if share is None else share == 1
+    return batch
 
 
 def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
