@@ -19,7 +19,13 @@ from prometheus_client import Counter
 
 from esp_diagnostics.domain import alarms
 from esp_diagnostics.domain.alarms import PUMP_OUT_OF_SERVICE, Alarm, Handling, Notice, Signal, What
-from esp_diagnostics.domain.alert_rules import AlertRules, load_alert_rules, shipped_alert_rules, shipped_text
+from esp_diagnostics.domain.alert_rules import (
+    AlertRules,
+    AlertRulesInvalid,
+    load_alert_rules,
+    shipped_alert_rules,
+    shipped_text,
+)
 from esp_diagnostics.live import LivePublisher
 from esp_diagnostics.settings import SERVICE
 from esp_diagnostics.store.alerts import AlertStore
@@ -331,15 +337,26 @@ _PARSED: dict[str, tuple[str, AlertRules]] = {}
 async def load_rules(connection: Connection) -> AlertRules:
     """Return the rules in force: those loaded last, else those that ship.
 
-    Who keeps them loads them again at the event `alert.rules-changed`.
+    Who keeps them loads them again at the event `alert.rules-changed`. Rules of an older release that do not
+    read any more give way to those that ship: no rules would mean no alerts.
     """
     row = await AlertStore(connection).rule_set()
     if row is None:
         return shipped_alert_rules()
     known = _PARSED.get(row["version"])
     if known is None or known[0] != row["body"]:
-        known = _PARSED[row["version"]] = (row["body"], load_alert_rules(row["body"]))
+        known = _PARSED[row["version"]] = (row["body"], _readable(row["version"], row["body"]))
     return known[1]
+
+
+def _readable(version: str, body: str) -> AlertRules:
+    try:
+        return load_alert_rules(body)
+    except AlertRulesInvalid as error:
+        log.critical(
+            "alert-rules.unreadable", version=version, reason=error.detail, effect="shipped rules hold"
+        )
+        return shipped_alert_rules()
 
 
 async def rules_text(connection: Connection) -> str:

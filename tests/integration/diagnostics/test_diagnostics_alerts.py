@@ -454,6 +454,19 @@ async def test_rules_are_exported_changed_and_imported_again(
     assert (await client.get("/api/v1/alert-rules")).json()["version"] == "shipped-1"
 
 
+async def test_loaded_rules_that_no_longer_read_give_way_to_those_that_ship(
+    diagnostics_api: Any, connection: asyncpg.Connection
+) -> None:
+    await diagnostics_api.rows("UPDATE diagnostics.alert_rule_sets SET active = false")
+    await diagnostics_api.rows(
+        "INSERT INTO diagnostics.alert_rule_sets VALUES ('old', 'version: old', 'test', now(), true)"
+    )
+    try:
+        assert await load_rules(connection) == RULES
+    finally:
+        await diagnostics_api.rows("DELETE FROM diagnostics.alert_rule_sets WHERE version = 'old'")
+
+
 async def test_rules_that_are_wrong_are_refused_with_every_problem(diagnostics_api: Any) -> None:
     wrong = shipped_text().replace("priority: critical", "priority: urgent").replace("deadband: 3", "dead: 3")
     answer = await diagnostics_api.client.put("/api/v1/alert-rules", content=wrong)
