@@ -23,14 +23,16 @@ SELECT gen_random_uuid(), pump_id, field_id, condition, 'tree', severity, severi
     raised_at, cleared_at, '1', $2::jsonb, '["gauge: good"]', 'Look'
 FROM (VALUES
     ('P-1', 'north', 'gas_lock', 'high', $1::timestamptz - '2 h'::interval, NULL::timestamptz),
-    ('P-1', 'north', 'scale', 'low', $1::timestamptz - '3 days'::interval, $1::timestamptz - '1 day'::interval),
+    ('P-1', 'north', 'scale', 'low', $1::timestamptz - '3 days'::interval,
+        $1::timestamptz - '1 day'::interval),
     ('P-5', 'south', 'gas_lock', 'medium', $1::timestamptz - '1 h'::interval, NULL)
 ) AS f (pump_id, field_id, condition, severity, raised_at, cleared_at)
 """
 STATUS = """
 INSERT INTO diagnostics.pump_status (pump_id, field_id, time, state, since, latest, residuals, health,
     health_terms, hypotheses, path, anomaly, rule_version)
-VALUES ('P-1', 'north', $1::timestamptz, 'running', $1::timestamptz - '1 h'::interval, '{}', '{"head_residual": -0.2}', 40,
+VALUES ('P-1', 'north', $1::timestamptz, 'running', $1::timestamptz - '1 h'::interval, '{}',
+    '{"head_residual": -0.2}', 40,
     '[{"term": "finding gas_lock", "points": 60, "value": 1, "unit": "", "why": "high finding"}]', $2::jsonb,
     '["gauge: good", "state: running"]', '{"score": 0.2, "threshold": 1, "learning": true}', '1')
 """
