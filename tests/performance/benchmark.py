@@ -25,7 +25,7 @@ class Size:
     flood_s: int
     engines: int = 2
     pumps_asked: int = 3
-    dashboards_s: int = 10
+    dashboards_s: int = 5
 
 
 QUICK = Size(rounds=1, readings=5_000, singles=500, load_s=1, days=1, interval_s=600, flood_s=2, engines=1)
