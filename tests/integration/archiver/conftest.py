@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,6 @@ class ArchiveUnderTest:
     pool: "asyncpg.Pool[Any]"
     store: Store
     today: date = TODAY
-    told: list[dict[str, Any]] = field(default_factory=list)
 
     async def add(self, day: date, *, every: timedelta = timedelta(minutes=1), pumps: Any = None) -> None:
         """Have ingest store a reading of each pump at every step of a day."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import pyarrow as pa
-from esp_common.contracts.channels import CHANNEL_NAMES, CHANNELS
+from esp_common.contracts.channels import CHANNELS
 
 SCHEMA_VERSION: Final = 1
 """Of all datasets: columns may be added under it, never renamed or removed."""
@@ -112,6 +112,3 @@ def writer_options(form: Form) -> dict[str, Any]:
         "write_page_index": True,
         "write_page_checksum": True,
     }
-
-
-CHANNEL_COLUMNS: Final = CHANNEL_NAMES

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-FOOTER_TAIL = 8
+FOOTER_TAIL: Final = 8
 """Bytes after the footer: its length and the magic."""
 
 
