@@ -5,6 +5,7 @@ from audit import audit
 from auth import auth
 from batches import batches
 from benchmark import main
+from diagnosis import diagnosis
 from memory import memory
 from posts import posts
 from queries import queries
@@ -12,4 +13,4 @@ from singles import singles
 from storage import storage
 
 if __name__ == "__main__":
-    main(batches, singles, posts, storage, memory, audit, auth, queries, archive)
+    main(batches, singles, posts, storage, memory, audit, auth, queries, diagnosis, archive)
