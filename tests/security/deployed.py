@@ -22,12 +22,25 @@ import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_auth.domain import secrets
 from esp_common.auth import PERMISSIONS, new_api_key
-from esp_stack.databases import AUTH_OWNER, DIAGNOSTICS_OWNER, OWNER, drop_database
+from esp_stack.databases import (
+    ARCHIVER_OWNER,
+    AUTH_OWNER,
+    BACKUP_OWNER,
+    DIAGNOSTICS_OWNER,
+    OWNER,
+    drop_database,
+)
 from esp_stack.programs import Program, free_port, private_file, wait_for
-from esp_stack.servers import Postgres, RabbitMQ
+from esp_stack.servers import Azurite, Postgres, RabbitMQ
 
 BINARIES = Path(sys.executable).parent
-OWNERS = {"auth": AUTH_OWNER, "ingest": OWNER, "diagnostics": DIAGNOSTICS_OWNER}
+OWNERS = {
+    "auth": AUTH_OWNER,
+    "ingest": OWNER,
+    "diagnostics": DIAGNOSTICS_OWNER,
+    "archiver": ARCHIVER_OWNER,
+    "backup": BACKUP_OWNER,
+}
 """The services in the order in which their schemas are made, and the owner of each."""
 SERVICES = tuple(OWNERS)
 GATEWAYS = ("gw-01", "gw-02")
@@ -119,6 +132,7 @@ class Deployed:
         self.redis_url = redis_url
         self.database = f"security_{token_hex(6)}"
         self.master_key = base64.b64encode(token_bytes(32)).decode()
+        self.sealing_key = base64.b64encode(token_bytes(32)).decode()
         self.broker_secret = token_urlsafe(24)
         self.bootstrap_key = new_api_key("bootstrap")
         self.gateway_keys = {gateway: new_api_key(gateway) for gateway in GATEWAYS}
@@ -126,6 +140,7 @@ class Deployed:
         auth_port = free_port()
         self.broker_url = f"http://127.0.0.1:{auth_port}/broker/{self.broker_secret}"
         self.rabbitmq = RabbitMQ(home / "rabbitmq", auth_url=self.broker_url, auth_cache_ttl_ms=1000)
+        self.azurite = Azurite(home / "azurite")
         self._given: dict[str, Session] = {}
         self._auth_port = auth_port
 
@@ -147,6 +162,8 @@ class Deployed:
         self.home.chmod(0o755)
         self._exit.callback(self.rabbitmq.kill)
         self.rabbitmq.start()
+        self._exit.callback(self.azurite.kill)
+        self.azurite.start()
         self.postgres.ensure_database(self.database, timescale=False)
         self._exit.callback(drop_database, self.postgres.admin_url, self.database)
         ingest = self._settings("ingest", "esp_ingest")
@@ -159,7 +176,9 @@ class Deployed:
         self.auth = Role(self.home, "auth", "api", auth).listen_on(self._auth_port)
         self.auth_worker = Role(self.home, "auth", "worker", auth)
         self.ingest = Role(self.home, "ingest", "api", ingest | {"RATE_LIMIT_PER_MINUTE": "0"})
-        self.diagnostics = self._api("diagnostics")
+        self.diagnostics = self._api("diagnostics", MASTER_KEY=self.sealing_key)
+        self.archiver = self._api("archiver", BLOB_CONNECTION_STRING=self.azurite.connection_string)
+        self.backup = self._api("backup")
         for service, owner in OWNERS.items():
             self.command(service, "migrate", DATABASE_URL=self.url(owner), ENGINE="postgres")
         first = self._bootstrap_file()

@@ -40,6 +40,8 @@ REQUESTS = (
     ("diagnostics", "GET", "/api/v1/fleet"),
     ("diagnostics", "GET", "/api/v1/pumps/none/telemetry"),
     ("diagnostics", "GET", "/nothing"),
+    ("archiver", "GET", "/api/v1/archive"),
+    ("backup", "POST", "/api/v1/backups"),
 )
 
 

@@ -86,6 +86,8 @@ def use(deployed: Deployed) -> Used:
 def _keep_configured(user: User, deployed: Deployed) -> None:
     user.keep("master key", deployed.master_key)
     user.keep("broker secret", deployed.broker_secret)
+    user.keep("sealing key", deployed.sealing_key)
+    user.keep("blob storage's key", deployed.azurite.account_key)
     user.keep("bootstrap key", deployed.bootstrap_key)
     user.keep("first administrator's password", deployed.admin_password)
     for gateway, key in deployed.gateway_keys.items():

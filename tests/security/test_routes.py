@@ -25,9 +25,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deployed import NOWHERE, SERVICES, Deployed
+from esp_archiver.app import open_api as open_archiver
+from esp_archiver.settings import ArchiverSettings
 from esp_auth.api.answers import person
 from esp_auth.app import open_api as open_auth
 from esp_auth.settings import AuthSettings
+from esp_backup.app import open_api as open_backup
+from esp_backup.settings import BackupSettings
 from esp_common.auth import PERMISSIONS, PUBLIC, ROLES, Authenticated, Permitted, new_api_key, scopes_of
 from esp_diagnostics.app import open_api as open_diagnostics
 from esp_diagnostics.settings import DiagnosticsSettings
@@ -125,7 +129,13 @@ async def applications(deployed: Deployed) -> AsyncIterator[dict[str, FastAPI]]:
     opening = {
         "auth": open_auth(AuthSettings(**common("auth"), **secrets)),
         "ingest": open_ingest(IngestSettings(**common("ingest"))),
-        "diagnostics": open_diagnostics(DiagnosticsSettings(**common("diagnostics"))),
+        "diagnostics": open_diagnostics(
+            DiagnosticsSettings(**common("diagnostics"), master_key=deployed.sealing_key)
+        ),
+        "archiver": open_archiver(
+            ArchiverSettings(**common("archiver"), blob_connection_string=deployed.azurite.connection_string)
+        ),
+        "backup": open_backup(BackupSettings(**common("backup"))),
     }
     async with AsyncExitStack() as stack:
         opened = {name: await stack.enter_async_context(context) for name, context in opening.items()}

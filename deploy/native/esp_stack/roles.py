@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from esp_common import topology
+
 from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
@@ -121,12 +123,12 @@ class Roles:
 
     def for_operators(self) -> dict[str, str]:
         """Return the settings with which a person runs the services' commands: from files, not the vault."""
-        services = ("esp_ingest", "esp_auth", "esp_diagnostics", "esp_archiver")
-        return {
+        files = {
             name: path
-            for role in services
-            for name, path in self._files(_app_role(role), self._secrets).items()
+            for service in topology.SERVICES
+            for name, path in self._files(_app_role(f"esp_{service}"), self._secrets).items()
         }
+        return files | self._cluster()
 
     def fill_vault(self) -> None:
         """Put what the services read into the vault, and what they log in to it with into files."""
@@ -187,16 +189,18 @@ class Roles:
 
     def _backup_settings(self, secrets: Secrets) -> dict[str, str]:
         """Return the settings of a role of backup: the cluster's files, and where backups go."""
+        return self._settings("esp_backup", secrets) | self._cluster()
+
+    def _cluster(self) -> dict[str, str]:
         stack = self._stack
         own = {
             "cluster_data": stack.postgres.data,
-            "state_folder": stack.backup_state,
-            "snapshot_folder": stack.homes / "snapshots",
-            "local_repository": stack.homes / "backups",
+            "state_folder": private_folder(stack.backup_state, stack.postgres.user),
+            "snapshot_folder": private_folder(stack.homes / "snapshots", stack.postgres.user),
+            "local_repository": private_folder(stack.homes / "backups", stack.postgres.user),
             "vault_snapshot_url": stack.openbao.url,
         }
-        named = {f"ESP_BACKUP_{name}".upper(): str(value) for name, value in own.items()}
-        return self._settings("esp_backup", secrets) | named
+        return {f"ESP_BACKUP_{name}".upper(): str(value) for name, value in own.items()}
 
     def _files(self, app_role: AppRole, secrets: Secrets) -> dict[str, str]:
         """Return the settings that name the secret files of `app_role`, and the stack's authority."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import Message as Mail
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from secrets import token_hex
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +29,7 @@ from esp_stack.programs import free_port
 from waiting import until
 
 NOTIFICATIONS = "/api/v1/notifications"
-PASSWORD = "hunter2-of-the-relay"
-TOKEN = "token-of-the-hook"
+PASSWORD, TOKEN = token_hex(12), token_hex(12)
 
 
 class Post:
