@@ -38,7 +38,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Messages of `field_ids` (None: of any field, and of the platform) and the rest that fits go to these."""
+    """Messages of `field_ids` (None: of any, and of the platform) and the rest that fits go to these."""
 
     route_id: str
     field_ids: frozenset[str] | None
