@@ -19,6 +19,7 @@ from uuid import UUID
 import httpx
 import jwt
 import psycopg
+from azure.storage.blob import BlobServiceClient
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_auth.domain import secrets
 from esp_common.auth import PERMISSIONS, new_api_key
@@ -164,6 +165,8 @@ class Deployed:
         self.rabbitmq.start()
         self._exit.callback(self.azurite.kill)
         self.azurite.start()
+        with BlobServiceClient.from_connection_string(self.azurite.connection_string) as blobs:
+            blobs.create_container("archive")
         self.postgres.ensure_database(self.database, timescale=False)
         self._exit.callback(drop_database, self.postgres.admin_url, self.database)
         ingest = self._settings("ingest", "esp_ingest")

@@ -199,7 +199,7 @@ class _Reader:
             self._problem("document", f"has more than {MAX_TEXT} characters", "shorten it")
             self._finish()
         try:
-            document = yaml.load(text, _Loader)  # noqa: S506  # nosec B506 - a SafeLoader
+            document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader  # nosec B506
         except (yaml.YAMLError, RecursionError) as error:
             self._problem("document", f"is not YAML: {str(error)[:300]}", "correct its form")
             self._finish()
