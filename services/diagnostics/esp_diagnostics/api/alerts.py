@@ -205,7 +205,7 @@ class RuleSet(BaseModel):
 
 def alerts_router(alerts: Alerts, lists: AlertLists, pool: Pool) -> APIRouter:
     """Return the routes of alerts and their rules."""
-    router = APIRouter(tags=["alerts"], dependencies=[Reader])
+    router = APIRouter(tags=["alerts"])
     _add_statistics(router, lists, pool)
     _add_lists(router, lists)
     _add_acts(router, alerts)
@@ -214,7 +214,7 @@ def alerts_router(alerts: Alerts, lists: AlertLists, pool: Pool) -> APIRouter:
 
 
 def _add_lists(router: APIRouter, lists: AlertLists) -> None:
-    @router.get("/alerts", response_model=Page[Alert], responses=problems())
+    @router.get("/alerts", dependencies=[Reader], response_model=Page[Alert], responses=problems())
     async def list_alerts(
         field_id: FieldFilter = None,
         pump_id: PumpFilter = None,
@@ -261,7 +261,7 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
         found = page(rows, limit, lambda alarm: (alarm.last_raised_at, alarm.alert_id))
         return {**found, "items": [document(alarm) for alarm in found["items"]]}
 
-    @router.get("/alerts/{id}", response_model=AlertWithLog, responses=problems(404))
+    @router.get("/alerts/{id}", dependencies=[Reader], response_model=AlertWithLog, responses=problems(404))
     async def show_alert(id: UUID) -> Any:  # noqa: A002 - the name the path shows
         """Return an alert with the last hundred entries of its log."""
         alarm = await lists.one(id)
@@ -269,7 +269,9 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
             raise NotFound(f"no alert {id}", fix="see the list of alerts")
         return {**document(alarm), "log": await lists.history(id, None, 100)}
 
-    @router.get("/alerts/{id}/log", response_model=Page[AlertLogEntry], responses=problems(404))
+    @router.get(
+        "/alerts/{id}/log", dependencies=[Reader], response_model=Page[AlertLogEntry], responses=problems(404)
+    )
     async def list_alert_log(id: UUID, cursor: Cursor = None, limit: Limit = 100) -> Any:  # noqa: A002
         """Return what happened to an alert, the newest first."""
         if await lists.one(id) is None:
@@ -329,7 +331,9 @@ def _add_acts(router: APIRouter, alerts: Alerts) -> None:
 
 
 def _add_statistics(router: APIRouter, lists: AlertLists, pool: Pool) -> None:
-    @router.get("/alerts/statistics", response_model=AlertStatistics, responses=problems())
+    @router.get(
+        "/alerts/statistics", dependencies=[Reader], response_model=AlertStatistics, responses=problems()
+    )
     async def alert_statistics(
         field_id: FieldFilter = None,
         since: Since = None,

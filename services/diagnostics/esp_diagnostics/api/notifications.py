@@ -39,6 +39,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Priority = Literal["low", "medium", "high", "critical"]
 NoticeKind = Literal["raised", "escalated", "cleared", "flood"]
+Reader = Depends(require("notifications:read"))
 Writer = Annotated[Principal, Depends(require("notifications:write"))]
 
 
@@ -147,13 +148,11 @@ class TestMessage(BaseModel):
 
 def notifications_router(notifications: Notifications, routing: Routing) -> APIRouter:
     """Return the routes of destinations, routes and the log."""
-    router = APIRouter(
-        prefix="/notifications", tags=["notifications"], dependencies=[Depends(require("notifications:read"))]
-    )
+    router = APIRouter(prefix="/notifications", tags=["notifications"])
     _add_destinations(router, notifications, routing)
     _add_routes(router, notifications, routing)
 
-    @router.get("", response_model=Page[Notification], responses=problems())
+    @router.get("", dependencies=[Reader], response_model=Page[Notification], responses=problems())
     async def list_notifications(
         field_id: FieldFilter = None,
         pump_id: PumpFilter = None,
@@ -174,12 +173,16 @@ def notifications_router(notifications: Notifications, routing: Routing) -> APIR
 
 
 def _add_destinations(router: APIRouter, notifications: Notifications, routing: Routing) -> None:
-    @router.get("/destinations", response_model=list[Destination], responses=problems())
+    @router.get(
+        "/destinations", dependencies=[Reader], response_model=list[Destination], responses=problems()
+    )
     async def list_destinations() -> Any:
         """Return every destination."""
         return await routing.destinations()
 
-    @router.get("/destinations/{id}", response_model=Destination, responses=problems(404))
+    @router.get(
+        "/destinations/{id}", dependencies=[Reader], response_model=Destination, responses=problems(404)
+    )
     async def show_destination(id_: Id) -> Any:
         """Return one destination."""
         row = await routing.destination(id_)
@@ -212,12 +215,12 @@ def _add_destinations(router: APIRouter, notifications: Notifications, routing: 
 
 
 def _add_routes(router: APIRouter, notifications: Notifications, routing: Routing) -> None:
-    @router.get("/routes", response_model=list[RouteOut], responses=problems())
+    @router.get("/routes", dependencies=[Reader], response_model=list[RouteOut], responses=problems())
     async def list_routes() -> Any:
         """Return every route."""
         return [_as_answer(row) for row in await routing.route_rows()]
 
-    @router.get("/routes/{id}", response_model=RouteOut, responses=problems(404))
+    @router.get("/routes/{id}", dependencies=[Reader], response_model=RouteOut, responses=problems(404))
     async def show_route(id_: Id) -> Any:
         """Return one route."""
         row = await routing.route_row(id_)

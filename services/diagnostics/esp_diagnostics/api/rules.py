@@ -133,7 +133,7 @@ def rules_router(book: RuleBook) -> APIRouter:
     @router.get(
         "/rules/export",
         response_class=Response,
-        responses={200: {"content": {YAML_TYPE: {"schema": {"type": "string"}}}}, **problems()},
+        responses={200: {"content": {YAML_TYPE: {"schema": {"type": "object"}}}}, **problems()},
     )
     async def export_rules(_: Reader) -> Response:
         """Return the rules in force as the file to change and put back, comments and all."""
