@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
-from esp_diagnostics.domain.diagnosis import Monitor, PumpSpec, default_rules
+from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, PumpSpec, default_rules
 from pump_readings import STEADY, readings, watch
 
 HOUR = 60
@@ -234,3 +234,20 @@ def test_an_alarmed_detector_is_a_hypothesis_of_its_own():
     [assessment] = monitor.observe(made, none, none, {"P-1": Alarmed()})
 
     assert assessment.raised == ("anomaly",)
+
+
+def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
+    every = readings(np.arange(0, 4 * HOUR, 1 / 6), current_a_a=40.0)
+    random = np.random.default_rng(3)
+    phases = [CHANNEL_INDEX[f"current_{phase}_a"] for phase in "abc"]
+    every.values[:, phases] = 40.0 + random.standard_normal((len(every), 3))
+    minutes = every.take(np.arange(0, len(every), 6))
+    minutes.values[:, phases] = every.values[:, phases].reshape(-1, 6, 3).mean(axis=1)
+    seen = []
+    for made in (every, minutes):
+        monitor = Monitor([SPEC], RULES)
+        watch(monitor, made)
+        rows = monitor.features()
+        seen.append(float(rows.matrix[len(rows.matrix) // 2 :, FEATURES.index("unbalance")].mean()))
+
+    assert seen[0] == pytest.approx(seen[1], rel=0.15)

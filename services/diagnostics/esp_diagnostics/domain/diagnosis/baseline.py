@@ -17,6 +17,9 @@ WIDTH: Final = len(FEATURES)
 MIN_SAMPLES: Final = 20
 LONGEST_STEP_S: Final = 1800.0
 UNREST_LAG_S: Final = 900.0
+PHASES_LAG_S: Final = 240.0
+"""Time constant of the average of phase currents."""
+
 OUTLIER: Final = 4.0
 """A move counts as this many times the usual one at most: a single step is no unrest."""
 
@@ -33,6 +36,7 @@ MEMORY: Final = {
     "mean": Column("f8", 0.0, (REGIMES_KEPT, WIDTH)),
     "spread": Column("f8", 0.0, (REGIMES_KEPT, WIDTH)),
     "calm": Column("f8", 0.0, (REGIMES_KEPT, WIDTH)),
+    "phases": Column("f8", np.nan, (3,)),
     "gravity": Column("f8", np.nan),
     "gravity_count": Column("f8", 0.0),
 }
@@ -121,9 +125,23 @@ def smooth(
     table["fast_us"][at] = np.where(known, time_us[:, None], table["fast_us"][at])
 
 
+def smooth_phases(table: Table, at: Rows, elapsed_s: Floats, phases: Floats) -> Floats:
+    """Follow the phase currents (A, (m, 3)) of pumps and return their averages.
+
+    The largest departure of three noisy currents grows with their noise, and so would depend on how often a
+    gateway reports; that of their averages does not.
+    """
+    before = table["phases"][at]
+    share = -np.expm1(-elapsed_s / PHASES_LAG_S)[:, None]
+    anew = np.isnan(before) | (elapsed_s >= LONGEST_STEP_S)[:, None]
+    smoothed = np.where(anew, phases, before + (phases - before) * share)
+    table["phases"][at] = smoothed
+    return smoothed
+
+
 def forget_recent(table: Table, rows: Rows) -> None:
     """Drop the averages of pumps that stopped or changed: what comes is not to be mixed with what was."""
-    for name in ("fast", "slow", "before", "unrest"):
+    for name in ("fast", "slow", "before", "unrest", "phases"):
         table[name][rows] = np.nan
     table["fast_us"][rows] = NEVER
 

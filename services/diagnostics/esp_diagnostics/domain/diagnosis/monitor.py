@@ -219,7 +219,9 @@ class Monitor:
         still_s = self._of("gauge_still_min", at) * 60.0
         known = latest.take(table, at, time_us, values, masked, frozen, runs, carry_s, still_s)
         moved = self._advance(at, time_us, said, known.values)
-        seen = signals.physics(self._plates.pumps.take(at), self._well(at, known), known.values)
+        phases = baseline.smooth_phases(self._table, at, elapsed_s, signals.phase_currents(known.values))
+        pumps = self._plates.pumps.take(at)
+        seen = signals.physics(pumps, self._well(at, known), known.values, phases)
         seen = self._without_unknown_curves(at, seen)
         compared, state = self._compare(at, time_us, known, seen, moved)
         shown = indicators.indicators(seen, known.values, compared, self._context(at, time_us, known, seen))

@@ -122,8 +122,11 @@ def channel(values: Floats, name: str) -> Floats:
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def physics(pumps: Pumps, well: Well, values: Floats) -> Physics:
-    """Return signals and operating points of m pumps from what is known of them (m, channels)."""
+def physics(pumps: Pumps, well: Well, values: Floats, phases_a: Floats) -> Physics:
+    """Return signals and operating points of m pumps from what is known of them (m, channels).
+
+    `phases_a`: averages of the phase currents (m, 3).
+    """
     frequency = np.where(channel(values, "frequency_hz") > 0, channel(values, "frequency_hz"), np.nan)
     intake, discharge = channel(values, "intake_pressure_psi"), channel(values, "discharge_pressure_psi")
     gain = discharge - intake
@@ -154,7 +157,7 @@ def physics(pumps: Pumps, well: Well, values: Floats) -> Physics:
             channel(values, "casing_pressure_psi"),
             channel(values, "motor_voltage_v") / np.where(frequency > SETTLED_HZ, frequency, np.nan),
             channel(values, "power_factor"),
-            unbalance_pct(values),
+            motor.unbalance_pct(*phases_a.T),
             np.log10(np.maximum(channel(values, "insulation_resistance_mohm"), 1e-3)),
             channel(values, "leakage_current_ma"),
             virtual.rate_bpd,
@@ -199,11 +202,15 @@ def gravity_seen(pumps: Pumps, values: Floats, volume: Floats | float = TYPICAL_
     return np.where((seen > 0.4) & (seen < 1.4), seen, np.nan)
 
 
+def phase_currents(values: Floats) -> Floats:
+    """Return the three phase currents (A, (m, 3)) among the channels."""
+    return np.stack([channel(values, f"current_{phase}_a") for phase in "abc"], axis=1)
+
+
 @np.errstate(divide="ignore", invalid="ignore")
 def unbalance_pct(values: Floats) -> Floats:
-    """Return the phases' unbalance (%, (m,))."""
-    phases = [channel(values, f"current_{phase}_a") for phase in "abc"]
-    return motor.unbalance_pct(*phases)
+    """Return the phases' unbalance at this instant (%, (m,))."""
+    return motor.unbalance_pct(*phase_currents(values).T)
 
 
 def _at_least(pumps: Pumps, virtual: Flow, scale: Floats) -> Floats:
