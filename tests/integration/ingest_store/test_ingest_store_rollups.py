@@ -102,6 +102,7 @@ async def test_the_views_speak_engineering_units(stored: Any, batch_of: BatchOf)
         "running": False,
         "trip_code": 4,
         "frozen_channels": ["intake_pressure_psi", "discharge_pressure_psi"],
+        "frozen_mask": 3,
     }
 
 

@@ -13,7 +13,7 @@ from esp_ingest.store.migrations import migrate
 READERS = ("esp_diagnostics", "esp_archiver")
 STRANGERS = ("esp_auth", "esp_backup")
 GRAINS = ("1min", "1hour", "1day")
-VIEWS = {"fields", "wells", "pumps", "readings", *(f"readings_{grain}" for grain in GRAINS)}
+VIEWS = {"fields", "wells", "pumps", "readings", "dropped_days", *(f"readings_{grain}" for grain in GRAINS)}
 
 OURS = """
 SELECT format('%I.%I', nspname, relname) AS name, nspname AS schema, relname AS relation
@@ -66,7 +66,7 @@ async def test_tables_and_views_have_the_catalogues_columns(stored: Any) -> None
     masks = ["fault_mask", "frozen_mask"]
     assert await columns(stored, "ingest", "telemetry") == ["pump_no", "time", *CHANNEL_NAMES, *state, *masks]
     flags = ["fault_channels", "frozen_channels"]
-    view = ["pump_id", "field_id", "time", *CHANNEL_NAMES, *state, *flags]
+    view = ["pump_id", "field_id", "time", *CHANNEL_NAMES, *state, *flags, *masks]
     assert await columns(stored, "telemetry_v1", "readings") == view
     for grain in GRAINS:
         sums = [f"{name}_{part}" for name in CHANNEL_NAMES for part in ("sum", "count", "min", "max")]
