@@ -287,7 +287,9 @@ class Bed:
 
     def forget(self) -> None:
         """Empty the queues and Redis."""
-        for queue in (topology.INGEST_TELEMETRY, topology.INGEST_TELEMETRY_DEAD, topology.UNROUTED_QUEUE):
+        accepted = map(topology.partition_queue, range(topology.PARTITIONS))
+        received = (topology.INGEST_TELEMETRY, topology.INGEST_TELEMETRY_DEAD, topology.UNROUTED_QUEUE)
+        for queue in (*received, *accepted):
             self.rabbitmq.api("DELETE", f"queues/%2F/{queue}/contents")
         with RedisClient.from_url(self.redis.url) as client:
             client.flushall()
