@@ -27,6 +27,8 @@ OUTAGES: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What a connection says between the server's farewell and its end: it is in no state to be used.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
