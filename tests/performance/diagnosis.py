@@ -1,22 +1,26 @@
 """What a reading costs diagnostics' worker, and how many pumps one core can judge.
 
 The judge is measured in this process, with what it hands to the store made ready as JSON: the processor
-alone. Then the worker as a process: how long from the publication of accepted readings to what is told live.
+alone. Then the worker as a process: how long from the publication of accepted readings to what is told live,
+and from the time an alert is due to the alert.
 """
 
 import asyncio
 import gc
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import orjson
 from bed import SEED, Bed, Role
-from benchmark import Size
+from benchmark import Size, main
 from esp_common import topology
 from esp_common.contracts import arrow
+from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.events import event_headers
 from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
@@ -27,7 +31,7 @@ from esp_diagnostics.store.migrations import migrate
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
 from esp_diagnostics.watch import Judge, Past, Rulebook
-from esp_gateway.simulator.field import build_field
+from esp_gateway.simulator.field import Field, build_field
 from redis.asyncio import Redis
 from report import Figure
 
@@ -35,6 +39,11 @@ START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL_S: Final = 10.0
 PUMPS: Final = 500
 LIVE_PUMPS: Final = 500
+WARM_UP_S: Final = 5
+OVERLOAD: Final = next(limit for limit in shipped_alert_rules().limits if limit.name == "motor_overload")
+OVERLOADED: Final = 5
+LATE_S: Final = OVERLOAD.on_delay_s - 1.5
+"""How old readings are up to the onset of the overload: so its alert is due soon, between two readings."""
 PLATE: Final = (
     *("model", "stages", "curve", "motor_rated_kw", "motor_rated_current_a", "motor_rated_voltage_v"),
     *("motor_rated_frequency_hz", "setting_depth_ft", "expected_interval_s"),
@@ -63,7 +72,7 @@ def diagnosis(bed: Bed, size: Size) -> Iterator[Figure]:
                 target=5000,
                 of="measured",
             )
-    delays = asyncio.run(_delays(bed, max(size.load_s, 5)))
+    delays, alerts = asyncio.run(_delays(bed, max(size.load_s, 5)))
     yield Figure(
         "accepted reading → told live, 95 of 100",
         [float(np.percentile(delays, 95))],
@@ -73,10 +82,91 @@ def diagnosis(bed: Bed, size: Size) -> Iterator[Figure]:
         at_most=True,
         note=f"{LIVE_PUMPS} pumps each second, from publication to Redis pub/sub",
     )
+    yield Figure(
+        "motor overloaded → alert told live, slowest",
+        [max(alerts)],
+        "s",
+        target=5.0,
+        of="measured",
+        at_most=True,
+        note=f"{len(alerts)} pumps, beyond the {OVERLOAD.on_delay_s:.0f} s that the rule waits",
+    )
 
 
-async def _delays(bed: Bed, seconds: int) -> list[float]:
-    """Return how long each of a few seconds' readings took to be told live."""
+async def _delays(bed: Bed, seconds: int) -> tuple[list[float], list[float]]:
+    """Return how long each of `seconds` seconds' readings took to be told live, and each of a few alerts."""
+    bed.forget()
+    role = _worker(bed)
+    field = build_field(SEED, LIVE_PUMPS, interval_s=1.0)
+    rated = {pump["pump_id"]: pump["motor_rated_current_a"] for pump in field.assets()["pumps"]}
+    scans = iter(_scans(field, WARM_UP_S + 1 + seconds))
+    async with Redis.from_url(bed.redis.url).pubsub() as heard, Publisher(bed.rabbitmq.url) as publisher:
+        await heard.psubscribe(f"{CHANNEL_PREFIX}*")
+        with role.running():
+            ear = Ear(heard)
+            for scan in islice(scans, WARM_UP_S):
+                await ear.listen(until=await _publish(publisher, scan, ear, late_s=LATE_S) + 1.0)
+            await ear.hear_all(role)
+            onset, overloaded = next(scans), list(rated)[:: LIVE_PUMPS // OVERLOADED]
+            _overload(onset, overloaded, rated)
+            began = await _publish(publisher, onset, ear, late_s=LATE_S)
+            ear.due = dict.fromkeys(overloaded, began - LATE_S + OVERLOAD.on_delay_s)
+            await ear.listen(until=began + 1.0)
+            ear.delays.clear()
+            for scan in scans:
+                _overload(scan, overloaded, rated)
+                await ear.listen(until=await _publish(publisher, scan, ear) + 1.0)
+            await ear.hear_all(role)
+    return ear.delays, ear.alerts
+
+
+class Ear:
+    """Hears what is told live, and notes how long it took; seconds.
+
+    Of a pump's readings that are judged together the newest is told: the older ones have waited for it.
+    `due`: pump → since when its alert is expected, epoch seconds.
+    """
+
+    def __init__(self, heard: Any) -> None:
+        self._heard = heard
+        self._untold: defaultdict[str, dict[int, float]] = defaultdict(dict)
+        self.due: dict[str, float] = {}
+        self.delays: list[float] = []
+        self.alerts: list[float] = []
+
+    def expect(self, readings: Readings, since: float) -> None:
+        """Wait for the live message of each of `readings`, published at `since`, epoch seconds."""
+        for pump_id, time_us in zip(readings.pump_id.tolist(), readings.time_us.tolist(), strict=True):
+            self._untold[pump_id][time_us] = since
+
+    async def listen(self, until: float) -> None:
+        """Note what is told up to `until`, epoch seconds."""
+        while (left := until - time.time()) > 0:
+            message = await self._heard.get_message(ignore_subscribe_messages=True, timeout=left)
+            if message is not None:
+                self._note(orjson.loads(message["data"]), time.time())
+
+    async def hear_all(self, role: Role) -> None:
+        """Listen until nothing is missing; end the run if that takes too long."""
+        deadline = time.time() + 60
+        while (untold := sum(map(len, self._untold.values()))) or self.due:
+            if time.time() > deadline:
+                missing = f"{untold} readings and {len(self.due)} alerts not told live"
+                raise SystemExit(f"{missing}:\n{role.tail()}")
+            await self.listen(until=time.time() + 0.1)
+
+    def _note(self, told: Mapping[str, Any], now: float) -> None:
+        if told["kind"] == "reading":
+            untold, told_us = self._untold[told["pump_id"]], _us(datetime.fromisoformat(told["time"]))
+            for time_us in [time_us for time_us in untold if time_us <= told_us]:
+                self.delays.append(now - untold.pop(time_us))
+        elif told["kind"] == "alert" and told["condition"] == OVERLOAD.condition:
+            since = self.due.pop(told["pump_id"], None)
+            self.alerts += [] if since is None else [now - since]
+
+
+def _worker(bed: Bed) -> Role:
+    """Return diagnostics' worker, on a database of its own."""
     deployment = bed.deploy("postgres", LIVE_PUMPS)
     migrate(deployment.url("esp_diagnostics_owner"), "postgres")
     environment = {
@@ -86,25 +176,31 @@ async def _delays(bed: Bed, seconds: int) -> list[float]:
         "LOG_LEVEL": "WARNING",
         "REPLAY_NEW_S": "0",
     }
-    readings = build_field(SEED, LIVE_PUMPS, interval_s=1.0).columns(START, START + timedelta(seconds=1), 1.0)
-    delays: list[float] = []
-    published: dict[datetime, float] = {}
-    role = Role(bed, "diagnostics", "worker", environment)
-    async with Redis.from_url(bed.redis.url).pubsub() as heard, Publisher(bed.rabbitmq.url) as publisher:
-        await heard.psubscribe(f"{CHANNEL_PREFIX}*")
-        with role.running():
-            for warm in [True] * seconds + [False] * seconds:
-                now = datetime.now(UTC).replace(microsecond=0)
-                published[now] = began = time.time()
-                await _publish(publisher, readings, now)
-                told = await _told(heard, published, until=began + 1.0)
-                delays += [] if warm else told
-    return delays
+    return Role(bed, "diagnostics", "worker", environment)
 
 
-async def _publish(publisher: Publisher, readings: Readings, now: datetime) -> None:
-    """Publish a reading of each pump, as ingest does."""
-    readings.time_us[:] = round(now.timestamp() * 1e6)
+def _scans(field: Field, count: int) -> list[Readings]:
+    """Return a reading of each pump, `count` times."""
+    readings = field.columns(START, START + timedelta(seconds=count), 1.0)
+    return [readings.take(readings.time_us == instant) for instant in np.unique(readings.time_us)]
+
+
+def _overload(readings: Readings, pump_ids: Sequence[str], rated: Mapping[str, float]) -> None:
+    """Have motors draw half as much again as they may."""
+    column = CHANNEL_INDEX[OVERLOAD.channel]
+    for row in np.flatnonzero(np.isin(readings.pump_id, pump_ids)):
+        readings.values[row, column] = 1.5 * rated[readings.pump_id[row]]
+
+
+def _us(time_: datetime) -> int:
+    return round(time_.timestamp() * 1e6)
+
+
+async def _publish(publisher: Publisher, readings: Readings, ear: Ear, late_s: float = 0.0) -> float:
+    """Publish a reading of each pump, `late_s` old, as ingest does; return since when, epoch seconds."""
+    began = time.time()
+    readings.time_us[:] = round((began - late_s) * 1e6)
+    ear.expect(readings, began)
     partitions = np.array([topology.partition(pump_id) for pump_id in readings.pump_id])
     for number in np.unique(partitions):
         headers = {
@@ -113,17 +209,7 @@ async def _publish(publisher: Publisher, readings: Readings, now: datetime) -> N
         }
         body = arrow.encode(readings.take(partitions == number))
         await publisher.publish(topology.TELEMETRY, "telemetry.sim", body, headers=headers, mandatory=False)
-
-
-async def _told(heard: Any, published: Mapping[datetime, float], until: float) -> list[float]:
-    """Return how long after their publication readings were told, of those told up to `until`."""
-    delays = []
-    while (left := until - time.time()) > 0:
-        message = await heard.get_message(ignore_subscribe_messages=True, timeout=left)
-        told = orjson.loads(message["data"]) if message is not None else {}
-        if told.get("kind") == "reading":
-            delays.append(time.time() - published[datetime.fromisoformat(told["time"])])
-    return delays
+    return began
 
 
 def _cost_ms(together: int, scans: int) -> float:
@@ -170,3 +256,7 @@ def _known(document: dict[str, Any]) -> dict[str, KnownPump]:
         )
         for pump in document["pumps"]
     }
+
+
+if __name__ == "__main__":
+    main(diagnosis)
