@@ -17,8 +17,6 @@ from esp_common.database import Pool, create_pool
 from esp_stack.programs import free_port
 from waiting import until
 
-NOW = datetime.now(UTC).replace(microsecond=0)
-
 
 @dataclass
 class Api:
@@ -27,6 +25,7 @@ class Api:
     client: httpx.AsyncClient
     pool: Pool
     auth: Any
+    began: datetime
 
     async def get(self, path: str = "", *scopes: str, **query: Any) -> httpx.Response:
         return await self.client.get(f"/api/v1/backups{path}", params=query, headers=self._key(scopes))
@@ -56,7 +55,8 @@ async def api(make_database, vhost, auth_service, redis_url) -> AsyncIterator[Ap
         httpx.AsyncClient(base_url=base_url, timeout=30) as client,
         await create_pool(settings, role="test") as pool,
     ):
-        await _fill(pool)
+        began = datetime.now(UTC).replace(microsecond=0)
+        await _fill(pool, began)
         serving = asyncio.create_task(run_api(settings, stop))
 
         async def ready() -> bool:
@@ -66,21 +66,21 @@ async def api(make_database, vhost, auth_service, redis_url) -> AsyncIterator[Ap
                 return False
 
         await until(ready, "the API is ready", timeout_s=90)
-        yield Api(client, pool, auth_service)
+        yield Api(client, pool, auth_service, began)
         stop.set()
         await serving
 
 
-async def _fill(pool: Pool) -> None:
+async def _fill(pool: Pool, now: datetime) -> None:
     def entry(kind: str, place: str, name: str, hours: int) -> Entry:
-        began = NOW - timedelta(hours=hours)
+        began = now - timedelta(hours=hours)
         return Entry(kind, place, name, began, began + timedelta(minutes=5), 1000, 100)
 
     async with pool.acquire() as connection:
         fulls = [entry("full", "azure", f"f{hours}", hours) for hours in (1, 25)]
         await catalogue.note_found(connection, "full", ["azure"], fulls)
         await catalogue.note_found(connection, "dump", ["snapshots"], [entry("dump", "snapshots", "d", 2)])
-        await catalogue.note_archiving(connection, NOW - timedelta(seconds=20), "0" * 24, 1, behind=False)
+        await catalogue.note_archiving(connection, now - timedelta(seconds=20), "0" * 24, 1, behind=False)
 
 
 async def test_backups_are_listed_newest_first_in_pages(api):
@@ -94,8 +94,8 @@ async def test_backups_are_listed_newest_first_in_pages(api):
 
 async def test_the_recovery_window_runs_from_the_oldest_full_backup_to_what_is_archived(api):
     window = (await api.get("/recovery-window")).json()
-    assert datetime.fromisoformat(window["begin"]) == NOW - timedelta(hours=25) + timedelta(minutes=5)
-    assert datetime.fromisoformat(window["end"]) == NOW - timedelta(seconds=20)
+    assert datetime.fromisoformat(window["begin"]) == api.began - timedelta(hours=25) + timedelta(minutes=5)
+    assert datetime.fromisoformat(window["end"]) == api.began - timedelta(seconds=20)
     assert 20 <= window["rpo_seconds"] < 120
     assert window["waiting_segments"] == 1
 
