@@ -100,7 +100,10 @@ class Sets:
             if self._settings.key is None:
                 raise InvalidInput(f"{name} is encrypted", fix="set ESP_BACKUP_ENCRYPTION_KEY_FILE")
             content = unseal(self._settings.key, content, name)
-        return await asyncio.to_thread(_unpack, content, folder)
+        try:
+            return await asyncio.to_thread(_unpack, content, folder)
+        except tarfile.TarError as error:
+            raise Damaged(f"{name} cannot be unpacked: {error}", fix="use another set") from error
 
     async def expire(self, problems: Iterable[str], now: datetime) -> list[str]:
         """Delete sets older than the days kept, never the last good one."""
@@ -180,8 +183,20 @@ def _pack(parts: dict[str, bytes], now: datetime) -> bytes:
 
 
 def _unpack(packed: bytes, folder: Path) -> list[str]:
-    folder.mkdir(mode=0o700, parents=True)
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
-        names = archive.getnames()
-        archive.extractall(folder, filter="data")
-    return names
+        # Not `extractall`: what makes that safe is missing in the first releases of Python 3.11.
+        files = {entry.name: archive.extractfile(entry) for entry in archive if entry.isreg()}
+        outside = [name for name in archive.getnames() if name not in files or not _is_inside(folder, name)]
+        if outside:
+            raise tarfile.ExtractError(f"{', '.join(outside)} is no file inside of it")
+        folder.mkdir(mode=0o700, parents=True)
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(0o600)
+            path.write_bytes(content.read() if content else b"")
+    return list(files)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    return (folder / name).resolve().is_relative_to(folder.resolve())

@@ -1,9 +1,11 @@
 """What was backed up comes back: by the worker's own drill, to a moment, from a dump, from a daily set."""
 
 import asyncio
+import io
 import shutil
 import stat
 import sys
+import tarfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -297,6 +299,21 @@ async def test_a_set_in_storage_shows_nothing_and_does_not_open_once_it_was_chan
         with pytest.raises(Unreadable):
             await sets.fetch(f"{name}.tar.gz.sealed", tmp_path / "changed")
         await blobs.delete(f"{name}.tar.gz.sealed")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../beside", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)])
+async def test_a_set_that_reaches_outside_of_its_folder_is_not_unpacked(site, tmp_path, name, kind):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, "/etc/passwd"
+        archive.addfile(entry)
+    async with Blobs(site.settings) as blobs:
+        await blobs.put("elsewhere/set.tar.gz", packed.getvalue(), {})
+        with pytest.raises(Damaged, match="no file inside"):
+            await Sets(site.settings, blobs).fetch("elsewhere/set.tar.gz", tmp_path / "set")
+        await blobs.delete("elsewhere/set.tar.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------
