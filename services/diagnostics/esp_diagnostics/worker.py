@@ -278,6 +278,11 @@ class Worker:
             await self._admit(claim, pumps)
             seconds = round(time.monotonic() - started, 1)
             log.info("partition.taken", partition=partition, pumps=len(pumps), seconds=seconds)
+        if lane.leaving:
+            # Its past was not judged to the end, so nothing may go on from here when the lane comes back.
+            await self._forget(claim)
+            self._claims.pop(partition, None)
+            return
         claim.lane, claim.generation = lane, generation
 
     async def _admit(self, claim: Claim, pump_ids: Sequence[str]) -> None:
