@@ -19,6 +19,9 @@ FIGURES = (
     "a pump's day",
     "trend of 30 days",
     "dashboards",
+    "judging a reading",
+    "reading → told live",
+    "alert told live",
 )
 
 
