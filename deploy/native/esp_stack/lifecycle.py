@@ -77,8 +77,10 @@ def up(stack: Stack, say: Say) -> None:
 
 
 def down(stack: Stack) -> None:
-    """Stop everything, the roles while their servers still answer, and leave all data."""
-    stack.supervisor.stop(ROLES)
+    """Stop everything, what needs a server while that still answers, and leave all data."""
+    database = [program.name for program in stack.postgres.programs()]
+    # The database archives what it wrote last to the blob storage.
+    stack.supervisor.stop(ROLES, database)
     (stack.folder / "endpoints.json").unlink(missing_ok=True)
 
 

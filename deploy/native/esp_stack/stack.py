@@ -91,7 +91,9 @@ class Stack:
             port=self.ports["postgres"],
             passwords=passwords,
             tls=self._tls("postgres"),
-            archiving=f"pgbackrest --config={self.backup_state}/pgbackrest.conf --stanza=esp archive-push %p",
+            # Not asynchronously, which would leave a daemon of pgBackRest's behind a database that ends.
+            archiving=f"pgbackrest --config={self.backup_state}/pgbackrest.conf --stanza=esp"
+            " --no-archive-async archive-push %p",
         )
 
     @cached_property

@@ -141,14 +141,12 @@ class Supervisor:
                 self._call("stopProcess", program.name)
             self.run([program])
 
-    def stop(self, first: Sequence[str]) -> None:
-        """Stop the programs named in `first`, then the rest, each lot all at once, and supervisord."""
+    def stop(self, *first: Sequence[str]) -> None:
+        """Stop the programs named in `first`, lot by lot, then the rest and supervisord; each lot at once."""
         if not (pid := self.pid):
             return
-        for name in first:
-            with suppress(Fault):  # it does not run
-                self._call("stopProcess", name, False)
-        wait_for(lambda: self._check_stopped(first), "stopping", STOP_TIMEOUT_S)
+        for lot in first:
+            self._stop_lot(lot)
         self._call("stopAllProcesses")
         self._call("shutdown")
         with suppress(psutil.NoSuchProcess):
@@ -176,6 +174,12 @@ class Supervisor:
     def log(self, name: str) -> Path:
         """Return the file a program's output goes to."""
         return self.logs / f"{name}.log"
+
+    def _stop_lot(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(Fault):  # it does not run
+                self._call("stopProcess", name, False)
+        wait_for(lambda: self._check_stopped(names), "stopping", STOP_TIMEOUT_S)
 
     def _check_stopped(self, names: Sequence[str]) -> None:
         alive = [state.name for state in self.states() if state.pid and state.name in names]

@@ -125,9 +125,12 @@ class Postgres(Server):
         return f"postgresql://postgres@/{database}?host={self.socket}&port={self.port}"
 
     def programs(self) -> Sequence[Program]:
-        """Return the postmaster; it is shut down fast, which also is what it does when we die."""
+        """Return the postmaster: stopped, it shuts down fast; when we die, at once, as after a crash.
+
+        By then what it archives to may be gone, for which a fast shutdown would wait.
+        """
         argv = (executable("postgres", BINARIES), "-D", str(self.data))
-        return [Program(self.name, argv, self.home, self.user, stop_signal="INT", death_signal="INT")]
+        return [Program(self.name, argv, self.home, self.user, stop_signal="INT", death_signal="QUIT")]
 
     def configure(self) -> None:
         """Create the cluster the first time and write postgresql.conf."""
