@@ -276,7 +276,7 @@ def test_every_process_comes_back_after_a_kill(stack):
     for name, pid in stack.endpoints["processes"].items():
         os.kill(pid, signal.SIGKILL)
         eventually(lambda name=name, pid=pid: stack.endpoints["processes"].get(name, pid) != pid, name)
-    eventually(lambda: stack.make("status", check=False).returncode == 0, "all ready again")
+    eventually(lambda: stack.make("status", check=False).returncode == 0, "all ready again", 180)
 
 
 def test_a_killed_supervisor_leaves_nothing_running_and_up_recovers(stack):
