@@ -74,7 +74,7 @@ def main(*benchmarks: Benchmark) -> None:
 def _arguments(arguments: Sequence[str] | None = None) -> Size:
     parser = argparse.ArgumentParser(description="Measures the platform on servers of its own.")
     parser.add_argument(
-        "--quick", action="store_true", help="about 4 minutes: proves the benchmarks, not the figures"
+        "--quick", action="store_true", help="some minutes: proves the benchmarks, not the figures"
     )
     parser.add_argument("--full", action="store_true", help="more rounds, and ten minutes of flood")
     parser.add_argument("--flood", type=int, metavar="SECONDS", help="length of the flood of the worker")
