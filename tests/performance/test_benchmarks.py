@@ -25,7 +25,7 @@ FIGURES = (
 )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_quick_run_of_every_benchmark_prints_its_figures():
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("run.py"), "--quick"],
