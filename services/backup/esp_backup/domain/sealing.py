@@ -2,19 +2,14 @@
 
 import base64
 import binascii
-import os
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from esp_common import sealing
 from esp_common.errors import Conflict, InvalidInput
 
 KEY_BYTES: Final = 32
 REPOSITORY: Final = "repository"
 SETS: Final = "sets"
-_NONCE_BYTES: Final = 12
 
 
 class Unreadable(Conflict):
@@ -38,7 +33,7 @@ def decode_key(text: str) -> bytes:
 
 def derive(key: bytes, label: str) -> bytes:
     """Return the 32-byte key for one purpose (HKDF-SHA256, RFC 5869, with `label` as the info)."""
-    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=f"esp-backup {label}".encode()).derive(key)
+    return sealing.derive(key, f"esp-backup {label}")
 
 
 def passphrase(key: bytes) -> str:
@@ -48,15 +43,14 @@ def passphrase(key: bytes) -> str:
 
 def seal(key: bytes, content: bytes, name: str) -> bytes:
     """Return `content` encrypted (AES-256-GCM, random nonce first); it opens only under the same `name`."""
-    nonce = os.urandom(_NONCE_BYTES)
-    return nonce + AESGCM(derive(key, SETS)).encrypt(nonce, content, name.encode())
+    return sealing.seal(derive(key, SETS), content, name)
 
 
 def unseal(key: bytes, sealed: bytes, name: str) -> bytes:
     """Return what was sealed as `name`; raise Unreadable when the key, the name or a byte is another."""
     try:
-        return AESGCM(derive(key, SETS)).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], name.encode())
-    except (InvalidTag, ValueError):
+        return sealing.unseal(derive(key, SETS), sealed, name)
+    except sealing.WrongMasterKey:
         raise Unreadable(
             f"{name} does not open", fix="give the encryption key it was made with, or take another set"
         ) from None
