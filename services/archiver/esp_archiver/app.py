@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 from esp_common import tokens
+from esp_common.answers import answer_outages
 from esp_common.audit import AuditTrail
 from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
@@ -17,7 +18,6 @@ from esp_common.serving import make_server, serve
 from esp_common.tokens import Verifier
 from starlette.types import ASGIApp
 
-from esp_archiver.api.answers import answer_outages
 from esp_archiver.api.archive import archive_router
 from esp_archiver.questions import ReadQuestions
 from esp_archiver.reading import Reader

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 from esp_common import outbox, tokens, topology
+from esp_common.answers import answer_outages
 from esp_common.audit import AuditTrail
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
@@ -18,7 +19,6 @@ from esp_common.serving import make_server, serve
 from starlette.types import ASGIApp
 
 from esp_auth.answers import Answers
-from esp_auth.api.answers import answer_outages
 from esp_auth.api.api_keys import api_keys_router
 from esp_auth.api.audit import audit_router
 from esp_auth.api.broker import BrokerDoor, broker_router

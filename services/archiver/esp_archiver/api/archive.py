@@ -9,6 +9,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
+from esp_common.answers import BODY, Cursor, Limit, Page, problems
 from esp_common.auth import Principal, require
 from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
@@ -16,19 +17,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from esp_archiver.api.answers import (
-    BODY,
-    NO_NUL,
-    Cursor,
-    Limit,
-    NotAcceptable,
-    Page,
-    Time,
-    cursor_at,
-    page,
-    position,
-    problems,
-)
+from esp_archiver.api.answers import NO_NUL, NotAcceptable, Time, cursor_at, page, position
 from esp_archiver.domain.datasets import FAULT_CHANNELS, FROZEN_CHANNELS, Dataset
 from esp_archiver.reading import Question, Reader, columns_named
 from esp_archiver.settings import ArchiverSettings

@@ -2,38 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
-from esp_common.database import OUTAGES
-from esp_common.errors import Forbidden, InvalidInput, Unavailable
-from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, problem_response, source_address
-from fastapi import Depends, FastAPI, Query, Request, Response
-from pydantic import BaseModel
+from esp_common.errors import Forbidden, InvalidInput
+from esp_common.http import decode_cursor, encode_cursor, source_address
+from fastapi import Depends, Request
 
 from esp_auth.changes import Actor
 
-Item = TypeVar("Item")
 Row = TypeVar("Row")
-
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
-Cursor = Annotated[
-    str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
-]
-
-BODY: Final = (400, 413)
-"""How a body is refused that is no text, or is too large."""
-
-_PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-
-
-class Page(BaseModel, Generic[Item]):
-    """Some of a list; `next_cursor` is null on its last page."""
-
-    items: list[Item]
-    next_cursor: str | None
 
 
 def page(rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> dict[str, Any]:
@@ -53,25 +32,6 @@ def position(cursor: str | None) -> str | None:
     if not isinstance(after, str) or "\0" in after:
         raise InvalidInput("this cursor was not given out here", fix="start from the first page")
     return after
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a route's errors: `statuses`, and those that every route has."""
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
-        for status in sorted({401, 403, 422, 429, 503, *statuses})
-    }
-
-
-def answer_outages(application: FastAPI) -> None:
-    """Have the application answer 503 while the database is away."""
-
-    async def answer(request: Request, _: Exception) -> Response:
-        away = Unavailable("the database does not answer", retry_after_s=2)
-        return problem_response(away, request.url.path)
-
-    for kind in OUTAGES:
-        application.add_exception_handler(kind, answer)
 
 
 def actor_of(request: Request, caller: Principal | None = None) -> Actor:

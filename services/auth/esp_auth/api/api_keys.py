@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any
 
+from esp_common.answers import BODY, Cursor, Limit, Page, problems
 from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
+from esp_auth.api.answers import actor_of, page, position
 from esp_auth.api_keys import ApiKeys, Issued, NewKey, check_key
 from esp_auth.granting import refuse_beyond
 from esp_auth.store.api_keys import ApiKey

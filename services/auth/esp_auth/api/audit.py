@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import structlog
+from esp_common.answers import BODY, Cursor, Limit, Page, problems
 from esp_common.auth import require
 from esp_common.errors import InvalidInput
 from esp_common.http import decode_cursor, encode_cursor
@@ -11,7 +12,6 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from esp_auth.api.answers import BODY, Cursor, Limit, Page, problems
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
 from esp_auth.store.audit import AuditFilter, Position

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
+from esp_common.answers import BODY, problems
 from esp_common.auth import PUBLIC, Principal, authenticated
 from fastapi import APIRouter, Depends, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from esp_auth.api.answers import BODY, Person, actor_of, person, problems
+from esp_auth.api.answers import Person, actor_of, person
 from esp_auth.identity import Identity
 from esp_auth.sessions import Grant
 

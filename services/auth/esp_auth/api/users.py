@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from esp_common.answers import BODY, Cursor, Limit, Page, problems
 from esp_common.auth import Principal, require, scopes_of
 from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from esp_auth.api.answers import BODY, Cursor, Limit, Page, actor_of, page, position, problems
+from esp_auth.api.answers import actor_of, page, position
 from esp_auth.api.logins import Secret
 from esp_auth.domain.users import USERNAME
 from esp_auth.granting import refuse_beyond

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from esp_common.answers import BODY, Cursor, Limit, Page, as_time, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
@@ -14,22 +15,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from esp_diagnostics.alerts import Alerts, document, load_rules, rules_text
-from esp_diagnostics.api.answers import (
-    BODY,
-    NO_NUL,
-    Cursor,
-    FieldFilter,
-    Limit,
-    Page,
-    PumpFilter,
-    Since,
-    Until,
-    as_serial,
-    as_time,
-    page,
-    position,
-    problems,
-)
+from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, Since, Until, as_serial
 from esp_diagnostics.domain import alarm_statistics
 from esp_diagnostics.domain.alarms import PRIORITIES, State, What
 from esp_diagnostics.domain.alert_rules import AlertRules

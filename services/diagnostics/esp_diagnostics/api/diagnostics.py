@@ -5,24 +5,13 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
+from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
 from esp_common.auth import require
 from esp_common.database import Pool
 from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
-from esp_diagnostics.api.answers import (
-    NO_NUL,
-    Cursor,
-    FieldFilter,
-    Limit,
-    Page,
-    PumpFilter,
-    PumpId,
-    as_time,
-    page,
-    position,
-    problems,
-)
+from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, PumpId
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.store import states
 from esp_diagnostics.store.findings import FindingFilter, Findings

@@ -4,11 +4,12 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
+from esp_common.answers import Cursor, Limit, position, problems
 from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
-from esp_diagnostics.api.answers import Cursor, FieldFilter, Limit, position, problems
+from esp_diagnostics.api.answers import FieldFilter
 from esp_diagnostics.api.media import respond, rights_of
 from esp_diagnostics.domain.trend_files import JSON
 from esp_diagnostics.fleet import Fleet

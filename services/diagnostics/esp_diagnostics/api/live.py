@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final
 
 import orjson
 import structlog
+from esp_common.answers import problems
 from esp_common.audit import ORIGIN, AuditTrail, Origin
 from esp_common.auth import PUBLIC, CredentialVerifier, Principal, authenticated, credential
 from esp_common.errors import (
@@ -37,7 +38,6 @@ from prometheus_client import Gauge
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
-from esp_diagnostics.api.answers import problems
 from esp_diagnostics.live import EVERY, KINDS, Listener, LiveHub
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.tickets import TICKET_S, Tickets

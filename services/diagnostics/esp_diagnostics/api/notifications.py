@@ -5,27 +5,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from esp_common.answers import BODY, Cursor, Limit, Page, as_time, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.errors import NotFound
 from fastapi import APIRouter, Depends, Path, Query, status
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
 
-from esp_diagnostics.api.answers import (
-    BODY,
-    NO_NUL,
-    Cursor,
-    FieldFilter,
-    Limit,
-    Page,
-    PumpFilter,
-    Since,
-    Until,
-    as_serial,
-    as_time,
-    page,
-    position,
-    problems,
-)
+from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, Since, Until, as_serial
 from esp_diagnostics.notifications import LONGEST_URL, Notifications
 from esp_diagnostics.store.notifications import NotificationFilter, Routing
 

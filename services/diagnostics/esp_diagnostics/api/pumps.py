@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
+from esp_common.answers import BODY, problems
 from esp_common.auth import Principal, require
 from esp_common.errors import InvalidInput, UnsupportedMediaType
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from esp_diagnostics.api.answers import BODY, PumpId, problems
+from esp_diagnostics.api.answers import PumpId
 from esp_diagnostics.api.media import respond
 from esp_diagnostics.cache import Answer
 from esp_diagnostics.domain.calibration import Adjusted

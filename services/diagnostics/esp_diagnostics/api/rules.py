@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Final
 
+from esp_common.answers import BODY, problems
 from esp_common.auth import Principal, require
 from esp_common.errors import InvalidInput
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from esp_diagnostics.api.answers import BODY, NO_NUL, PumpId, problems
+from esp_diagnostics.api.answers import NO_NUL, PumpId
 from esp_diagnostics.domain.diagnosis import Rules
 from esp_diagnostics.domain.diagnosis.indicators import INDICATORS
 from esp_diagnostics.domain.diagnosis.rules import MAX_TEXT, Condition, Term

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Final
 
+from esp_common.answers import problems
 from esp_common.auth import Principal, require
 from esp_common.contracts.channels import CHANNEL_INDEX, CHANNEL_NAMES
 from esp_common.errors import InvalidInput
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime
 
-from esp_diagnostics.api.answers import PumpId, problems
+from esp_diagnostics.api.answers import PumpId
 from esp_diagnostics.api.media import negotiate, respond, rights_of
 from esp_diagnostics.cache import Answer
 from esp_diagnostics.domain.trend_files import ARROW, CSV, JSON

@@ -3,10 +3,11 @@
 from functools import partial
 from typing import Annotated, Any
 
+from esp_common.answers import BODY, Cursor, Limit, Page, page, position, problems
 from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Request, Response, status
 
-from esp_ingest.api.answers import BODY, Cursor, FieldFilter, Id, Limit, Page, page, position, problems
+from esp_ingest.api.answers import FieldFilter, Id
 from esp_ingest.asset_kinds import KINDS, Kind, Problem, Statement, invalid
 from esp_ingest.assets import Assets
 

@@ -3,23 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any
 
+from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
 from esp_common.auth import require
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from esp_ingest.api.answers import (
-    Cursor,
-    FieldFilter,
-    Id,
-    Limit,
-    Page,
-    Since,
-    Until,
-    as_time,
-    page,
-    position,
-    problems,
-)
+from esp_ingest.api.answers import FieldFilter, Id, Since, Until
 from esp_ingest.asset_kinds import KINDS
 from esp_ingest.assets import Assets
 from esp_ingest.store.lists import Lists

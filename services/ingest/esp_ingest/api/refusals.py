@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
+from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.database import Pool
 from esp_common.errors import NotFound
@@ -13,19 +14,7 @@ from esp_common.messaging import Publisher
 from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel
 
-from esp_ingest.api.answers import (
-    Cursor,
-    Id,
-    IdFilter,
-    Limit,
-    Page,
-    Since,
-    Until,
-    as_time,
-    page,
-    position,
-    problems,
-)
+from esp_ingest.api.answers import Id, IdFilter, Since, Until
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Quarantine

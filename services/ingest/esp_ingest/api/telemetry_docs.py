@@ -3,6 +3,7 @@
 from typing import Any, Final
 from uuid import UUID
 
+from esp_common.answers import problems
 from esp_common.auth import require
 from esp_common.contracts.channels import CHANNELS, RUNNING, TRIP_CODE
 from fastapi import APIRouter, Depends
@@ -10,7 +11,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from esp_ingest.api.answers import problems
 from esp_ingest.api.telemetry import MAX_KEY_LENGTH, PATH, PERMISSION
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE
 from esp_ingest.domain.readings import Reason
