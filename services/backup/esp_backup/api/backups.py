@@ -1,31 +1,21 @@
 """Backups over HTTP: what there is, asking for one, drills, and the span of time that can be restored to."""
 
-from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from http import HTTPStatus
-from typing import Annotated, Any, Final, Generic, TypeVar
+from operator import itemgetter
+from typing import Annotated, Any
 from uuid import UUID
 
+from esp_common.answers import Cursor, Limit, Page, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.database import Pool
-from esp_common.errors import InvalidInput, NotFound
-from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor
-from fastapi import APIRouter, Depends, Query, status
+from esp_common.errors import NotFound
+from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel, ConfigDict
 
 from esp_backup.domain.window import recovery_window
 from esp_backup.jobs import request
 from esp_backup.store import catalogue, jobs
-
-Item = TypeVar("Item")
-
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
-Cursor = Annotated[
-    str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
-]
-
-_PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
 class Kind(StrEnum):
@@ -53,13 +43,6 @@ class JobState(StrEnum):
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
-
-
-class Page(BaseModel, Generic[Item]):
-    """Some of a list; `next_cursor` is null on its last page."""
-
-    items: list[Item]
-    next_cursor: str | None
 
 
 class Backup(BaseModel):
@@ -124,29 +107,29 @@ def backups_router(pool: Pool) -> APIRouter:
     may_read = [Depends(require("backups:read"))]
     Writer = Annotated[Principal, Depends(require("backups:write"))]  # noqa: N806 - a type
 
-    @router.get("", response_model=Page[Backup], dependencies=may_read, responses=_problems())
+    @router.get("", response_model=Page[Backup], dependencies=may_read, responses=problems())
     async def list_backups(kind: Kind | None = None, cursor: Cursor = None, limit: Limit = 100) -> Any:
         """Return the backups there are, newest first."""
-        after = _position(cursor, datetime.fromisoformat, str, str, str)
+        after = position(cursor, datetime.fromisoformat, str, str, str)
         rows = await catalogue.page(pool, kind, after, limit + 1)
-        return _page(rows, limit, ("started_at", "kind", "place", "name"))
+        return page(rows, limit, itemgetter("started_at", "kind", "place", "name"))
 
     @router.post(
-        "", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=_problems(400, 409, 413)
+        "", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=problems(400, 409, 413)
     )
     async def take_backup(wanted: Wanted, caller: Writer) -> Any:
         """Have a backup taken now; 409 when one of this kind is asked for or under way."""
         return {"job_id": await request(pool, wanted.kind, caller.id)}
 
     @router.post(
-        "/drill", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=_problems(409)
+        "/drill", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=problems(409)
     )
     async def drill(caller: Writer) -> Any:
         """Have the newest backup restored elsewhere and checked now; the job's result is the report."""
         return {"job_id": await request(pool, "drill", caller.id)}
 
     @router.get(
-        "/recovery-window", response_model=RecoveryWindow, dependencies=may_read, responses=_problems()
+        "/recovery-window", response_model=RecoveryWindow, dependencies=may_read, responses=problems()
     )
     async def show_recovery_window() -> Any:
         """Return the span of time that the database can be put back to."""
@@ -162,7 +145,7 @@ def backups_router(pool: Pool) -> APIRouter:
             "waiting_segments": archiving and archiving.waiting_segments,
         }
 
-    @router.get("/jobs", response_model=Page[Job], dependencies=may_read, responses=_problems())
+    @router.get("/jobs", response_model=Page[Job], dependencies=may_read, responses=problems())
     async def list_jobs(
         kind: JobKind | None = None,
         state: JobState | None = None,
@@ -170,11 +153,11 @@ def backups_router(pool: Pool) -> APIRouter:
         limit: Limit = 100,
     ) -> Any:
         """Return what was done and is being done, the last requested first; drills with their reports."""
-        after = _position(cursor, datetime.fromisoformat, UUID)
+        after = position(cursor, datetime.fromisoformat, UUID)
         rows = await jobs.page(pool, kind, state, after, limit + 1)
-        return _page(rows, limit, ("requested_at", "job_id"))
+        return page(rows, limit, itemgetter("requested_at", "job_id"))
 
-    @router.get("/jobs/{id}", response_model=Job, dependencies=may_read, responses=_problems(404))
+    @router.get("/jobs/{id}", response_model=Job, dependencies=may_read, responses=problems(404))
     async def show_job(id: UUID) -> Any:  # noqa: A002 - the name the path shows
         """Return one job."""
         job = await jobs.get(pool, id)
@@ -183,34 +166,3 @@ def backups_router(pool: Pool) -> APIRouter:
         return job
 
     return router
-
-
-def _page(rows: Sequence[dict[str, Any]], limit: int, key: Sequence[str]) -> dict[str, Any]:
-    items = rows[:limit]
-    following = encode_cursor(*(_text(items[-1][name]) for name in key)) if len(rows) > limit else None
-    return {"items": items, "next_cursor": following}
-
-
-def _text(part: object) -> str:
-    return part.isoformat() if isinstance(part, datetime) else str(part)
-
-
-def _position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...] | None:
-    """Return the key a page starts after, each part made by its function; None for the first page."""
-    if cursor is None:
-        return None
-    try:
-        texts = decode_cursor(cursor, len(parts))
-        if "\0" in "".join(texts):
-            raise ValueError("no database has such a key")  # noqa: TRY301
-        return tuple(part(text) for part, text in zip(parts, texts, strict=True))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a route's errors: `statuses`, and those that every route has."""
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
-        for status in sorted({401, 403, 422, 429, 503, *statuses})
-    }
