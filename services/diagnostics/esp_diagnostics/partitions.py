@@ -163,9 +163,16 @@ class Membership:
         self._ownership = ownership
         self._ttl_s = ttl_s
         self._share: frozenset[int] | None = None
+        self._left = False
+        # A heartbeat under way when the worker leaves would say after it that the worker lives.
+        self._turn = asyncio.Lock()
 
     async def share(self) -> frozenset[int]:
-        """Say that the worker lives, and return its share by now."""
+        """Say that the worker lives, unless it has left, and return its share by now."""
+        async with self._turn:
+            return (self._share or frozenset()) if self._left else await self._beat()
+
+    async def _beat(self) -> frozenset[int]:
         try:
             workers = await self._ownership.beat(self.worker_id, self._ttl_s)
         except Exception as error:
@@ -183,12 +190,14 @@ class Membership:
 
     async def leave(self) -> None:
         """Say that the worker ends, so that the others need not wait until it is missed."""
-        try:
-            await self._ownership.leave(self.worker_id)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            log.warning("worker.leave-missed", reason=str(error) or type(error).__name__)
+        async with self._turn:
+            self._left = True
+            try:
+                await self._ownership.leave(self.worker_id)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("worker.leave-missed", reason=str(error) or type(error).__name__)
 
 
 def pumps_of(partitions: Collection[int], pump_ids: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aio_pika
+import asyncpg
 import numpy as np
 import orjson
 import pytest
@@ -21,7 +22,9 @@ from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
 from esp_common.roles import until_first_ends
 from esp_diagnostics.live import LivePublisher, channel_of
+from esp_diagnostics.partitions import Membership
 from esp_diagnostics.settings import DiagnosticsSettings
+from esp_diagnostics.store.states import Ownership
 from esp_diagnostics.worker import Worker, open_worker
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
@@ -115,6 +118,27 @@ class Stream:
             " WHERE pump_id = $1 ORDER BY started_at"
         )
         return [tuple(row) for row in await self.fleet.rows(query, pump_id)]
+
+    async def workers(self) -> set[str]:
+        """Return those that are on record as living."""
+        return {
+            worker_id for (worker_id,) in await self.fleet.rows("SELECT worker_id FROM diagnostics.workers")
+        }
+
+    @asynccontextmanager
+    async def no_partition_claimable(self) -> AsyncIterator[None]:
+        """Have whoever claims a partition wait while inside."""
+        connection = await asyncpg.connect(self.fleet.database.admin_url)
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE diagnostics.partitions IN ACCESS EXCLUSIVE MODE")
+                yield
+        finally:
+            await connection.close()
+
+    async def lock_awaited(self) -> bool:
+        query = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND NOT granted)"
+        return bool(await self.fleet.value(query, "diagnostics.partitions"))
 
     def told(self, type_: str, pump_id: str) -> list[dict[str, Any]]:
         return [data for kind, data in self.events if kind == type_ and data.get("pump_id") == pump_id]
@@ -300,11 +324,11 @@ class TestContinuity:
     async def test_state_is_kept_over_a_restart(self, stream, worker_settings):
         start = stream.hour()
         first = readings("P-11", start, 4, **OPEN_PHASE)  # not long enough to be a finding
-        async with _work(worker_settings):
+        async with _work(worker_settings) as worker:
             await stream.send(first)
             await stream.judged("P-11", last(first))
             spells = await stream.spells("P-11")
-        assert await stream.fleet.value("SELECT count(*) FROM diagnostics.workers") == 0
+        assert worker.worker_id not in await stream.workers()
         second = readings("P-11", start + 4 * STEP, 4, **OPEN_PHASE)
         async with _work(worker_settings):
             await stream.publish(second)
@@ -312,6 +336,33 @@ class TestContinuity:
             await stream.judged("P-11", last(second))
         assert found["onset"] == start
         assert await stream.spells("P-11") == spells
+
+    async def test_worker_that_left_does_not_say_again_that_it_lives(self, stream, worker_settings):
+        async with await create_pool(worker_settings, role="test membership", max_size=2) as pool:
+            membership = Membership(Ownership(pool), "leaver", ttl_s=60)
+            await membership.share()
+            assert "leaver" in await stream.workers()
+            await asyncio.gather(membership.leave(), membership.share())
+        assert "leaver" not in await stream.workers()
+
+    async def test_lane_given_up_while_its_partitions_are_taken_over(self, stream, worker_settings):
+        """It comes back, and its pumps are judged from their past all the same."""
+        pumps = [f"P-{number}" for number in range(25, 31)]
+        start = stream.hour()
+        for pump_id in pumps:
+            await stream.store(readings(pump_id, start, 12, **OPEN_PHASE))
+        async with _work(worker_settings) as worker:
+            async with stream.no_partition_claimable():
+                for pump_id in pumps:
+                    await stream.publish(readings(pump_id, start + 12 * STEP, 1, **OPEN_PHASE))
+                await until(stream.lock_awaited, "a partition is being taken over")
+                await stream.fleet.rows(
+                    "INSERT INTO diagnostics.workers VALUES ('another', now() + INTERVAL '1 day')"
+                )
+                await until(lambda: len(worker.lanes) == 4, "half of the lanes are given up")
+            await stream.fleet.rows("DELETE FROM diagnostics.workers WHERE worker_id = 'another'")
+            found = [await stream.found(pump_id) for pump_id in pumps]
+        assert {each["onset"] for each in found} == {start}
 
     async def test_crash_loses_nothing_and_nothing_is_found_twice(self, stream, worker_settings):
         start = stream.hour()
