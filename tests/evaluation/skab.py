@@ -38,6 +38,9 @@ SETTINGS = Settings(
 )
 """A run is 20 minutes of a rig whose water warms and cools: seconds instead of hours, no sums."""
 
+LEADERS_FAR = 0.1355
+"""Of the leaderboard's best with F1 0.78."""
+
 CANDIDATES = tuple(
     replace(SETTINGS, smoothing_s=smoothing, follow_s=follow, false_alarm_share=share)
     for smoothing, follow, share in product((10.0, 20.0), (60.0, 90.0), (0.03, 0.05, 0.1))
@@ -156,15 +159,26 @@ def _watched(runs: Sequence[Run], detectors: Sequence[Detector]) -> tuple[np.nda
     return scores, alarms
 
 
-def chosen_by_the_others(runs: Sequence[Run], healthy: Sequence[Run]) -> list[tuple[Settings, Labelled]]:
-    """Return for each run the settings with the best F1 on the other files, and what they say of it."""
-    every = [[judged.above for judged in judge(runs, healthy, settings)] for settings in CANDIDATES]
+def chosen_by_the_others(
+    every: Sequence[Sequence[Labelled]], most_far: float = 1.0
+) -> list[tuple[Settings, Labelled]]:
+    """Return for each run the settings with the best F1 on the other files, and what they say of it.
+
+    `every`: what each of CANDIDATES says of each run. Of those settings whose FAR on the other files is at
+    most `most_far`; where that is none, the one with the lowest.
+    """
     found = []
-    for left_out in range(len(runs)):
-        others = [[run for row, run in enumerate(said) if row != left_out] for said in every]
-        best = int(np.argmax([score(said).f1 for said in others]))
+    for left_out in range(len(every[0])):
+        others = [score([run for row, run in enumerate(said) if row != left_out]) for said in every]
+        best = max(range(len(every)), key=lambda place: _worth(others[place], most_far))
         found.append((CANDIDATES[best], every[best][left_out]))
     return found
+
+
+def _worth(said: Score, most_far: float) -> tuple[bool, float]:
+    """Return what orders settings, the best last."""
+    allowed = said.far <= most_far
+    return allowed, said.f1 if allowed else -said.far
 
 
 def report(folder: Path) -> Iterator[str]:
@@ -178,9 +192,11 @@ def report(folder: Path) -> Iterator[str]:
     yield "|" + "---|" * (HEADER.count("|") + 2)
     leaderboard = [judged.above for judged in judge(runs, healthy, SETTINGS)]
     yield _line("leaderboard", score(leaderboard))
-    others = chosen_by_the_others(runs, healthy) if len(runs) > 1 else []
-    if others:
-        yield _line("leaderboard, settings chosen by the other files", score([run for _, run in others]))
+    if len(runs) > 1:
+        every = [[judged.above for judged in judge(runs, healthy, settings)] for settings in CANDIDATES]
+        for what, most_far in (("F1", 1.0), (f"F1 at FAR <= {LEADERS_FAR:.2%}", LEADERS_FAR)):
+            chosen = [run for _, run in chosen_by_the_others(every, most_far)]
+            yield _line(f"leaderboard, settings chosen by the other files' {what}", score(chosen))
     for share in (0.05, 0.02, 0.01, 0.005):
         said = judge(runs, healthy, replace(SETTINGS, false_alarm_share=share))
         yield _line(f"conformal, {share:.1%}", score([judged.alarmed for judged in said]))

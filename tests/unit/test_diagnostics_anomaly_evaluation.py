@@ -73,6 +73,18 @@ def test_skab_by_the_leaderboards_rules(benchmark_runs):
     assert said.found == said.events
 
 
+def test_settings_of_a_file_are_chosen_by_the_others_within_the_allowed_far():
+    many = [labelled("xxxxx", "..xxx"), labelled("xxxxx", "..xxx"), labelled(".....", "..xxx")]
+    few = [labelled("..x..", "..xxx"), labelled("..x..", "..xxx"), labelled("..xxx", "..xxx")]
+    by_f1 = [settings for settings, _ in skab.chosen_by_the_others([many, few])]
+    bounded = [settings for settings, _ in skab.chosen_by_the_others([many, few], 0.5)]
+    quiet = [said for _, said in skab.chosen_by_the_others([many, few], 0.0)]
+
+    assert by_f1 == [skab.CANDIDATES[1], skab.CANDIDATES[1], skab.CANDIDATES[0]]
+    assert bounded == [skab.CANDIDATES[1], skab.CANDIDATES[1], skab.CANDIDATES[1]]
+    assert quiet == few
+
+
 @needs_skab
 def test_what_was_fitted_to_is_not_judged(benchmark_runs):
     runs, healthy = benchmark_runs
