@@ -147,6 +147,7 @@ class Worker:
         self._claims: dict[int, Claim] = {}
         self._admissions: dict[int, asyncio.Task[None]] = {}
         self._refusals: set[asyncio.Task[None]] = set()
+        self._admitting: frozenset[str] = frozenset()
         self._shared = False
         self._unknown_at_s = float("-inf")
         self._due = asyncio.Event()
@@ -445,6 +446,9 @@ class Worker:
     async def _judge_messages(self, messages: Sequence[_Message]) -> None:
         claims = [self._claims[partition] for partition in {message.partition for message in messages}]
         batch = join([message.batch for message in messages if message.batch is not None])
+        if self._admitting:
+            # After what comes now, their past would be late: it is judged first, and reaches up to here.
+            batch = batch.take(~np.isin(batch.readings.pump_id, list(self._admitting)))
         try:
             if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
                 self._note_unknown()
@@ -673,7 +677,11 @@ class Worker:
         for claim in [claim for claim in self._claims.values() if self._settled(claim)]:
             new = set(pumps_of({claim.partition}, self._known.pumps)) - self._judge.pump_ids
             if new and claim.epoch is not None:
-                await self._admit(claim, sorted(new))
+                self._admitting = frozenset(new)
+                try:
+                    await self._admit(claim, sorted(new))
+                finally:
+                    self._admitting = frozenset()
 
     async def _take_model(self, pump_id: str, body: bytes) -> None:
         """Judge a pump by its new model, if it is still this worker's."""

@@ -126,19 +126,28 @@ class Stream:
         }
 
     @asynccontextmanager
-    async def no_partition_claimable(self) -> AsyncIterator[None]:
-        """Have whoever claims a partition wait while inside."""
+    async def locked(self, table: str) -> AsyncIterator[None]:
+        """Have whoever reads or writes a table wait while inside."""
         connection = await asyncpg.connect(self.fleet.database.admin_url)
         try:
             async with connection.transaction():
-                await connection.execute("LOCK TABLE diagnostics.partitions IN ACCESS EXCLUSIVE MODE")
+                await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
                 yield
         finally:
             await connection.close()
 
-    async def lock_awaited(self) -> bool:
+    async def taken(self) -> bool:
+        """Whether every accepted batch was given to a worker."""
+        async with await aio_pika.connect(self.vhost.url) as connection:
+            channel = await connection.channel()
+            names = [topology.partition_queue(number) for number in range(topology.PARTITIONS)]
+            queues = [await channel.declare_queue(name, passive=True) for name in names]
+            return not any(queue.declaration_result.message_count for queue in queues)
+
+    async def awaited(self, table: str) -> None:
+        """Wait until somebody waits for a locked table."""
         query = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND NOT granted)"
-        return bool(await self.fleet.value(query, "diagnostics.partitions"))
+        await until(lambda: self.fleet.value(query, table), f"somebody waits for {table}")
 
     def told(self, type_: str, pump_id: str) -> list[dict[str, Any]]:
         return [data for kind, data in self.events if kind == type_ and data.get("pump_id") == pump_id]
@@ -317,6 +326,26 @@ class TestFindings:
         )
         await stream.found("P-7")
 
+    async def test_past_of_a_pump_that_is_new_is_judged_before_what_comes_meanwhile(self, stream, worker):
+        known = readings("P-1", stream.hour(), 3, **HEALTHY)
+        await stream.send(known)
+        await stream.judged("P-1", last(known))  # so that the partition is this worker's
+        mine = topology.partition("P-1")
+        new = next(f"P-{n}" for n in range(100, 200) if topology.partition(f"P-{n}") == mine)
+        start = stream.hour()
+        past = readings(new, start, 12, **OPEN_PHASE)
+        async with stream.locked("diagnostics.pump_snapshots"):
+            await stream.fleet.rows("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ($1, 'W-1')", new)
+            await stream.store(past)
+            event = Event(type="asset.pump-changed", source="ingest", subject=new, data={})
+            await stream.publisher.publish(
+                topology.EVENTS, event.type, event.body(), headers=event.headers(), mandatory=False
+            )
+            await stream.awaited("diagnostics.pump_snapshots")
+            await stream.publish(readings(new, last(past) + STEP, 1, **OPEN_PHASE))
+            await until(stream.taken, "the reading is at the worker")
+        assert (await stream.found(new))["onset"] == start
+
 
 class TestContinuity:
     """Workers come and go; what was known is known, and what was missed is read from the store."""
@@ -352,10 +381,10 @@ class TestContinuity:
         for pump_id in pumps:
             await stream.store(readings(pump_id, start, 12, **OPEN_PHASE))
         async with _work(worker_settings) as worker:
-            async with stream.no_partition_claimable():
+            async with stream.locked("diagnostics.partitions"):
                 for pump_id in pumps:
                     await stream.publish(readings(pump_id, start + 12 * STEP, 1, **OPEN_PHASE))
-                await until(stream.lock_awaited, "a partition is being taken over")
+                await stream.awaited("diagnostics.partitions")
                 await stream.fleet.rows(
                     "INSERT INTO diagnostics.workers VALUES ('another', now() + INTERVAL '1 day')"
                 )
