@@ -116,7 +116,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
         )
-        application.include_router(console_router())
+        application.include_router(console_router(settings.login_notice))
         background: list[Part] = [
             nameplates.run(),
             listener.run(),

@@ -47,6 +47,13 @@ class DiagnosticsSettings(ServiceSettings):
     )
     cache_max_kib: int = Field(2048, ge=1, description="Largest answer that is kept, KiB.")
 
+    # api: console
+    login_notice: str = Field(
+        "For authorised persons only. What is done here is recorded with who did it.",
+        max_length=2000,
+        description="What the console shows before anybody logs in.",
+    )
+
     # api: live stream
     live_sockets: int = Field(300, ge=1, description="Most live streams of one process.")
     live_sockets_per_caller: int = Field(10, ge=1, description="Most live streams of one caller and process.")

@@ -20,6 +20,7 @@ from esp_diagnostics.api.console import console_router
 
 CONSOLE: Final = Path(str(files("esp_diagnostics").joinpath("console")))
 MODULES: Final = sorted(path.relative_to(CONSOLE).as_posix() for path in CONSOLE.rglob("*.js"))
+NOTICE: Final = "Only for <b>staff</b> of 'North'."
 IMPORT: Final = re.compile(r'^import .*?from "([^"]+)";', re.MULTILINE | re.DOTALL)
 
 
@@ -37,7 +38,7 @@ class Nobody:
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application that has only the console."""
     app = create_app("console", health=Health(), verifier=Nobody())
-    app.include_router(console_router())
+    app.include_router(console_router(NOTICE))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console") as client:
         yield client
 
@@ -80,6 +81,11 @@ async def test_the_channels_are_those_of_the_contract(client: httpx.AsyncClient)
     channels = (await client.get("/console/channels.json")).json()
     assert [channel["name"] for channel in channels] == list(CHANNEL_NAMES)
     assert all(channel["unit"] and channel["group"] for channel in channels)
+
+
+async def test_the_notice_before_login_is_the_one_that_was_set(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/console/notice.json")).json() == {"text": NOTICE}
+    assert "notice.json" in (CONSOLE / "views/login.js").read_text()
 
 
 async def test_a_file_that_has_not_changed_is_not_sent_again(client: httpx.AsyncClient) -> None:

@@ -53,10 +53,10 @@ class _File(NamedTuple):
     etag: str
 
 
-def console_router() -> APIRouter:
-    """Return the routes of the console's files."""
+def console_router(notice: str) -> APIRouter:
+    """Return the routes of the console's files; `notice` is shown before anybody logs in."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(PUBLIC)])
-    console = dict(_console())
+    console = dict(_console(notice))
 
     @router.get("/")
     async def get_page(request: Request) -> Response:
@@ -71,11 +71,12 @@ def console_router() -> APIRouter:
     return router
 
 
-def _console() -> Iterator[tuple[str, _File]]:
+def _console(notice: str) -> Iterator[tuple[str, _File]]:
     """Return every file by its path below `/console/`; a path that is not here is nowhere."""
     for name, content in _read(files("esp_diagnostics").joinpath("console")):
         yield name, _file(name, content)
     yield "channels.json", _file("channels.json", orjson.dumps(_channels()))
+    yield "notice.json", _file("notice.json", orjson.dumps({"text": notice}))
 
 
 def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:

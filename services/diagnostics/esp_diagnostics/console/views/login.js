@@ -27,7 +27,16 @@ export function showLogin(root, done, reason = "") {
     }
     next();
   }, field("User name", username), field("Password", password), second);
+  showNotice(root);
   username.focus();
+}
+
+/** Shows what the operator of the platform wants everybody to have read before logging in. */
+async function showNotice(root) {
+  const shown = root.querySelector("form");
+  const answer = await fetch("/console/notice.json").catch(() => null);
+  const {text} = answer?.ok ? await answer.json() : {text: ""};
+  if (text) shown.append(h("p", {class: "notice"}, text));
 }
 
 function changePassword(root, next) {
