@@ -1,5 +1,6 @@
 """Blob storage that fails when it is told to: a proxy before Azurite, through which the real client goes."""
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-encoding
 
 @dataclass
 class BlobProxy:
-    """Passes requests on to Azurite.
+    """Passes requests on to Azurite, over https with its certificate where it has one.
 
     `before` is asked what becomes of the n-th (from 0) instead, `after` is told when the store has done it
     and nobody has heard of that yet.
@@ -40,7 +41,8 @@ class BlobProxy:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["BlobProxy"]:
         """Serve while inside."""
-        async with httpx.AsyncClient(timeout=30) as client:
+        tls = self.azurite.tls
+        async with httpx.AsyncClient(timeout=30, verify=tls.client_context() if tls else True) as client:
             application = web.Application(client_max_size=64 * 1024 * 1024)
 
             async def serve(request: web.Request) -> web.StreamResponse:
@@ -49,11 +51,18 @@ class BlobProxy:
             application.router.add_route("*", "/{path:.*}", serve)
             runner = web.AppRunner(application, access_log=None)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self._server_context()).start()
             try:
                 yield self
             finally:
                 await runner.cleanup()
+
+    def _server_context(self) -> ssl.SSLContext | None:
+        if self.azurite.tls is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.azurite.tls.server)
+        return context
 
     async def _serve(self, client: httpx.AsyncClient, request: web.Request) -> web.StreamResponse:
         number = len(self.requests)
@@ -61,7 +70,8 @@ class BlobProxy:
         body = await request.read()
         if self.before and (refused := await self.before(number, request)) is not None:
             return refused
-        url = f"http://127.0.0.1:{self.azurite.port}{request.raw_path}"
+        scheme, _, host = self.azurite.url.split("/")[:3]
+        url = f"{scheme}//{host}{request.raw_path}"
         headers = [(k, v) for k, v in request.headers.items() if k.lower() not in {"host", "connection"}]
         answer = await client.request(request.method, url, content=body, headers=headers)
         if self.after:

@@ -1,7 +1,7 @@
 """Azure's blob storage, as daily sets need it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -61,7 +61,10 @@ class Blobs:
     async def ensure(self) -> None:
         """Make the container if it is not there."""
         async with _translated(self._container.container_name):
-            if not await self._container.exists():
+            if await self._container.exists():
+                return
+            # Somebody else may be quicker.
+            with suppress(ResourceExistsError):
                 await self._container.create_container()
 
     async def put(self, name: str, content: bytes, metadata: dict[str, str]) -> None:
@@ -100,7 +103,7 @@ async def _translated(what: str) -> AsyncIterator[None]:
     try:
         yield
     except ResourceExistsError as error:
-        raise Conflict(f"blob storage has {what} already") from error
+        raise Conflict(f"blob storage refuses {what}: {_said(error)}") from error
     except ResourceNotFoundError as error:
         raise NotFound(f"blob storage has no {what}") from error
     except ClientAuthenticationError as error:
@@ -108,5 +111,8 @@ async def _translated(what: str) -> AsyncIterator[None]:
             "blob storage refuses the account's key", fix="check ESP_BACKUP_BLOB_CONNECTION_STRING"
         ) from error
     except (AzureError, OSError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unavailable(f"blob storage does not answer about {what}: {said}") from error
+        raise Unavailable(f"blob storage does not answer about {what}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

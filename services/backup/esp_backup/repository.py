@@ -195,6 +195,7 @@ def configuration_text(settings: BackupSettings) -> str:
         "repo1-retention-full": str(settings.full_days),
         **_local(settings),
         "process-max": str(settings.processes),
+        "job-retry-interval": f"{settings.part_retry_s:g}",
         "compress-type": "lz4",
         "start-fast": "y",
         # Only what has been checked makes older ones go: see the work `full`.

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import httpx
-from esp_common.errors import EspError, InvalidInput, Unavailable
+from esp_common.errors import Conflict, EspError, InvalidInput, Unavailable
 
 from esp_backup.blobs import Blob, Blobs
 from esp_backup.domain.retention import Kept, beyond_age
@@ -64,10 +64,28 @@ class Sets:
         name = f"{PREFIX}{now.strftime(NAME)}{SEALED if key else PLAIN}"
         content = seal(key, packed, name) if key else packed
         await self._blobs.ensure()
-        await self._blobs.put(name, content, {_DIGEST: hashlib.sha256(content).hexdigest()})
-        stored = next(blob for blob in await self._blobs.all(name))
+        stored = await self._put(name, content)
         await self.verify(stored)
         return _described(stored), sorted(parts)
+
+    async def _put(self, name: str, content: bytes) -> Blob:
+        """Store a set; raise Conflict when there is another of this name."""
+        digest = hashlib.sha256(content).hexdigest()
+        try:
+            await self._blobs.put(name, content, {_DIGEST: digest})
+        except Conflict:
+            # A try whose answer was lost has stored it: the next is told that it is there.
+            stored = await self._stored(name)
+            if stored.metadata.get(_DIGEST) != digest:
+                raise
+            return stored
+        return await self._stored(name)
+
+    async def _stored(self, name: str) -> Blob:
+        found = await self._blobs.all(name)
+        if not found:
+            raise Unavailable(f"blob storage does not show {name}, which it has taken")
+        return found[0]
 
     async def all(self) -> list[DailySet]:
         """Return the sets there are, oldest first."""

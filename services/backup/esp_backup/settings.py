@@ -81,6 +81,12 @@ class BackupSettings(ServiceSettings):
         le=3600,
         description="How long the blob storage is waited for, seconds.",
     )
+    part_retry_s: float = Field(
+        15,
+        ge=0,
+        le=60,
+        description="Pause before a part of a physical backup is tried for the last time, seconds.",
+    )
     processes: int = Field(2, ge=1, le=64, description="Processes of a physical backup or restore.")
 
     # The daily set.

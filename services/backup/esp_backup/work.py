@@ -1,5 +1,6 @@
 """Each kind of work from its beginning to what it leaves in storage and in the catalogue."""
 
+from collections.abc import Collection, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 import structlog
 from esp_common.database import Pool
 from esp_common.errors import EspError
+from prometheus_client import Counter
 
 from esp_backup import dumps as dump_files
 from esp_backup.blobs import Blobs
@@ -23,6 +25,10 @@ from esp_backup.store.cluster import Cluster
 log = structlog.get_logger()
 
 AZURE: Final = "azure"
+
+_NOT_PRUNED: Final = Counter(
+    "esp_backup_pruning_failures_total", "Runs after which old backups could not be deleted.", ["kind"]
+)
 
 
 class Work:
@@ -61,9 +67,10 @@ class Work:
         return {"name": dump.name, "bytes": dump.bytes, "expired": gone}
 
     async def full(self) -> dict[str, Any]:
-        """Take a full backup to each repository, then let go of what is older than the policy keeps.
+        """Take a full backup to each repository, then let go there of what is older than the policy keeps.
 
         A repository that fails does not keep the others from theirs; the first failure is raised at the end.
+        One that has its backup lets go of old ones all the same: it is asked again until all have theirs.
         """
         await self.repository.ensure()
         failures: list[EspError] = []
@@ -75,14 +82,19 @@ class Work:
             except EspError as failure:
                 failures.append(failure)
         fulls = await self.note_fulls()
-        if failures:
-            raise failures[0]
-        newest = [max((f for f in fulls if f.place == place), key=lambda f: f.ended_at) for place in taken]
+        newest = [
+            max((full for full in fulls if full.place == place), key=lambda full: full.ended_at)
+            for place in taken
+            if any(full.place == place for full in fulls)
+        ]
         if any(full.damaged for full in newest):
             raise Damaged("pages of the cluster fail their checksums", fix="see pgBackRest's log; drill")
-        await self.expire_fulls()
+        pruned = await _pruned("full", self.expire_fulls(taken))
+        if failures:
+            raise failures[0]
         return {
-            "backups": [{"place": full.place, "name": full.label, "bytes": full.bytes} for full in newest]
+            "backups": [{"place": full.place, "name": full.label, "bytes": full.bytes} for full in newest],
+            **pruned,
         }
 
     async def set(self) -> dict[str, Any]:
@@ -90,11 +102,11 @@ class Work:
         async with Blobs(self._settings) as blobs:
             sets = Sets(self._settings, blobs)
             taken, files = await sets.take(datetime.now(UTC))
+            await self._note_sets(await sets.all())
             async with self._pool.acquire() as connection:
                 problems = await catalogue.known_problems(connection, "set")
-            gone = await sets.expire((name for _, name in problems), datetime.now(UTC))
-            await self._note_sets(await sets.all())
-        return {"name": taken.name, "bytes": taken.bytes, "files": files, "expired": gone}
+            pruned = await _pruned("set", self._expire_sets(sets, [name for _, name in problems]))
+        return {"name": taken.name, "bytes": taken.bytes, "files": files, **pruned}
 
     async def verify(self) -> dict[str, Any]:
         """Read every backup again and note what is wrong; raise Damaged when something is."""
@@ -144,11 +156,17 @@ class Work:
             entries = [_set_entry(each) for each in found]
             await catalogue.note_found(connection, "set", [AZURE], entries)
 
-    async def expire_fulls(self) -> None:
-        """Let old full backups go where none of those that stay is known to be damaged."""
+    async def _expire_sets(self, sets: Sets, problems: list[str]) -> dict[str, Any]:
+        gone = await sets.expire(problems, datetime.now(UTC))
+        if gone:
+            await self._note_sets(await sets.all())
+        return {"expired": gone}
+
+    async def expire_fulls(self, places: Collection[str] | None = None) -> None:
+        """Let old full backups go from `places` (None: all) where no newer one is known to be damaged."""
         async with self._pool.acquire() as connection:
             problems = await catalogue.known_problems(connection, "full")
-        for place in self.repository.places:
+        for place in self.repository.places if places is None else places:
             if any(where == place for where, _ in problems):
                 log.warning("backup.kept", place=place, reason="a newer backup is damaged")
             else:
@@ -191,6 +209,19 @@ class Work:
             for name, problem in problems.items():
                 await catalogue.note_verified(connection, kind, place, name, problem)
         return [f"{kind} {name} in {place}: {problem}" for name, problem in problems.items() if problem]
+
+
+async def _pruned(kind: str, pruning: Coroutine[Any, Any, dict[str, Any] | None]) -> dict[str, Any]:
+    """Let go of old backups. Where that fails the new one is none the worse, and the next run tries again.
+
+    Returns what there is to tell of it; `not_pruned`: why it failed.
+    """
+    try:
+        return await pruning or {}
+    except EspError as error:
+        _NOT_PRUNED.labels(kind).inc()
+        log.warning("backup.not-pruned", kind=kind, reason=str(error))
+        return {"not_pruned": str(error)}
 
 
 def owner_of(data: Path) -> Account:
