@@ -1,18 +1,22 @@
 """What an export is made of: names, content hashes, row groups, plans, and parts read as one."""
 
+import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from math import nan
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from esp_archiver.domain.content import ContentHash, extremes
-from esp_archiver.domain.copied import CopiedRows
+from esp_archiver.domain.content import ContentHash, extremes, widened
+from esp_archiver.domain.copied import CopiedRows, Tables
 from esp_archiver.domain.datasets import FORMS, Dataset
 from esp_archiver.domain.layout import Place, place_of
 from esp_archiver.domain.merging import merged
 from esp_archiver.domain.planning import Content, Part, archive_id, due, plan_day
 from esp_archiver.domain.row_groups import LEAST_ROWS, MOST_ROWS, RowGroups
+from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.errors import EspError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,13 +108,24 @@ def test_a_content_hash_tells_rows_apart(
     assert same == ([str(sorted(row.items())) for row in one] == [str(sorted(row.items())) for row in other])
 
 
+def test_a_content_hash_is_what_it_was_when_the_archive_was_written() -> None:
+    """It stands in every file: another way to take it would call all of them damaged."""
+    row = {"name": "P-1", "time": START, "value": 1.5, "on": True, "flags": ["a", "b"]}
+    tables = [
+        pa.Table.from_pylist(rows, schema=SCHEMA)
+        for rows in ([row, {**row, "on": False}], [dict.fromkeys(SCHEMA.names), row])
+    ]
+    assert hashed(tables) == "876f833545059b9c074b52db92060527c56a2b78adcb099c62066b59b40cd3ab"
+
+
 def test_extremes_widen_and_leave_out_what_was_never_measured() -> None:
     tables = [
         pa.table({"a": pa.array(values, pa.float64()), "b": pa.nulls(2, pa.float64())})
         for values in ([3, 1], [None, 7])
     ]
-    found = extremes(tables[1], ["a", "b"], extremes(tables[0], ["a", "b"], {}))
-    assert found == {"a": (1, 7)}
+    first, second = (extremes(table, ["a", "b"]) for table in tables)
+    assert widened(first, second) == widened(second, first) == {"a": (1, 7)}
+    assert widened({}, first) == first
 
 
 @few
@@ -211,3 +226,32 @@ def test_a_copy_that_ends_early_is_not_taken_for_whole() -> None:
 def test_what_is_no_copy_is_refused() -> None:
     with pytest.raises(EspError, match="not a binary COPY"):
         list(CopiedRows(10).feed(b"something else altogether"))
+
+
+@pytest.mark.parametrize(
+    "keys", [[(1, 5), (1, 5)], [(1, 5), (1, 4)], [(2, 1), (1, 9)]], ids=["twice", "time", "pump"]
+)
+@pytest.mark.parametrize("cut", [1, 2], ids=["between pieces", "within a piece"])
+def test_a_copy_that_is_not_by_pump_and_time_is_refused(keys: list[tuple[int, int]], cut: int) -> None:
+    rows = [copied_row(pump, time) for pump, time in keys]
+    tables = Tables(["P-1", "P-2"])
+    pieces = [bytearray(b"".join(rows[at : at + cut])) for at in range(0, len(rows), cut)]
+    with pytest.raises(EspError, match="order of pump and time"):
+        [tables.table(piece) for piece in pieces]
+
+
+def test_a_copy_by_pump_and_time_becomes_readings() -> None:
+    tables = Tables(["P-1", "P-2"])
+    first = tables.table(bytearray(copied_row(1, 5) + copied_row(1, 6)))
+    second = tables.table(bytearray(copied_row(2, 0)))
+    assert pa.concat_tables([first, second])["pump_id"].to_pylist() == ["P-1", "P-1", "P-2"]
+    assert second.to_pylist()[0]["time"] == datetime(2000, 1, 1, tzinfo=UTC)
+    assert second.to_pylist()[0]["choke_pct"] is None
+
+
+def copied_row(pump: int, time_us: int) -> bytes:
+    """Return a row of a binary COPY in which nothing was measured; `time_us` since 2000."""
+    fields = [struct.pack(">ii", 4, pump), struct.pack(">iq", 8, time_us)]
+    fields += [struct.pack(">id", 8, nan)] * len(CHANNEL_NAMES)
+    fields += [struct.pack(">ii", 4, state) for state in (RUNNING_ABSENT, TRIP_CODE_ABSENT, 0, 0)]
+    return struct.pack(">h", len(fields)) + b"".join(fields)

@@ -1,7 +1,7 @@
 """One part's way into the archive: read in one snapshot, written, uploaded, and read back to be proved."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +64,11 @@ def _check_count(export: Export, file: File) -> None:
 
 async def _pipe(source: Source, connection: Connection, export: Export, writer: PartWriter) -> None:
     """Have the database send while what came before is encoded."""
-    tables: asyncio.Queue[pa.Table | None] = asyncio.Queue(TABLES_AHEAD)
+    tables: asyncio.Queue[Callable[[], pa.Table] | None] = asyncio.Queue(TABLES_AHEAD)
 
     async def encode() -> None:
-        while (table := await tables.get()) is not None:
-            await asyncio.to_thread(writer.add, table)
+        while (made := await tables.get()) is not None:
+            await asyncio.to_thread(writer.add_made, made)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(encode())

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from esp_common.contracts.channels import CHANNEL_NAMES
 
-from esp_archiver.domain.content import ContentHash, Extremes, extremes
+from esp_archiver.domain.content import ContentHash, Extremes, extremes, widened
 from esp_archiver.domain.datasets import FORMS, SCHEMA_VERSION, UNITS, Dataset, writer_options
 from esp_archiver.domain.pruning import FOOTER_TAIL
 from esp_archiver.domain.row_groups import RowGroups
@@ -65,9 +65,12 @@ class _Tally:
         self._extremes: Extremes = {}
         self._pumps: set[str] = set()
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, table: pa.Table, known: Extremes | None = None) -> None:
+        """Add rows; `known`: extremes of columns of theirs, the bounded ones among them."""
         self._hash.update(table)
-        self._extremes = extremes(table, self._bounded, self._extremes)
+        found = known if known is not None else extremes(table, self._bounded)
+        bounded = {name: found[name] for name in self._bounded if name in found}
+        self._extremes = widened(self._extremes, bounded)
         if _PUMP in self._schema.names:
             self._pumps.update(table.column(_PUMP).unique().to_pylist())
 
@@ -104,6 +107,10 @@ class PartWriter:
         self._tally.add(table)
         for group in self._groups.feed(table):
             self._writer.write_table(group, row_group_size=group.num_rows)
+
+    def add_made(self, make: Callable[[], pa.Table]) -> None:
+        """Add rows that are made only now, in the thread that writes them."""
+        self.add(make())
 
     def finish(self) -> File:
         """Write the rest and the footer, and return the file."""
@@ -147,8 +154,9 @@ def read_back(body: IO[bytes], dataset: Dataset) -> Summary:
         file = pq.ParquetFile(body, page_checksum_verification=True)
         for number in range(file.metadata.num_row_groups):
             table = file.read_row_group(number)
-            _check_statistics(file.metadata.row_group(number), table)
-            tally.add(table)
+            found = extremes(table, [name for name in table.column_names if not _is_list(table, name)])
+            _check_statistics(file.metadata.row_group(number), table, found)
+            tally.add(table, found)
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"not readable: {error}", fix="restore the object from an older version") from error
     summary = tally.summary()
@@ -158,12 +166,15 @@ def read_back(body: IO[bytes], dataset: Dataset) -> Summary:
     return summary
 
 
-def _check_statistics(group: Any, table: pa.Table) -> None:
+def _is_list(table: pa.Table, name: str) -> bool:
+    return bool(pa.types.is_list(table.schema.field(name).type))
+
+
+def _check_statistics(group: Any, table: pa.Table, found: Extremes) -> None:
     for number in range(group.num_columns):
         column = group.column(number)
         name, statistics = column.path_in_schema, column.statistics
         if name not in table.column_names or statistics is None or not statistics.has_min_max:
             continue
-        found = extremes(table, [name], {})
         if found.get(name) != (statistics.min, statistics.max):
             raise Damaged(f"statistics of {name} are not those of its rows")

@@ -1,7 +1,7 @@
 """What rows come to: a hash and extremes that do not depend on how the rows were cut into tables."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,8 @@ class _ColumnHash:
         return b"".join(each.digest() for each in self._hashes.values())
 
     def update(self, chunk: pa.Array) -> None:
-        self._hashes[_VALIDITY].update(_bytes(chunk.is_valid()))
+        present = _bytes(chunk.is_valid()) if chunk.null_count else b"\1" * len(chunk)
+        self._hashes[_VALIDITY].update(present)
         if pa.types.is_list(chunk.type):
             self._hashes[_LENGTHS].update(_bytes(pc.list_value_length(chunk).fill_null(0)))
             elements = chunk.flatten()
@@ -88,13 +89,17 @@ def _text(values: pa.Array) -> bytes:
     return dense if not values.null_count else "".join(filter(None, values.to_pylist())).encode()
 
 
-def extremes(table: pa.Table, names: list[str], known: Extremes) -> Extremes:
-    """Return `known` widened by the least and greatest of `table`'s columns `names`."""
-    found = dict(known)
-    for name in names:
-        bounds = pc.min_max(table.column(name))
-        low, high = bounds["min"].as_py(), bounds["max"].as_py()
-        if low is not None:
-            before = found.get(name, (low, high))
-            found[name] = (min(before[0], low), max(before[1], high))
-    return found
+def extremes(table: pa.Table, names: Sequence[str]) -> Extremes:
+    """Return the least and greatest of `table`'s columns `names`; a column without a value has none."""
+    bounds = {name: pc.min_max(table.column(name)).as_py() for name in names}
+    return {name: (of["min"], of["max"]) for name, of in bounds.items() if of["min"] is not None}
+
+
+def widened(known: Extremes, found: Extremes) -> Extremes:
+    """Return the extremes of the rows of both."""
+    both = {
+        name: (min(low, found[name][0]), max(high, found[name][1]))
+        for name, (low, high) in known.items()
+        if name in found
+    }
+    return {**known, **found, **both}

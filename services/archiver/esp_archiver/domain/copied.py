@@ -41,14 +41,14 @@ Rows = npt.NDArray[np.void]
 
 
 class CopiedRows:
-    """Cuts a COPY stream into arrays of `size` whole rows (the last has the rest)."""
+    """Cuts a COPY stream into pieces of `size` whole rows (the last has the rest)."""
 
     def __init__(self, size: int) -> None:
         self._bytes = size * _ROW.itemsize
         self._buffer = bytearray()
         self._begun = False
 
-    def feed(self, data: bytes) -> Iterator[Rows]:
+    def feed(self, data: bytes) -> Iterator[bytearray]:
         """Take what came, and yield what is complete."""
         self._buffer += data
         if not self._begun:
@@ -59,18 +59,41 @@ class CopiedRows:
             del self._buffer[: len(_SIGNATURE)]
             self._begun = True
         while len(self._buffer) >= self._bytes:
-            yield _rows(bytes(self._buffer[: self._bytes]))
+            yield self._buffer[: self._bytes]
             del self._buffer[: self._bytes]
 
-    def finish(self) -> Iterator[Rows]:
+    def finish(self) -> Iterator[bytearray]:
         """Yield the rest; raise EspError when the stream ended in the middle."""
         if self._buffer[-len(_TRAILER) :] != _TRAILER or (len(self._buffer) - len(_TRAILER)) % _ROW.itemsize:
             raise EspError("the database's COPY ended early", fix="run the export again")
         if len(self._buffer) > len(_TRAILER):
-            yield _rows(bytes(self._buffer[: -len(_TRAILER)]))
+            yield self._buffer[: -len(_TRAILER)]
 
 
-def _rows(data: bytes) -> Rows:
+class Tables:
+    """Makes tables of readings of the pieces, one after the other; pumps count in `pump_ids`, from 1."""
+
+    def __init__(self, pump_ids: Sequence[str]) -> None:
+        self._pump_ids = pump_ids
+        self._last: tuple[int, int] = (0, 0)
+
+    def table(self, piece: bytearray) -> pa.Table:
+        """Return the piece that comes next as a table.
+
+        Raises EspError when it is not what was asked for: other columns, or not by pump and time.
+        """
+        rows = _rows(piece)
+        self._check_order(_native(rows["pump"]), _native(rows["time"]))
+        return _table(rows, self._pump_ids)
+
+    def _check_order(self, pumps: npt.NDArray[Any], times: npt.NDArray[Any]) -> None:
+        rises = (pumps[1:] > pumps[:-1]) | ((pumps[1:] == pumps[:-1]) & (times[1:] > times[:-1]))
+        if not rises.all() or (pumps[0], times[0]) <= self._last:
+            raise EspError("the database's COPY is not in the order of pump and time")
+        self._last = int(pumps[-1]), int(times[-1])
+
+
+def _rows(data: bytearray) -> Rows:
     rows = np.frombuffer(data, dtype=_ROW)
     lengths_fit = all((rows[f"{name} length"] == np.dtype(kind).itemsize).all() for name, kind in _COLUMNS)
     if not (rows["fields"] == len(_COLUMNS)).all() or not lengths_fit:
@@ -78,8 +101,7 @@ def _rows(data: bytes) -> Rows:
     return rows
 
 
-def to_table(rows: Rows, pump_ids: Sequence[str]) -> pa.Table:
-    """Return rows as a table of readings; `rows["pump"]` counts in `pump_ids`, from 1."""
+def _table(rows: Rows, pump_ids: Sequence[str]) -> pa.Table:
     names = pa.array(pump_ids, pa.string())
     pumps = pa.DictionaryArray.from_arrays(pa.array(_native(rows["pump"]) - 1), names).cast(pa.string())
     running, trip_code = _native(rows["running"]), _native(rows["trip_code"])

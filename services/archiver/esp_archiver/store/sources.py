@@ -1,9 +1,9 @@
 """Where archived rows come from: what ingest, auth and diagnostics publish, read in one snapshot."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any, Final, Protocol
 
@@ -11,19 +11,20 @@ import pyarrow as pa
 from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.database import Connection, Pool, load_queries
 
-from esp_archiver.domain.copied import CopiedRows, Rows, to_table
+from esp_archiver.domain.copied import CopiedRows, Tables
 from esp_archiver.domain.datasets import FORMS, Dataset
 from esp_archiver.domain.planning import Content
 
 _FILE: Final = load_queries("esp_archiver.store", "sources.sql")
 ROWS_AT_ONCE: Final = 50_000
-"""Rows of one COPY's table, and of a COPY of several pumps: about 20 MB."""
+"""Rows of one table of readings: about 20 MB."""
 
 _RECORDS_AT_ONCE: Final = 2000
 _CHANNELS: Final = ", ".join(f"coalesce({name}, 'NaN')" for name in CHANNEL_NAMES)
 _TELEMETRY_ROWS: Final = _FILE.telemetry_rows.format(channels=_CHANNELS)
 
-Take = Callable[[pa.Table], Awaitable[None]]
+Take = Callable[[Callable[[], pa.Table]], Awaitable[None]]
+"""Takes what makes the next table: milliseconds of work that need not hold up what the database sends."""
 
 
 class Source(Protocol):
@@ -78,23 +79,19 @@ class Telemetry:
         return int(await connection.fetchval(_FILE.drops, day))
 
     async def read(self, connection: Connection, day: date, content: Content, take: Take) -> None:
-        """Hand over a field's day: small pumps several at a time, large ones by themselves."""
-        for pump_ids in _together(content.pumps):
-            rows = CopiedRows(ROWS_AT_ONCE)
+        """Hand over a field's day."""
+        pump_ids = [pump_id for pump_id, _ in content.pumps]
+        rows, tables = CopiedRows(ROWS_AT_ONCE), Tables(pump_ids)
 
-            async def on_data(data: bytes, rows: CopiedRows = rows, ids: Sequence[str] = pump_ids) -> None:
-                for part in rows.feed(data):
-                    await _hand_over(part, ids, take)
+        async def on_data(data: bytes) -> None:
+            for piece in rows.feed(data):
+                await take(partial(tables.table, piece))
 
-            await connection.copy_from_query(
-                _TELEMETRY_ROWS, list(pump_ids), *_bounds(day), output=on_data, format="binary"
-            )
-            for part in rows.finish():
-                await _hand_over(part, pump_ids, take)
-
-
-async def _hand_over(rows: Rows, pump_ids: Sequence[str], take: Take) -> None:
-    await take(await asyncio.to_thread(to_table, rows, pump_ids))
+        await connection.copy_from_query(
+            _TELEMETRY_ROWS, pump_ids, *_bounds(day), output=on_data, format="binary"
+        )
+        for piece in rows.finish():
+            await take(partial(tables.table, piece))
 
 
 def _field(field_id: str, pumps: Sequence[Any]) -> Content:
@@ -105,20 +102,6 @@ def _field(field_id: str, pumps: Sequence[Any]) -> Content:
         int(sum(row["digest"] for row in pumps)),
         tuple(ordered),
     )
-
-
-def _together(pumps: Sequence[tuple[str, int]]) -> Iterator[list[str]]:
-    """Yield pumps in groups that have no more than a table's rows, or only one pump."""
-    group: list[str] = []
-    total = 0
-    for pump_id, rows in pumps:
-        if group and total + rows > ROWS_AT_ONCE:
-            yield group
-            group, total = [], 0
-        group.append(pump_id)
-        total += rows
-    if group:
-        yield group
 
 
 class Records:
@@ -157,10 +140,10 @@ class Records:
         async for row in connection.cursor(self._rows, *_bounds(day), prefetch=_RECORDS_AT_ONCE):
             held.append(dict(row))
             if len(held) == _RECORDS_AT_ONCE:
-                await take(pa.Table.from_pylist(held, schema=schema))
+                await take(partial(pa.Table.from_pylist, held, schema=schema))
                 held = []
         if held:
-            await take(pa.Table.from_pylist(held, schema=schema))
+            await take(partial(pa.Table.from_pylist, held, schema=schema))
 
 
 def _column(field: Any) -> str:

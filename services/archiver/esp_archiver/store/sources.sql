@@ -13,13 +13,17 @@ SELECT field_id, pump_id, readings, digest FROM telemetry_v1.day_digest($1)
 SELECT coalesce((SELECT drops FROM telemetry_v1.dropped_days WHERE day = $1), 0)
 
 -- name: telemetry_rows
--- Fields of one width, none absent. By position in $1, which is in the order of pump_id.
+-- Fields of one width, none absent; `pump` is a position in $1. Pump after pump by the key of the table, or of the
+-- column store's segments: one sort of a whole day would take longer than reading it.
 SELECT
-    array_position($1::text[], pump_id) AS pump, time, {channels},
+    wanted.pump::int4, time, {channels},
     coalesce(running::int4, -1), coalesce(trip_code, -2147483648), coalesce(fault_mask, 0), coalesce(frozen_mask, 0)
-FROM telemetry_v1.readings
-WHERE pump_id = ANY ($1::text[]) AND time >= $2 AND time < $3
-ORDER BY pump, time
+FROM unnest($1::text[]) WITH ORDINALITY AS wanted (pump_id, pump)
+CROSS JOIN LATERAL (
+    SELECT * FROM telemetry_v1.readings
+    WHERE readings.pump_id = wanted.pump_id AND time >= $2 AND time < $3
+    ORDER BY time
+) AS of_pump
 
 -- name: audit_exists
 SELECT to_regclass('audit_v1.records') IS NOT NULL
