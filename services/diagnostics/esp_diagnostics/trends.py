@@ -26,7 +26,7 @@ from esp_diagnostics.domain.trends import (
 )
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.store.history import STATISTICS, History, Row
+from esp_diagnostics.store.history import STATISTICS, Buckets, History, Row
 
 SETTLED: Final = timedelta(minutes=2)
 """Age after which a span counts as over: by then its readings are stored and their buckets made."""
@@ -95,15 +95,15 @@ class Trends:
             most = question.max_points
             rows = await self._readings(question.pump_id, wanted.span, channels, most + 1)
             if len(rows) <= most:
-                return _trend(question, wanted, channels, rows)
+                return _shown(question, _of_readings(question.pump_id, wanted, channels, rows))
             if question.resolution is Resolution.RAW:
                 raise TooManyPoints(
                     f"there are more than max_points {most} readings",
                     fix="ask for a shorter span, resolution=auto, or more points",
                 )
             wanted = bucketed(wanted.span, most)
-        rows = await self._history.buckets(question.pump_id, wanted, channels)
-        return _trend(question, wanted, channels, rows)
+        buckets = await self._history.columns(question.pump_id, wanted, channels)
+        return _shown(question, _of_buckets(question.pump_id, wanted, channels, buckets))
 
     async def _readings(self, pump_id: str, span: Span, channels: Sequence[str], limit: int) -> list[Row]:
         """Return up to `limit` readings, oldest first, wherever they are by now."""
@@ -154,11 +154,8 @@ class Trends:
         return []
 
 
-def _trend(question: Question, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
-    if made.bucket_s is None:
-        trend = _of_readings(question.pump_id, made, channels, rows)
-    else:
-        trend = _of_buckets(question.pump_id, made, channels, rows)
+def _shown(question: Question, trend: Trend) -> Trend:
+    """Return the channels that were asked for; where none was named, those that were measured."""
     return trend if question.channels else trend.measured()
 
 
@@ -175,15 +172,14 @@ def _of_readings(pump_id: str, made: Plan, channels: Sequence[str], rows: Sequen
     return Trend(pump_id, made, times, found, {"running": running, "trip_code": trip_codes})
 
 
-def _of_buckets(pump_id: str, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
-    count = len(STATISTICS)
-    values = _matrix(rows, 3, count * len(channels))
+def _of_buckets(pump_id: str, made: Plan, channels: Sequence[str], buckets: Buckets) -> Trend:
+    count, values = len(STATISTICS), buckets.values
     found = {
         name: {statistic: values[:, count * place + offset] for offset, statistic in enumerate(STATISTICS)}
         for place, name in enumerate(channels)
     }
-    state = {name: [row[name] for row in rows] for name in ("readings", "running_share")}
-    return Trend(pump_id, made, [row["bucket"] for row in rows], found, state)
+    state = {"readings": buckets.readings, "running_share": buckets.running_share}
+    return Trend(pump_id, made, buckets.times, found, state)
 
 
 def _matrix(rows: Sequence[Row], first: int, columns: int) -> Floats:

@@ -71,6 +71,29 @@ async def test_merged_buckets_weigh_by_what_was_measured(
     assert (first["intake_pressure_psi_min"], first["intake_pressure_psi_max"]) == (800, measured.max())
 
 
+@pytest.mark.parametrize(
+    ("source", "bucket_s"),
+    [(Resolution.MINUTE, 60), (Resolution.MINUTE, 900), (Resolution.HOUR, 3600)],
+    ids=["stored", "merged", "hour"],
+)
+async def test_columns_have_what_the_buckets_have(
+    history: History, source: Resolution, bucket_s: int
+) -> None:
+    wanted, channels = buckets(source, bucket_s), (*CHANNELS, "motor_temp_c")
+    rows = await history.buckets("P-1", wanted, channels)
+    columns = await history.columns("P-1", wanted, channels)
+    assert list(columns.times) == [row["bucket"] for row in rows]
+    assert list(columns.readings) == [row["readings"] for row in rows]
+    assert list(columns.running_share) == [row["running_share"] for row in rows]
+    np.testing.assert_array_equal(columns.values, np.array([row[3:] for row in rows], dtype=np.float64))
+
+
+async def test_where_nothing_was_measured_there_are_no_columns_to_unpack(history: History) -> None:
+    before = Plan(Resolution.HOUR, Span(DAY - timedelta(days=2), DAY - timedelta(days=1)), 3600)
+    columns = await history.columns("P-1", before, CHANNELS)
+    assert (len(columns.times), columns.values.shape) == (0, (0, 6))
+
+
 async def test_the_newest_readings_come_first(history: History) -> None:
     rows = await history.newest("P-1", DAY, 3)
     assert [row["time"] for row in rows] == [DAY + timedelta(minutes=1440 - n) for n in (1, 2, 3)]

@@ -1,13 +1,16 @@
 """What was measured: readings and their aggregates, from ingest's published views."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
 from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.database import Pool, load_queries
 
+from esp_diagnostics.domain.arrays import Floats
 from esp_diagnostics.domain.trends import Plan, Span
 
 _SQL: Final = load_queries(__package__, "history.sql")
@@ -16,6 +19,22 @@ _NEWEST: Final = _SQL.newest.format(columns=", ".join(CHANNEL_NAMES))
 
 Row = Any
 """A row of asyncpg's: its columns by name and by place."""
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""PostgreSQL counts microseconds from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """n buckets as columns, oldest first, with how many readings each has and how long the pump ran in it.
+
+    `values`: (n, channels × STATISTICS) in the order asked for, NaN where nothing was measured.
+    """
+
+    times: Sequence[datetime]
+    readings: Sequence[int]
+    running_share: Sequence[float | None]
+    values: Floats
 
 
 class History:
@@ -38,6 +57,22 @@ class History:
         query = statement_of(plan, channels)
         width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
         return await self._pool.fetch(query, pump_id, plan.span.start, plan.span.end, *width)
+
+    async def columns(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> Buckets:
+        """Return what `buckets` does, as columns: several times as fast to read."""
+        query = _packed(plan.source.value, tuple(channels), plan.merged)
+        width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
+        row = await self._pool.fetchrow(query, pump_id, plan.span.start, plan.span.end, *width)
+        if row is None or row["times"] is None:
+            return Buckets((), (), (), np.empty((0, len(channels) * len(STATISTICS))))
+        times_us, numbers = _unpacked(row["times"], "i8"), _unpacked(row["numbers"], "f8")
+        shares = numbers[:, 1]
+        return Buckets(
+            [_EPOCH + timedelta(microseconds=time_us) for time_us in times_us.tolist()],
+            numbers[:, 0].astype(np.int64).tolist(),
+            np.where(np.isnan(shares), None, shares).tolist(),
+            numbers[:, 2:],
+        )
 
     async def newest(self, pump_id: str, since: datetime, limit: int) -> list[Row]:
         """Return up to `limit` readings since a time, newest first, with every channel and both flags."""
@@ -66,3 +101,23 @@ def _buckets(grain: str, channels: tuple[str, ...], merged: bool) -> str:
     if merged:
         return _SQL.merged_buckets.format(columns=together, grain=grain)
     return _SQL.buckets.format(columns=stored, grain=grain)
+
+
+@lru_cache(maxsize=512)
+def _packed(grain: str, channels: tuple[str, ...], merged: bool) -> str:
+    statistics = (f"{name}_{statistic}" for name in channels for statistic in STATISTICS)
+    measured = (f"coalesce({name}, 'NaN')" for name in ("running_share", *statistics))
+    buckets = _buckets(grain, channels, merged).removesuffix(";")
+    return _SQL.packed.format(numbers=", ".join(("readings::float8", *measured)), buckets=buckets)
+
+
+def _unpacked(array: bytes, kind: str) -> Any:
+    """Return an array without nulls from its binary form, its elements of numpy's `kind`.
+
+    As `array_send` writes it, big-endian: int32 number of dimensions, flags and type; int32 size and lower
+    bound of each dimension; then each element, its int32 length before it.
+    """
+    dimensions = int.from_bytes(array[:4], "big")
+    shape = np.frombuffer(array, ">i4", 2 * dimensions, 12)[::2]
+    elements = np.frombuffer(array, [("length", ">i4"), ("value", f">{kind}")], offset=12 + 8 * dimensions)
+    return elements["value"].astype(kind).reshape(shape)

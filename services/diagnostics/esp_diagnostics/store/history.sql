@@ -33,6 +33,12 @@ WHERE pump_id = $1 AND bucket >= $2 AND bucket < $3
 GROUP BY 1
 ORDER BY 1;
 
+-- name: packed
+-- Buckets in one row, as PostgreSQL's binary form of arrays: read at once, where each row would be unpacked
+-- value by value. NaN stands for null, so that every value has the same length. Rows come in their order.
+SELECT array_send(array_agg(bucket)) AS times, array_send(array_agg(ARRAY[{numbers}])) AS numbers
+FROM ({buckets}) AS buckets;
+
 -- name: newest
 -- The newest readings first; a pump that reports by exception says a little in each. Through the view its
 -- readings cannot be read in the order of time, so that the span, not the limit, bounds what is sorted.
