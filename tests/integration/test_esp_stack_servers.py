@@ -1,7 +1,9 @@
 """The servers of the native stack: private, restartable, and gone when whoever started them is gone."""
 
+import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -20,12 +22,13 @@ from esp_common.revocations import REDIS_KEY as REVOCATIONS
 from esp_stack.certificates import Tls, is_due, renew
 from esp_stack.programs import account, free_port
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, Redis
-from esp_stack.servers.nginx import BURST
+from esp_stack.servers.nginx import BURST, STREAMS
 from esp_stack.vault import Vault
 from psycopg import errors
 from redis import Redis as RedisClient
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from waiting import until
 
 MakeTls = Callable[[str | None], Tls]
 
@@ -242,6 +245,52 @@ def test_nginx_refuses_an_address_that_asks_too_fast_but_lets_its_readings_throu
     assert refused[0].headers["Retry-After"] == "1"
     assert refused[0].headers["Content-Type"] == "application/problem+json"
     assert set(posts) == {503}
+
+
+async def test_nginx_lets_an_address_have_so_many_live_streams_and_one_more_when_one_is_closed(
+    server_home, make_tls
+):
+    with ExitStack() as opened:
+        service = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2 * STREAMS))
+        service.settimeout(10)
+        ports = {name: free_port() for name in topology.SERVICES}
+        ports["diagnostics"] = service.getsockname()[1]
+        server = Nginx(server_home / "streams", apis=ports, tls=make_tls(account("www-data")))
+        server.start()
+        opened.callback(server.stop)
+
+        def ask() -> socket.socket:
+            """Ask for a live stream over a connection of its own."""
+            context = server.tls.client_context()
+            plain = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            door = opened.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+            door.sendall(b"GET /api/v1/live HTTP/1.1\r\nHost: esp\r\nConnection: upgrade\r\n")
+            door.sendall(b"Upgrade: websocket\r\n\r\n")
+            return door
+
+        doors = []
+        for _ in range(STREAMS):
+            doors.append(ask())
+            opened.enter_context(service.accept()[0])
+        refused = ask().recv(65_536)
+        async with httpx.AsyncClient(base_url=server.url, verify=server.tls.client_context()) as client:
+            other = (await client.get("/api/v1/pumps")).status_code
+        doors[0].close()
+        await until(lambda: answer_of(ask()) is None, "a place is free again")
+        opened.enter_context(service.accept()[0])
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert b"Retry-After: 1" in refused
+    assert b"application/problem+json" in refused
+    assert other == 503
+
+
+def answer_of(door: socket.socket) -> bytes | None:
+    """Return what is answered within a moment; None while the stream is open and silent."""
+    door.settimeout(0.2)
+    try:
+        return door.recv(65_536)
+    except TimeoutError:
+        return None
 
 
 def test_postgresql_with_tls_takes_nothing_else(server_home, make_tls):

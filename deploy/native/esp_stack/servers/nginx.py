@@ -31,6 +31,9 @@ http {{
   limit_req_zone $binary_remote_addr zone=address:10m rate={per_minute}r/m;
   limit_req_zone $binary_remote_addr zone=readings:10m rate={readings_per_minute}r/m;
   limit_req_status 429;
+  # A live stream is one request and stays open, so that it is streams that are counted.
+  limit_conn_zone $binary_remote_addr zone=streams:10m;
+  limit_conn_status 429;
 
 {upstreams}
   map $http_upgrade $connection_upgrade {{
@@ -59,6 +62,7 @@ http {{
       proxy_pass http://ingest;
     }}
     location = /api/v1/live {{
+      limit_conn streams {streams};
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
       proxy_read_timeout 1h;
@@ -117,6 +121,8 @@ PER_MINUTE, BURST = 1000, 200
 """What one address may ask: requests a minute, and how many of them at once."""
 READINGS_PER_MINUTE, READINGS_BURST = 60_000, 2000
 """What one address may post: machines behind one address come through the same door."""
+STREAMS = 100
+"""Live streams that one address may have open: an office of people, and not all places of a process."""
 
 
 def _problem(status: int, title: str) -> str:
@@ -162,6 +168,7 @@ class Nginx(Server):
             burst=BURST,
             readings_per_minute=READINGS_PER_MINUTE,
             readings_burst=READINGS_BURST,
+            streams=STREAMS,
             not_tls=_problem(400, "Speak https"),
             too_many=_problem(429, "Too Many Requests"),
             not_found=_problem(404, "Not Found"),
