@@ -70,6 +70,17 @@ def test_without_word_from_the_drive_the_state_becomes_unknown(monitor):
     assert assessment.state == "unknown"
 
 
+def test_a_first_reading_that_says_nothing_of_the_drive_begins_what_is_unknown(monitor):
+    silent = {name: np.nan for name in STEADY if not name.endswith(("psi", "_c", "_g"))}
+    first = readings([0], running=RUNNING_ABSENT, **silent)
+
+    [assessment] = watch(monitor, first)
+    [later] = watch(monitor, readings(range(1, 5), running=RUNNING_ABSENT, **silent))
+
+    assert (assessment.state, later.state) == ("unknown", "unknown")
+    assert assessment.state_since_us == later.state_since_us == first.time_us[0]
+
+
 def test_the_trip_code_comes_with_the_stop(monitor):
     watch(monitor, readings(range(10)))
 

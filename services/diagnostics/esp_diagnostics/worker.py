@@ -608,7 +608,12 @@ class Worker:
         while True:
             await asyncio.sleep(findings.STATUS_EVERY_S / 2)
             async with self._turn:
-                effects = await self._in_thread(self._judge.overdue, time.monotonic())
+                try:
+                    effects = await self._in_thread(self._judge.overdue, time.monotonic())
+                except Exception:
+                    # A pump whose status cannot be made does not keep the others from being judged.
+                    log.exception("statuses.failed")
+                    continue
                 await self._write(effects, list(self._claims.values()))
 
     async def _save_now_and_then(self) -> None:

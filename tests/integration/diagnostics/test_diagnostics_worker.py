@@ -16,7 +16,7 @@ from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.events import Event, event_headers
-from esp_common.contracts.readings import Readings, empty_readings
+from esp_common.contracts.readings import RUNNING_ABSENT, Readings, empty_readings
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
@@ -299,6 +299,14 @@ class TestFindings:
             (start + 3 * STEP, "off", start + 6 * STEP, 4),
             (start + 6 * STEP, "starting", None, None),
         ]
+
+    async def test_pump_whose_first_reading_says_nothing_of_its_drive_is_shown_as_unknown(
+        self, stream, worker
+    ):
+        silent = readings("P-6", stream.hour(), 1, running=RUNNING_ABSENT, intake_pressure_psi=700.0)
+        await stream.publish(silent)
+        status = await stream.judged("P-6", last(silent))
+        assert (status["state"], status["since"]) == ("unknown", last(silent))
 
     async def test_poison_is_buried_with_its_reason_and_its_neighbours_are_judged(self, stream, worker):
         before = readings("P-4", stream.hour(), 3, **HEALTHY)

@@ -84,8 +84,10 @@ def advance(
     state[~runs] = State.OFF
     state[lost | (table["running"][at] == RUNNING_ABSENT)] = State.UNKNOWN
     moved = state != before
+    # A first reading that says nothing of the drive moves no state, yet it is since then that it is unknown.
+    first = table["state_us"][at] == NEVER
     table["state"][at] = state
-    table["state_us"][at] = np.where(moved, time_us, table["state_us"][at])
+    table["state_us"][at] = np.where(moved | first, time_us, table["state_us"][at])
     return np.asarray(moved)
 
 
