@@ -13,6 +13,7 @@ from esp_backup.domain.verification import UnknownReport, problems
 from esp_backup.domain.wal import Beat, Coverage, position, segment_end
 from esp_backup.domain.window import recovery_window
 from esp_backup.repository import configuration_text, connection_parts
+from esp_backup.sealed_files import open_folder, seal_folder
 from esp_backup.settings import BackupSettings
 from esp_common.errors import InvalidInput
 from hypothesis import given
@@ -237,3 +238,76 @@ def test_nothing_is_encrypted_without_a_key_and_everything_with_one(tmp_path):
 def test_a_storage_account_that_cannot_be_used_is_refused(text):
     with pytest.raises(InvalidInput):
         connection_parts(text)
+
+
+# --- sealed files -----------------------------------------------------------------------------------------
+
+SEALING_KEY = bytes(range(32))
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    """A folder with sealed files of no, one and several pieces, and what they were."""
+    monkeypatch.setattr("esp_backup.sealed_files.PIECE_BYTES", 16)
+    contents = {"empty": b"", "data/one": b"0123456789abcdef", "data/two": b"b" * 40}
+    for name, content in contents.items():
+        path = tmp_path / "plain" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    seal_folder(SEALING_KEY, tmp_path / "plain", tmp_path / "sealed", "of-noon")
+    return tmp_path / "sealed", contents
+
+
+def test_sealed_files_open_as_they_were_and_leave_nothing_plain(sealed, tmp_path):
+    folder, contents = sealed
+    assert not [path for path in (tmp_path / "plain").rglob("*") if path.is_file()]
+    assert not [
+        path for path in folder.rglob("*") if b"bbbb" in (path.read_bytes() if path.is_file() else b"")
+    ]
+    open_folder(SEALING_KEY, folder, tmp_path / "opened", "of-noon")
+    assert {name: (tmp_path / "opened" / name).read_bytes() for name in contents} == contents
+
+
+def _cut(folder):
+    path = folder / "data" / "two.sealed"
+    path.write_bytes(path.read_bytes()[: 16 + 28])
+
+
+def _swap_pieces(folder):
+    path = folder / "data" / "two.sealed"
+    content = path.read_bytes()
+    path.write_bytes(content[44:88] + content[:44] + content[88:])
+
+
+def _swap_files(folder):
+    (folder / "data" / "one.sealed").rename(folder / "empty.sealed")
+
+
+def _empty(folder):
+    (folder / "data" / "one.sealed").write_bytes(b"")
+
+
+def _flip(folder):
+    path = folder / "data" / "one.sealed"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("tamper", [_cut, _swap_pieces, _swap_files, _empty, _flip])
+def test_sealed_files_that_were_tampered_with_do_not_open(sealed, tmp_path, tamper):
+    folder, _ = sealed
+    tamper(folder)
+    with pytest.raises(Unreadable):
+        open_folder(SEALING_KEY, folder, tmp_path / "opened", "of-noon")
+
+
+@pytest.mark.parametrize(("key", "name"), [(bytes(32), "of-noon"), (SEALING_KEY, "of-midnight")])
+def test_sealed_files_open_under_their_key_and_name_alone(sealed, tmp_path, key, name):
+    with pytest.raises(Unreadable):
+        open_folder(key, sealed[0], tmp_path / "opened", name)
+
+
+def test_dumps_are_not_sealed_without_a_key():
+    with pytest.raises(ValueError, match="seal_dumps needs encryption_key"):
+        BackupSettings(seal_dumps=True)

@@ -15,6 +15,7 @@ from esp_common.settings import settings_table
 from esp_backup import app as roles
 from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
+from esp_backup.dumps import Dumps
 from esp_backup.jobs import SERVICE, Jobs
 from esp_backup.recovery import Recovery
 from esp_backup.repository import AZURE, LOCAL, Repository
@@ -192,6 +193,21 @@ def restore_dump(
         async with open_work(settings) as (_, work):
             await work.dumps.load(name, settings.cluster_url, database, roles=roles)
         typer.echo(f"{name} is loaded as {database}")
+
+    _run(command)
+
+
+@app.command("open-dump")
+def open_dump(
+    name: Annotated[str, typer.Argument(help="A sealed dump, as `list --kind dump` shows it.")],
+    target: Annotated[Path, typer.Option(help="Folder to make.")],
+) -> None:
+    """Write what a sealed dump holds into a folder, for pg_restore by hand; needs no database."""
+
+    async def command(settings: BackupSettings) -> None:
+        dumps = Dumps(settings, owner_of(settings.cluster_data))
+        await dumps.open(name, target.absolute())
+        typer.echo(f"{name} is open in {target}; remove that when it has served")
 
     _run(command)
 

@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import asyncpg
 import orjson
 from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
 
 from esp_backup.domain.retention import Kept, beyond_count
+from esp_backup.domain.sealing import DUMPS, derive
 from esp_backup.programs import Account, libpq_environment, run
 from esp_backup.repository import Damaged
+from esp_backup.sealed_files import open_folder, seal_folder
 from esp_backup.settings import BackupSettings
 from esp_backup.store.cluster import Cluster
 
@@ -39,7 +42,10 @@ class NoSpace(EspError):
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """A dump and what its manifest says. `files`: SHA-256 of each file, by its path in the dump."""
+    """A dump and what its manifest says. `files`: SHA-256 of each file, by its path in the dump.
+
+    `sealed`: its files are encrypted, and end with `.sealed`; the manifest is not.
+    """
 
     name: str
     database: str
@@ -49,15 +55,20 @@ class Dump:
     ended_at: datetime
     bytes: int
     files: dict[str, str]
+    sealed: bool = False
 
 
 class Dumps:
-    """The folder of dumps. One is there under its name when it is complete, and not before."""
+    """The folder of dumps. One is there under its name when it is complete, and not before.
+
+    What a sealed one is made of or opened to is never in that folder, but in the state folder for a while.
+    """
 
     def __init__(self, settings: BackupSettings, account: Account) -> None:
         self._settings = settings
         self._account = account
         self._folder = settings.snapshot_folder
+        self._making = settings.state_folder / "dump-making"
 
     async def take(self, cluster: Cluster, now: datetime) -> Dump:
         """Dump the cluster's database; what an earlier try left half done is removed first.
@@ -66,13 +77,20 @@ class Dumps:
         """
         self._account.folder(self._folder)
         await asyncio.to_thread(self._clear)
-        self._require_space()
+        self._require_space(self._folder)
+        if self._settings.seal_dumps:
+            self._require_space(self._settings.state_folder)
         identity = await cluster.identity()
         name = now.strftime(NAME)
         partial = self._account.folder(self._folder / f"{PARTIAL}{name}")
         try:
-            await self._write(cluster.url, partial)
-            dump = await asyncio.to_thread(_describe, partial, name, identity, now)
+            if self._settings.seal_dumps:
+                await self._write_sealed(cluster.url, partial, name)
+            else:
+                await self._write(cluster.url, partial)
+            dump = await asyncio.to_thread(
+                _describe, partial, name, identity, now, sealed=self._settings.seal_dumps
+            )
             self._account.write(partial / MANIFEST, orjson.dumps(asdict(dump)).decode())
             await asyncio.to_thread(_flush, partial)
             partial.rename(self._folder / name)
@@ -109,20 +127,56 @@ class Dumps:
             shutil.rmtree(doomed, ignore_errors=True)
         return gone
 
+    async def open(self, name: str, folder: Path) -> Dump:
+        """Write what a sealed dump holds into the new `folder`, once it is verified, and return the dump.
+
+        Raises Damaged, Unreadable when it was sealed under another key, Conflict when `folder` exists.
+        """
+        await self.verify(name)
+        dump = _read(self._existing(name))
+        if not dump.sealed:
+            raise InvalidInput(f"dump {name} is not sealed", fix=f"take it as it is: {self._folder / name}")
+        self._new(folder)
+        try:
+            await asyncio.to_thread(open_folder, self._key(name), self._folder / name, folder, name)
+            await asyncio.to_thread(self._own, folder)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            raise
+        return dump
+
+    @asynccontextmanager
+    async def _readable(self, name: str) -> AsyncIterator[Path]:
+        """Verify a dump and give a folder with its files as PostgreSQL's programs read them."""
+        await self.verify(name)
+        if not _read(self._existing(name)).sealed:
+            yield self._folder / name
+            return
+        opened = self._settings.state_folder / f"dump-opened-{uuid4().hex}"
+        await self.open(name, opened)
+        try:
+            yield opened
+        finally:
+            await asyncio.to_thread(shutil.rmtree, opened, ignore_errors=True)
+
     async def load(self, name: str, server_url: str, database: str, *, roles: bool) -> None:
         """Load a dump, once it is verified, as the new `database` of the server at `server_url`.
 
         `server_url`: a superuser's. `roles`: make the roles of the dump's cluster too, for a new server.
         Raises Damaged, Conflict when the database exists, ProgramFailed when something does not load.
         """
-        await self.verify(name)
-        dump, data = _read(self._existing(name)), self._folder / name / DATA
-        async with _server(server_url) as server:
-            if await server.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database):
-                raise Conflict(f"there is a database {database}", fix="name one that does not exist")
-            if roles:
-                await self._load_roles(server_url, self._folder / name / ROLES)
-            await server.execute(f'CREATE DATABASE "{database}"')
+        async with self._readable(name) as folder:
+            dump = _read(self._existing(name))
+            async with _server(server_url) as server:
+                query = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+                if await server.fetchval(query, database):
+                    raise Conflict(f"there is a database {database}", fix="name one that does not exist")
+                if roles:
+                    await self._load_roles(server_url, folder / ROLES)
+                await server.execute(f'CREATE DATABASE "{database}"')
+            await self._fill(dump, folder / DATA, server_url, database)
+
+    async def _fill(self, dump: Dump, data: Path, server_url: str, database: str) -> None:
         environment = libpq_environment(server_url, database)
         # Its tables have to be filled in the order in which they stand in the dump.
         jobs = 1 if dump.timescale_version else JOBS
@@ -141,6 +195,29 @@ class Dumps:
         # Those that the server has already are no error.
         argv = [self._program("psql"), "--no-psqlrc", "--quiet", "--file", str(file)]
         await run(argv, self._account, environment=libpq_environment(server_url, "postgres"))
+
+    async def _write_sealed(self, url: str, folder: Path, name: str) -> None:
+        making = self._account.folder(self._making)
+        try:
+            await self._write(url, making)
+            await asyncio.to_thread(seal_folder, self._key(name), making, folder, name)
+            await asyncio.to_thread(self._own, folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, making, ignore_errors=True)
+
+    def _new(self, folder: Path) -> None:
+        if folder.exists():
+            raise Conflict(f"there is a folder {folder}", fix="name one that does not exist")
+        self._account.folder(folder)
+
+    def _own(self, folder: Path) -> None:
+        for path in folder.rglob("*"):
+            self._account.own(path)
+
+    def _key(self, name: str) -> bytes:
+        if self._settings.key is None:
+            raise InvalidInput(f"dump {name} is sealed", fix="set ESP_BACKUP_ENCRYPTION_KEY_FILE")
+        return derive(self._settings.key, DUMPS)
 
     async def _write(self, url: str, folder: Path) -> None:
         environment = libpq_environment(url)
@@ -164,20 +241,21 @@ class Dumps:
     def _clear(self) -> None:
         for left in self._folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self._making, ignore_errors=True)
 
-    def _require_space(self) -> None:
+    def _require_space(self, folder: Path) -> None:
         """Refuse before the disk is full for everybody else on it: the next dump is about like the last."""
         dumps, _ = self.all()
         needed = self._settings.snapshot_free_mib * _MIB + (dumps[-1].bytes if dumps else 0)
-        free = shutil.disk_usage(self._folder).free
+        free = shutil.disk_usage(folder).free
         if free < needed:
             raise NoSpace(
-                f"{free // _MIB} MiB are free in {self._folder}, a dump needs {needed // _MIB} MiB",
+                f"{free // _MIB} MiB are free in {folder}, a dump needs {needed // _MIB} MiB",
                 fix="make room, or keep fewer dumps (ESP_BACKUP_DUMPS_KEPT)",
             )
 
 
-def _describe(folder: Path, name: str, identity: Any, began: datetime) -> Dump:
+def _describe(folder: Path, name: str, identity: Any, began: datetime, *, sealed: bool) -> Dump:
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return Dump(
         name=name,
@@ -188,6 +266,7 @@ def _describe(folder: Path, name: str, identity: Any, began: datetime) -> Dump:
         ended_at=datetime.now(UTC),
         bytes=sum(path.stat().st_size for path in files.values()),
         files={relative: _digest(path) for relative, path in files.items()},
+        sealed=sealed,
     )
 
 

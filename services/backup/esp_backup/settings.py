@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from esp_common.errors import InvalidInput
 from esp_common.settings import ServiceSettings
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from esp_backup.domain.schedule import Schedule
@@ -53,6 +53,10 @@ class BackupSettings(ServiceSettings):
     )
     snapshot_folder: Path = Field(
         Path("/var/lib/esp-backup/snapshots"), description="Folder of the hourly dumps."
+    )
+    seal_dumps: bool = Field(
+        False,
+        description="Encrypt dumps under the encryption key too: for snapshots on a disk that others read.",
     )
     snapshot_free_mib: int = Field(
         512, ge=0, description="Space that a dump leaves free where the dumps are, MiB; else it is not begun."
@@ -152,6 +156,12 @@ class BackupSettings(ServiceSettings):
             except InvalidInput as error:
                 raise ValueError(error.detail) from None
         return text
+
+    @model_validator(mode="after")
+    def _check_sealing(self) -> Self:
+        if self.seal_dumps and not self.encryption_key:
+            raise ValueError("seal_dumps needs encryption_key")
+        return self
 
     @property
     def key(self) -> bytes | None:

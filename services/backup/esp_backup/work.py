@@ -235,6 +235,7 @@ def _dump_entry(dump: Dump) -> Entry:
         "database": dump.database,
         "server_version": dump.server_version,
         "timescale_version": dump.timescale_version,
+        "sealed": dump.sealed,
     }
     return Entry(
         "dump",

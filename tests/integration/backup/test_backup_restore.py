@@ -1,6 +1,7 @@
 """What was backed up comes back: by the worker's own drill, to a moment, from a dump, from a daily set."""
 
 import asyncio
+import base64
 import io
 import shutil
 import stat
@@ -212,6 +213,49 @@ async def test_a_dump_of_plain_postgresql_loads_too(site, tmp_path):
     await work.dumps.load(dump.name, site.postgres.admin_url, "plain_loaded", roles=False)
     rows = await site.rows("SELECT sum(n) FROM kept", url=site.postgres.url("postgres", "plain_loaded"))
     assert rows[0]["sum"] == 500_500
+
+
+async def test_a_sealed_dump_shows_nothing_and_loads_with_its_key_alone(site, first_round):
+    folder = site.settings.state_folder / "sealed-dumps"
+    work = site.changed(snapshot_folder=folder, seal_dumps=True)
+    dump = await work.dumps.take(Cluster(site.settings.cluster_url), datetime.now(UTC))
+    files = [path for path in (folder / dump.name).rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".sealed", ".json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert not any(b"PGDMP" in path.read_bytes() or b"CREATE ROLE" in path.read_bytes() for path in files)
+    await work.dumps.load(dump.name, site.postgres.admin_url, "unsealed", roles=False)
+    assert await _counts(site, "unsealed") == await _counts(site, "esp")
+    await site.rows("DROP DATABASE unsealed WITH (FORCE)", url=site.postgres.admin_url)
+
+    other_key = base64.b64encode(bytes(32)).decode()
+    for key, error in ((other_key, Unreadable), ("", InvalidInput)):
+        stranger = site.changed(snapshot_folder=folder, encryption_key=key)
+        with pytest.raises(error):
+            await stranger.dumps.load(dump.name, site.postgres.admin_url, "never", roles=False)
+    opened = site.settings.state_folder / "opened"
+    status, _, errors = await site.run(
+        "open-dump", dump.name, "--target", str(opened), snapshot_folder=folder
+    )
+    assert status == 0, errors
+    assert (opened / "data" / "toc.dat").read_bytes().startswith(b"PGDMP")
+    left = {path.name for path in site.settings.state_folder.glob("dump-*")}
+    assert left == set()
+
+
+async def test_a_dump_that_is_killed_leaves_nothing_readable_once_the_next_is_taken(site, first_round):
+    folder, state = site.settings.state_folder / "killed-dumps", site.settings.state_folder
+    making = state / "dump-making"
+    process = await site.command("now", "dump", snapshot_folder=folder, seal_dumps=True)
+    await until(lambda: (making / "data" / "toc.dat").exists() or process.returncode is not None)
+    process.kill()
+    await process.communicate()
+    assert not list(folder.glob("[0-9]*"))
+    assert not [path for path in folder.rglob("*") if path.suffix != ".sealed" and path.is_file()]
+    status, _, errors = await site.run("now", "dump", snapshot_folder=folder, seal_dumps=True)
+    assert status == 0, errors
+    assert not making.exists()
+    assert len([path for path in folder.iterdir() if not path.name.startswith(".")]) == 1
+    await site.work.note_dumps()
 
 
 async def test_a_damaged_dump_is_found_and_neither_loaded_nor_counted_among_those_kept(site, first_round):

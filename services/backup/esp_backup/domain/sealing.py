@@ -10,6 +10,7 @@ from esp_common.errors import Conflict, InvalidInput
 KEY_BYTES: Final = 32
 REPOSITORY: Final = "repository"
 SETS: Final = "sets"
+DUMPS: Final = "dumps"
 
 
 class Unreadable(Conflict):
@@ -48,9 +49,23 @@ def seal(key: bytes, content: bytes, name: str) -> bytes:
 
 def unseal(key: bytes, sealed: bytes, name: str) -> bytes:
     """Return what was sealed as `name`; raise Unreadable when the key, the name or a byte is another."""
+    return _unsealed(derive(key, SETS), sealed, name)
+
+
+def seal_piece(dumps_key: bytes, content: bytes, owner: str) -> bytes:
+    """Return a piece of a dump's file encrypted, 28 bytes longer; `dumps_key`: `derive(key, DUMPS)`."""
+    return sealing.seal(dumps_key, content, owner)
+
+
+def unseal_piece(dumps_key: bytes, sealed: bytes, owner: str) -> bytes:
+    """Return a piece that was sealed as `owner`'s; raise Unreadable when key, owner or a byte is another."""
+    return _unsealed(dumps_key, sealed, owner)
+
+
+def _unsealed(key: bytes, sealed: bytes, name: str) -> bytes:
     try:
-        return sealing.unseal(derive(key, SETS), sealed, name)
+        return sealing.unseal(key, sealed, name)
     except sealing.WrongMasterKey:
         raise Unreadable(
-            f"{name} does not open", fix="give the encryption key it was made with, or take another set"
+            f"{name} does not open", fix="give the encryption key it was made with, or take another backup"
         ) from None
