@@ -55,6 +55,18 @@ class Lesson(NamedTuple):
     minutes: Batch
     unhealthy: Mapping[str, Sequence[Span]]
 
+    def of(self, spec: PumpSpec) -> "Lesson":
+        """Return the lesson of one of the pumps."""
+        mine = self.minutes.take(self.minutes.readings.pump_id == spec.pump_id)
+        return self._replace(specs=[spec], minutes=mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No model could be made, and the one before stays; `reason` for whoever mends it."""
+
+    reason: str
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -115,9 +127,6 @@ class Trainer:
                     await take(pump_id, body)
         except asyncio.CancelledError:
             return  # the worker ends
-        except BrokenProcessPool:
-            log.warning("training.process-died", effect="it is started again")
-            self._process = self._started()
         except Exception as error:
             if not is_outage(error):
                 log.exception("training.failed")
@@ -129,19 +138,11 @@ class Trainer:
         return await self._models.due(owned, again_s, self._settings.training_retry_s, TOGETHER)
 
     async def train(self, pump_ids: Sequence[str]) -> dict[str, bytes]:
-        """Train these pumps' models from their past, keep them, and return those that were made."""
-        until = datetime.now(UTC)
-        since = until - timedelta(days=self._settings.training_history_days)
-        async with self._pool.acquire() as connection:
-            pumps = await load(connection, pump_ids)
-        lesson = Lesson(
-            [pump.spec for pump in pumps],
-            self._rules_text(),
-            join([await self._replay.minutes(pump.pump_id, since, until) for pump in pumps]),
-            {pump.pump_id: await self._unhealthy(pump.pump_id, since, until) for pump in pumps},
-        )
-        loop = asyncio.get_running_loop()
-        learned = await loop.run_in_executor(self._process, learn, lesson)
+        """Train these pumps' models from their past, keep them, and return those that were made.
+
+        Where none can be made that is noted, with the reason, and the model there was stays.
+        """
+        learned = await self._learned(await self._lesson(pump_ids))
         made = {}
         for pump_id in pump_ids:
             outcome = learned.get(pump_id, Learning("the pump is no more", 0.0))
@@ -149,13 +150,47 @@ class Trainer:
                 made[pump_id] = outcome.body
                 await self._keep(pump_id, outcome)
             else:
-                _TRAINED.labels("learning").inc()
-                await self._models.tried(pump_id, "learning", outcome.reason, outcome.share)
+                await self._note(pump_id, outcome)
         return made
+
+    async def _lesson(self, pump_ids: Sequence[str]) -> Lesson:
+        until = datetime.now(UTC)
+        since = until - timedelta(days=self._settings.training_history_days)
+        async with self._pool.acquire() as connection:
+            pumps = await load(connection, pump_ids)
+        return Lesson(
+            [pump.spec for pump in pumps],
+            self._rules_text(),
+            join([await self._replay.minutes(pump.pump_id, since, until) for pump in pumps]),
+            {pump.pump_id: await self._unhealthy(pump.pump_id, since, until) for pump in pumps},
+        )
+
+    async def _learned(self, lesson: Lesson) -> dict[str, Trained | Learning | Failed]:
+        """Return what came of each pump; one whose training fails does not keep the others from theirs."""
+        try:
+            learned = await asyncio.get_running_loop().run_in_executor(self._process, learn, lesson)
+        except Exception as error:
+            if isinstance(error, BrokenProcessPool):
+                log.warning("training.process-died", effect="it is started again")
+                self._process = self._started()
+            if len(lesson.specs) == 1:
+                log.exception("training.failed", pump_id=lesson.specs[0].pump_id)
+                return {lesson.specs[0].pump_id: Failed(repr(error)[:300])}
+            each = [await self._learned(lesson.of(spec)) for spec in lesson.specs]
+            return {pump_id: outcome for one in each for pump_id, outcome in one.items()}
+        return {**learned}
 
     async def _unhealthy(self, pump_id: str, since: datetime, until: datetime) -> list[Span]:
         spans = await self._models.unhealthy(pump_id, since)
         return [(as_us(onset) - MARGIN_US, as_us(cleared or until) + MARGIN_US) for onset, cleared in spans]
+
+    async def _note(self, pump_id: str, outcome: Learning | Failed) -> None:
+        if isinstance(outcome, Failed):
+            _TRAINED.labels("failed").inc()
+            await self._models.tried(pump_id, "failed", outcome.reason, None)
+        else:
+            _TRAINED.labels("learning").inc()
+            await self._models.tried(pump_id, "learning", outcome.reason, outcome.share)
 
     async def _keep(self, pump_id: str, trained: Trained) -> None:
         version = await self._models.keep(
