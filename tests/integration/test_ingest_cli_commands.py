@@ -94,6 +94,7 @@ async def test_an_import_with_problems_changes_nothing_and_tells_them_all(enviro
         (["reconcile"], 0),
         (["reconcile", "--receipt", "/no/such/file"], 2),
         (["retention", "drop", "--before", "2999-01-01"], 2),
+        (["retention", "drop", "--before", "2999-01-01", "--unarchived"], 2),
         (["settings"], 0),
     ],
 )

@@ -66,6 +66,7 @@ async def settle(
     async with pool.acquire() as connection:
         if await store.gone_for(connection, archived.archive_id):
             return None
+        await store.note_archived(connection, archived.day, archived.archive_id, archived.content)
         if archived.day >= today - timedelta(days=keep_days):
             return await _refuse(connection, archived, Refusal.TOO_YOUNG, None)
         await roll_up(pool, engine, today)

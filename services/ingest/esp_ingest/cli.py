@@ -15,10 +15,8 @@ from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
-from esp_common.roles import run_role
 from esp_common.settings import settings_table
 
-from esp_ingest import app as roles
 from esp_ingest.asset_files import read_assets
 from esp_ingest.assets import SERVICE, Assets
 from esp_ingest.dead_letters import DeadLetters
@@ -29,7 +27,6 @@ from esp_ingest.reconcile import reconcile
 from esp_ingest.retention import drop_before
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.lists import Lists, QuarantineFilter
-from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import installed_engine
 
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
@@ -65,24 +62,27 @@ for name, commands in (
 @app.command("api")
 def run_api() -> None:
     """Serve the HTTP API."""
-    run_role(SERVICE, "api", roles.run_api, IngestSettings.load())
+    _run_role("api")
 
 
 @app.command("worker")
 def run_worker() -> None:
     """Store what arrives on the queue, and publish what was accepted."""
-    run_role(SERVICE, "worker", roles.run_worker, IngestSettings.load())
+    _run_role("worker")
 
 
 @app.command("maintenance")
 def run_maintenance() -> None:
     """Keep partitions, aggregates and data quality current, and publish events."""
-    run_role(SERVICE, "maintenance", roles.run_maintenance, IngestSettings.load())
+    _run_role("maintenance")
 
 
 @app.command("migrate")
 def run_migrate() -> None:
     """Bring the database's schema up to date."""
+    # Alembic takes longer to load than most commands take.
+    from esp_ingest.store.migrations import migrate
+
     settings = IngestSettings.load()
     engine = migrate(settings.database_url, settings.engine)
     typer.echo(f"schema is up to date; storage engine: {engine}")
@@ -283,8 +283,11 @@ def run_reconcile(
 @retention.command("drop")
 def drop_raw_days(
     before: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First day that stays.")],
+    unarchived: Annotated[
+        bool, typer.Option("--unarchived", help="Also what the archive does not have: it is gone for good.")
+    ] = False,
 ) -> None:
-    """Drop the raw readings of every day before a date; their aggregates stay."""
+    """Drop the raw readings of every day before a date that the archive has proved; aggregates stay."""
 
     async def command() -> None:
         async with _tools(statement_timeout_s=0) as (settings, pool):
@@ -297,13 +300,25 @@ def drop_raw_days(
                 today=datetime.now(UTC).date(),
                 keep_days=settings.retention_days,
                 by=actor_id(),
+                unarchived=unarchived,
             ):
-                typer.echo(f"{dropped.day}: {dropped.readings} readings dropped")
+                where = f"in archive {dropped.archive_id}" if dropped.archive_id else "not archived"
+                typer.echo(f"{dropped.day}: {dropped.readings} readings dropped, {where}")
 
     _run(command())
 
 
 # --- shared -----------------------------------------------------------------------------------------------
+
+
+def _run_role(name: str) -> None:
+    # Only the roles need their frameworks, which take longer to load than most commands take.
+    from esp_common.roles import run_role
+
+    from esp_ingest import app as roles
+
+    role = {"api": roles.run_api, "worker": roles.run_worker, "maintenance": roles.run_maintenance}[name]
+    run_role(SERVICE, name, role, IngestSettings.load())
 
 
 @asynccontextmanager

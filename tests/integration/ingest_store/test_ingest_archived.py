@@ -10,9 +10,11 @@ import asyncpg
 import pytest
 from esp_common import topology
 from esp_common.contracts.events import Event
+from esp_common.errors import Conflict
 from esp_common.messaging import Publisher
 from esp_ingest.archived import ArchivedDay, Refusal, settle
 from esp_ingest.maintenance import Maintenance
+from esp_ingest.retention import Dropped, drop_before
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.batch import Batch
 from esp_ingest.store.retention import Content, content
@@ -108,6 +110,54 @@ async def test_late_readings_of_a_day_that_is_gone_are_kept_until_they_are_archi
 
 async def test_a_day_nobody_has_is_refused(stored: Any, new_day: datetime) -> None:
     assert await settled(stored, ArchivedDay("e-1", new_day.date(), Content(1, 1))) is Refusal.ABSENT
+
+
+async def by_hand(stored: Any, day: datetime, **options: bool) -> list[Dropped]:
+    """Drop everything up to a day as an operator does; return what is said of the day."""
+    before = day.date() + timedelta(days=1)
+    dropping = drop_before(
+        stored.owner, stored.engine, before, today=TODAY, keep_days=30, by="ann", **options
+    )
+    return [dropped async for dropped in dropping if dropped.day == day.date()]
+
+
+async def audited(stored: Any, day: datetime) -> list[str]:
+    """Return what the audit trail says was done with a day."""
+    query = "SELECT convert_from(body, 'UTF8') AS body FROM ingest.outbox WHERE exchange = $1"
+    bodies = [json.loads(row["body"]) for row in await stored.rows(query, topology.AUDIT)]
+    return [body["action"] for body in bodies if body.get("object") == day.date().isoformat()]
+
+
+async def test_by_hand_only_a_day_that_is_archived_as_it_is_goes(
+    stored: Any, batch_of: BatchOf, new_day: datetime
+) -> None:
+    await by_hand(stored, new_day, unarchived=True)  # what other tests left
+    await stored.write(batch_of(minutes(new_day, 10), choke_pct=4))
+    with pytest.raises(Conflict, match=f"{new_day.date()} holds what is not proved"):
+        await by_hand(stored, new_day)
+    young = new_day.date() + timedelta(days=30)
+    stale = await archive(stored, new_day, "g-1")
+    assert await settled(stored, stale, young) is Refusal.TOO_YOUNG
+    await stored.write(batch_of(minutes(new_day, 1, pump=2), choke_pct=4))
+    with pytest.raises(Conflict, match="not proved"):
+        await by_hand(stored, new_day)
+    assert await raw(stored, new_day) == 11
+    assert await settled(stored, await archive(stored, new_day, "g-2"), young) is Refusal.TOO_YOUNG
+    assert await by_hand(stored, new_day) == [Dropped(new_day.date(), 11, "g-2")]
+    assert await audited(stored, new_day) == ["retention.dropped"]
+
+
+async def test_what_is_not_archived_goes_by_hand_when_that_is_said_and_the_trail_says_so(
+    stored: Any, batch_of: BatchOf, new_day: datetime
+) -> None:
+    await by_hand(stored, new_day, unarchived=True)
+    await stored.write(batch_of(minutes(new_day, 5), choke_pct=4))
+    assert await settled(stored, await archive(stored, new_day, "h-1")) is None
+    await stored.write(batch_of(minutes(new_day, 5), choke_pct=4))
+    with pytest.raises(Conflict, match="not proved"):
+        await by_hand(stored, new_day)
+    assert await by_hand(stored, new_day, unarchived=True) == [Dropped(new_day.date(), 5)]
+    assert await audited(stored, new_day) == ["retention.dropped", "retention.dropped-unarchived"]
 
 
 async def test_only_the_archiver_is_told_what_a_day_holds(

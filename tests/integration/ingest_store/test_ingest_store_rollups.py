@@ -108,7 +108,13 @@ async def test_the_views_speak_engineering_units(stored: Any, batch_of: BatchOf)
 
 async def _drop(stored: Any, before: date, keep_days: int = 30) -> list[Dropped]:
     dropping = drop_before(
-        stored.owner, stored.engine, before, today=MIDNIGHT.date(), keep_days=keep_days, by="test"
+        stored.owner,
+        stored.engine,
+        before,
+        today=MIDNIGHT.date(),
+        keep_days=keep_days,
+        by="test",
+        unarchived=True,
     )
     return [dropped async for dropped in dropping]
 

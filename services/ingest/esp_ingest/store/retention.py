@@ -31,6 +31,17 @@ async def content(connection: Connection, day: date) -> Content:
     return Content(int(row["readings"]), int(row["digest"])) if row else Content(0, 0)
 
 
+async def note_archived(connection: Connection, day: date, archive_id: str, has: Content) -> None:
+    """Note what an archive has of a day, in place of what was noted before."""
+    await connection.execute(_QUERIES.note_archived, day, archive_id, has.readings, has.digest)
+
+
+async def archived(connection: Connection, day: date) -> tuple[str, Content] | None:
+    """Return the archive last told of for a day and what it has, unless the day was dropped for it."""
+    row = await connection.fetchrow(_QUERIES.archived, day)
+    return (row["archive_id"], Content(int(row["readings"]), int(row["digest"]))) if row else None
+
+
 async def gone_for(connection: Connection, archive_id: str) -> bool:
     """Whether a day was dropped for this archive."""
     return bool(await connection.fetchval(_QUERIES.gone_for, archive_id))

@@ -19,3 +19,13 @@ SELECT EXISTS (SELECT FROM ingest.dropped_chunks WHERE archive_id = $1)
 WITH dropped AS (SELECT ingest.drop_day($1) AS readings)
 INSERT INTO ingest.dropped_chunks (day, readings, dropped_by, archive_id) SELECT $1, readings, $2, $3 FROM dropped
 RETURNING readings
+
+-- name: note_archived
+INSERT INTO ingest.archived_days (day, archive_id, readings, digest) VALUES ($1, $2, $3, $4)
+ON CONFLICT (day) DO UPDATE SET
+    archive_id = excluded.archive_id, readings = excluded.readings, digest = excluded.digest
+
+-- name: archived
+-- What the archive has of a day; nothing once the day was dropped for it.
+SELECT archive_id, readings, digest FROM ingest.archived_days
+WHERE day = $1 AND archive_id NOT IN (SELECT archive_id FROM ingest.dropped_chunks WHERE day = $1 AND archive_id IS NOT NULL)

@@ -1,0 +1,10 @@
+"""What the archiver proved to have of each day."""
+
+from esp_common.migrations import run_sql
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    run_sql("0005_archived_days.sql")
