@@ -1,9 +1,11 @@
 """What an export is made of: names, content hashes, row groups, plans, and parts read as one."""
 
+import json
 import struct
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import nan
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from esp_archiver.domain.layout import Place, place_of
 from esp_archiver.domain.merging import merged
 from esp_archiver.domain.planning import Content, Part, archive_id, due, plan_day
 from esp_archiver.domain.row_groups import LEAST_ROWS, MOST_ROWS, RowGroups
+from esp_archiver.settings import ArchiverSettings
 from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.errors import EspError
@@ -255,3 +258,16 @@ def copied_row(pump: int, time_us: int) -> bytes:
     fields += [struct.pack(">id", 8, nan)] * len(CHANNEL_NAMES)
     fields += [struct.pack(">ii", 4, state) for state in (RUNNING_ABSENT, TRIP_CODE_ABSENT, 0, 0)]
     return struct.pack(">h", len(fields)) + b"".join(fields)
+
+
+def test_the_lifecycle_policy_is_about_every_dataset_and_deletes_nothing() -> None:
+    document = Path(__file__).parents[2] / "deploy/azure/archive-lifecycle.json"
+    (rule,) = json.loads(document.read_text())["rules"]
+    assert (rule["enabled"], rule["type"]) == (True, "Lifecycle")
+    container = ArchiverSettings.model_fields["blob_container"].default
+    assert rule["definition"]["filters"] == {
+        "blobTypes": ["blockBlob"],
+        "prefixMatch": [f"{container}/{dataset}/" for dataset in Dataset],
+    }
+    assert rule["definition"]["actions"].keys() == {"baseBlob"}
+    assert rule["definition"]["actions"]["baseBlob"].keys() == {"tierToCool", "tierToCold"}

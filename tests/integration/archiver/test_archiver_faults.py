@@ -6,8 +6,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
+from email.utils import parsedate_to_datetime
 from secrets import token_hex
 from typing import Any
 
@@ -255,3 +256,77 @@ async def test_a_byte_that_changes_later_is_found_by_verify_and_by_whoever_reads
     if where == "data":
         with pytest.raises(Damaged):
             await archive.read("P-1", new_day, channels=columns_named(None))
+
+
+@dataclass
+class Policies:
+    """Answers, before Azurite, for policies that it lacks as Azure documents them; keeps what was asked."""
+
+    refuses: bool = False
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    async def __call__(self, number: int, request: web.Request) -> web.Response | None:
+        """Answer requests for policies; let all others pass."""
+        policy = request.query.get("comp", "")
+        if policy not in {"immutabilityPolicies", "legalhold"}:
+            return None
+        assert request.method == "PUT"
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.asked.append((f"{policy} {request.path.partition('/telemetry/')[2]}", headers))
+        if self.refuses:
+            return refusal(409, "BlobImmutableStorageNotSupported")
+        echoed = ("x-ms-immutability-policy-until-date", "x-ms-immutability-policy-mode", "x-ms-legal-hold")
+        return web.Response(headers={name: headers[name] for name in echoed if name in headers})
+
+
+async def test_parts_that_are_nowhere_else_are_put_into_the_tier_and_no_others(
+    archive: Any, new_day: date
+) -> None:
+    settings = archive.settings.model_copy(update={"access_tier": "Cool"})
+    async with open_store(settings) as store:
+        tiered = replace(archive, settings=settings, store=store)
+        await archive.add(new_day, every=HOUR)
+        await archive.archived_and_dropped(new_day)
+        await archive.add(new_day + timedelta(days=1), every=HOUR)
+        assert (await tiered.run()).problems == []
+    container = ContainerClient.from_connection_string(
+        archive.azurite.connection_string, archive.settings.blob_container
+    )
+    tiers = {
+        (day, container.get_blob_client(each.name).get_blob_properties().blob_tier)
+        for day in (new_day, new_day + timedelta(days=1))
+        for each in await archive.parts(day)
+    }
+    assert tiers == {(new_day, "Cool"), (new_day + timedelta(days=1), "Hot")}
+
+
+async def test_parts_that_are_nowhere_else_are_made_immutable_and_held_once(
+    archive: Any, proxy: BlobProxy, new_day: date
+) -> None:
+    await archive.add(new_day, every=HOUR)
+    await archive.archived_and_dropped(new_day)
+    held = {"blob_connection_string": proxy.connection_string, "immutable_days": 365, "legal_hold": True}
+    settings = archive.settings.model_copy(update=held)
+    proxy.clear()
+    proxy.before = policies = Policies(refuses=True)
+    async with open_store(settings) as store:
+        protecting = replace(archive, settings=settings, store=store)
+        refused = await protecting.run()
+        assert len(refused.problems) == 2, "each part's refusal is told"
+        policies.refuses, policies.asked = False, []
+        assert (await protecting.run()).problems == [], "and tried again"
+        asked, policies.asked = policies.asked, []
+        assert (await protecting.run()).problems == []
+    proxy.clear()
+    assert policies.asked == [], "once is enough"
+    names = [each.name.removeprefix("telemetry/") for each in await archive.parts(new_day)]
+    assert [what for what, _ in asked] == [
+        f"{policy} {name}" for name in names for policy in ("immutabilityPolicies", "legalhold")
+    ]
+    for what, headers in asked:
+        if what.startswith("legalhold"):
+            assert headers["x-ms-legal-hold"] == "true"
+            continue
+        until = parsedate_to_datetime(headers["x-ms-immutability-policy-until-date"])
+        assert abs(until - datetime.now(UTC) - timedelta(days=365)) < timedelta(minutes=10)
+        assert headers["x-ms-immutability-policy-mode"].lower() == "unlocked"

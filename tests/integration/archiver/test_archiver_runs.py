@@ -1,6 +1,7 @@
 """What is archived is what there was; what comes late, or is done twice, changes nothing of that."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +13,9 @@ from azure.storage.blob import ContainerClient
 from esp_archiver.domain.datasets import Dataset
 from esp_archiver.rebuilding import rebuild
 from esp_archiver.store import manifest
+from esp_diagnostics.store.migrations import migrate as migrate_diagnostics
 from esp_ingest.archived import Refusal
+from esp_stack.databases import DIAGNOSTICS_OWNER
 
 HOUR = timedelta(hours=1)
 
@@ -178,16 +181,21 @@ async def test_who_lost_the_lead_enters_nothing(archive: Any, new_day: date) -> 
     assert [each.part.place.part for each in await archive.parts(new_day)] == [0, 0], "no second copy"
 
 
-async def test_anybody_can_read_the_files(archive: Any, new_day: date, tmp_path: Any) -> None:
-    await archive.add(new_day)
-    await archive.run()
+async def copied_to(folder: Path, archive: Any, prefix: str) -> None:
+    """Copy the archive's objects that begin with `prefix` into a folder, under their names."""
     container = ContainerClient.from_connection_string(
         archive.azurite.connection_string, archive.settings.blob_container
     )
-    for name in await archive.names("telemetry/v1/"):
-        file = tmp_path / name
+    for name in await archive.names(prefix):
+        file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(container.download_blob(name).readall())
+
+
+async def test_anybody_can_read_the_files(archive: Any, new_day: date, tmp_path: Any) -> None:
+    await archive.add(new_day)
+    await archive.run()
+    await copied_to(tmp_path, archive, "telemetry/v1/")
     found = duckdb.sql(
         "SELECT field, pump_id, count(*), min(time), avg(motor_temp_c), count(motor_temp_c),"
         " sum(len(fault_channels))"
@@ -247,3 +255,40 @@ async def test_the_audit_log_is_archived_and_stays(archive: Any, new_day: date) 
     assert [each["readings"] for each in await archive.events() if each["dataset"] == "audit"] == [3]
     assert (await archive.run()).parts == 0
     assert [each for each in await archive.events() if each["dataset"] == "audit"] == [], "told once"
+
+
+async def test_findings_that_are_over_are_archived_by_the_day_they_ended_and_stay(
+    archive: Any, new_day: date, tmp_path: Path
+) -> None:
+    migrate_diagnostics(archive.database.url(DIAGNOSTICS_OWNER), archive.database.engine)
+    insert = (
+        "INSERT INTO diagnostics.findings (finding_id, pump_id, field_id, condition, kind, severity,"
+        " peak_severity, confidence, onset, raised_at, cleared_at, rule_version, evidence)"
+        " VALUES (gen_random_uuid(), $1, 'north', 'gas-lock', 'tree', 'high', 'critical', 0.75,"
+        " $2, $2, $3, 'v1', '{\"for\": [\"frequency\"]}')"
+    )
+    noon = datetime.combine(new_day, time(12), UTC)
+    ends = {"P-1": noon, "P-2": noon + HOUR, "P-3": None, "P-4": noon + 24 * HOUR}
+    for pump, cleared_at in ends.items():
+        await archive.admin.execute(insert, pump, noon - 48 * HOUR, cleared_at)
+    await archive.run()
+    (event,) = of_day([each for each in await archive.events() if each["dataset"] == "findings"], new_day)
+    assert event["readings"] == 2
+    assert (await archive.run()).parts == 0
+    await copied_to(tmp_path, archive, "findings/v1/")
+    found = duckdb.sql(
+        "SELECT pump_id, finding_id, condition, peak_severity, confidence, onset = raised_at,"
+        " epoch_us(cleared_at), evidence->>'$.for[0]'"
+        f" FROM read_parquet('{tmp_path}/findings/v1/**/*.parquet', hive_partitioning = true)"
+        f" WHERE year = {new_day.year} AND month = {new_day.month} AND day = {new_day.day}"
+        " ORDER BY cleared_at"
+    ).fetchall()
+    expected = await archive.admin.fetch(
+        "SELECT pump_id, finding_id::text, condition, peak_severity, confidence, onset = raised_at,"
+        " (extract(epoch FROM cleared_at) * 1000000)::int8, evidence->'for'->>0 FROM diagnostics.findings"
+        " WHERE cleared_at::date = $1 ORDER BY cleared_at",
+        new_day,
+    )
+    assert found == [tuple(row) for row in expected]
+    assert [row[0] for row in found] == ["P-1", "P-2"]
+    assert await archive.admin.fetchval("SELECT count(*) FROM diagnostics.findings") == 4, "all of them stay"
