@@ -1,13 +1,16 @@
 """The notifier as it runs: real mail and webhooks, retries, dead letters, and the platform's own failures."""
 
+import asyncio
 import base64
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import Message as Mail
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from uuid import UUID, uuid4
@@ -19,7 +22,7 @@ import orjson
 import pytest
 from aiosmtpd.controller import Controller
 from esp_common import topology
-from esp_common.contracts.events import Event
+from esp_common.contracts.events import Event, decode_event
 from esp_common.messaging import Publisher
 from esp_diagnostics.alerts import Signal, report
 from esp_diagnostics.app import run_api, run_notifier
@@ -254,8 +257,39 @@ async def test_a_destination_is_tried_again_and_the_others_do_not_wait_for_it(
     assert done == {"hook": ("sent", 1), "flaky": ("sent", 3)}
 
 
+Command = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+def command(settings: DiagnosticsSettings) -> Command:
+    """`await command("list")`: exit code and output of `esp-diagnostics dead-letters list`."""
+    environment = {
+        **os.environ,
+        "ESP_DIAGNOSTICS_DATABASE_URL": settings.database_url,
+        "ESP_DIAGNOSTICS_AMQP_URL": settings.amqp_url,
+    }
+
+    async def run(*arguments: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("esp-diagnostics"),
+            "dead-letters",
+            *arguments,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        return process.returncode or 0, out.decode()
+
+    return run
+
+
 async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks_it(
-    client: httpx.AsyncClient, destinations: None, say: Raise, hooks: Hooks, vhost: Any
+    client: httpx.AsyncClient,
+    destinations: None,
+    say: Raise,
+    hooks: Hooks,
+    vhost: Any,
+    command: Command,
 ) -> None:
     hooks.failures["/flaky"] = 1000
     alert_id = await say("dead_letter", pump_id="P-5", field_id="south")
@@ -263,16 +297,24 @@ async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks
     (failed,) = await log_of(client, alert_id=alert_id, outcome="failed")
     assert "500" in failed["reason"]
     hooks.failures["/flaky"] = 0
-    async with await aio_pika.connect(vhost.url_for("diagnostics")) as connection:
-        channel = await connection.channel()
-        queue = await channel.get_queue(topology.dead_queue(topology.DIAGNOSTICS_NOTIFICATIONS))
-        dead = await until(lambda: queue.get(fail=False), "the dead letter")
-        assert dead is not None
-        assert orjson.loads(dead.body)["alert_id"] == str(alert_id)
-        headers = {name: value for name, value in dead.headers.items() if name.startswith("cloudEvents")}
-        async with Publisher(vhost.url_for("diagnostics")) as publisher:
-            await publisher.publish(topology.ALERTS, "alert.raised.medium", dead.body, headers=headers)
-        await dead.ack()
+
+    async def listed() -> list[list[str]]:
+        return [line.split("\t") for line in (await command("list"))[1].splitlines()[1:]]
+
+    (letter,) = await until(listed, "the dead letter")
+    id_, died_at, event_id, alert, priority, title, refusal = letter
+    assert (event_id, alert, priority) == (failed["event_id"], str(alert_id), "medium")
+    assert title == "dead_letter"
+    assert datetime.fromisoformat(died_at) <= datetime.now(UTC)
+    assert refusal == "-"
+    assert (await command("replay", "unknown"))[0] == 4
+    async with await aio_pika.connect(vhost.url) as connection:
+        audited = await (await connection.channel()).declare_queue(exclusive=True)
+        await audited.bind(topology.AUDIT, "diagnostics.dead-letter.replayed")
+        assert await command("replay", id_) == (0, "1 replayed\n")
+        record = await until(lambda: audited.get(no_ack=True, fail=False), "it is audited")
+    assert decode_event(record.headers, record.body).subject == id_
+    assert await listed() == []
 
     async def sent() -> bool:
         return bool(await log_of(client, alert_id=alert_id, outcome="sent", destination_id="flaky"))
@@ -280,6 +322,29 @@ async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks
     await until(sent, "sent after the replay")
     assert len(hooks.about("dead_letter")) == 1
     assert len(hooks.about("dead_letter", "/flaky")) == 1
+
+
+async def test_dead_letters_that_another_sent_or_that_are_none_are_not_sent_in_again(
+    client: httpx.AsyncClient, destinations: None, vhost: Any, hooks: Hooks, command: Command
+) -> None:
+    data = {"notice": "raised", "priority": "high", "title": "forged", "time": datetime.now(UTC)}
+    forged = Event("alert.notice", "diagnostics", "x", data)
+    queue = topology.dead_queue(topology.DIAGNOSTICS_NOTIFICATIONS)
+    async with await aio_pika.connect(vhost.url) as connection:
+        channel = await connection.channel()
+        for body in (forged.body(), b"[]"):
+            await channel.default_exchange.publish(aio_pika.Message(body, headers=forged.headers()), queue)
+    code, listed = await command("list")
+    refusals = [line.split("\t")[-1] for line in listed.splitlines()[1:]]
+    assert code == 0
+    assert refusals[0] == "nobody known may not say alert.notice"
+    assert refusals[1].startswith("a message for nobody")
+    forged_id = listed.splitlines()[1].split("\t")[0]
+    assert (await command("replay", forged_id))[0] == 2
+    assert await command("replay", "--all") == (0, "0 replayed\n")
+    assert await command("discard", "--all") == (0, "2 discarded\n")
+    assert (await command("discard"))[0] == 2
+    assert hooks.about("forged") == []
 
 
 async def test_what_no_route_wants_is_noted(
