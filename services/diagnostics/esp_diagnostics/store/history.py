@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from math import isnan
 from typing import Any, Final
 
 import numpy as np
@@ -60,17 +61,17 @@ class History:
 
     async def columns(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> Buckets:
         """Return what `buckets` does, as columns: several times as fast to read."""
-        query = _packed(plan.source.value, tuple(channels), plan.merged)
+        query = columns_statement_of(plan, channels)
         width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
         row = await self._pool.fetchrow(query, pump_id, plan.span.start, plan.span.end, *width)
         if row is None or row["times"] is None:
             return Buckets((), (), (), np.empty((0, len(channels) * len(STATISTICS))))
         times_us, numbers = _unpacked(row["times"], "i8"), _unpacked(row["numbers"], "f8")
-        shares = numbers[:, 1]
+        shares = numbers[:, 1].tolist()
         return Buckets(
             [_EPOCH + timedelta(microseconds=time_us) for time_us in times_us.tolist()],
             numbers[:, 0].astype(np.int64).tolist(),
-            np.where(np.isnan(shares), None, shares).tolist(),
+            [None if isnan(share) else share for share in shares],
             numbers[:, 2:],
         )
 
@@ -82,6 +83,11 @@ class History:
 def statement_of(plan: Plan, channels: Sequence[str]) -> str:
     """Return the statement that reads the buckets of `plan`."""
     return _buckets(plan.source.value, tuple(channels), plan.merged)
+
+
+def columns_statement_of(plan: Plan, channels: Sequence[str]) -> str:
+    """Return the statement that reads them as columns."""
+    return _packed(plan.source.value, tuple(channels), plan.merged)
 
 
 # Few combinations are asked for in practice; a new text each time would also mean a new plan each time.
