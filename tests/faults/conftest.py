@@ -16,12 +16,19 @@ def bed() -> Iterator[Bed]:
         yield bed
 
 
+@pytest.fixture(scope="session")
+def _deployments() -> dict[str, Deployment]:
+    return {}
+
+
 @pytest.fixture(scope="module")
-def deployment(bed: Bed, engine: str) -> Deployment:
-    """A migrated database with the simulated field's assets, once on each engine."""
+def deployment(bed: Bed, engine: str, _deployments: dict[str, Deployment]) -> Deployment:
+    """A migrated database with the simulated field's assets, one on each engine for all modules."""
     if engine not in bed.engines:
         pytest.skip("this machine's PostgreSQL has no TimescaleDB community edition")
-    return bed.deploy(engine)
+    if engine not in _deployments:
+        _deployments[engine] = bed.deploy(engine)
+    return _deployments[engine]
 
 
 @pytest.fixture
