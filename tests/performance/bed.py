@@ -27,6 +27,7 @@ from esp_common import topology
 from esp_common.auth import new_api_key
 from esp_common.contracts.readings import Readings
 from esp_gateway.simulator.field import build_field
+from esp_ingest.store.migrations import migrate as migrate_ingest
 from esp_stack.databases import OWNER
 from esp_stack.programs import Program, free_port, private_file, wait_for
 from esp_stack.servers import Postgres, RabbitMQ, Redis
@@ -168,7 +169,7 @@ class Deployment:
     def set_up(self, assets: Mapping[str, Any]) -> None:
         """Create the database, migrate it and import `assets`."""
         self.bed.postgres.ensure_database(self.database, timescale=self.engine == "timescale")
-        self.run(OWNER, "migrate")
+        migrate_ingest(self.url(OWNER), self.engine)
         file = self.bed.home / "assets.yaml"
         file.write_text(yaml.safe_dump(dict(assets)))
         self.run("esp_ingest", "assets", "import", str(file))

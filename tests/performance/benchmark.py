@@ -24,11 +24,26 @@ class Size:
     interval_s: float
     flood_s: int
     engines: int = 2
+    history_days: int = 30
+    live_pumps: int = 500
+    api_processes: tuple[int, ...] = (1, 2)
     pumps_asked: int = 3
     dashboards_s: int = 5
 
 
-QUICK = Size(rounds=1, readings=5_000, singles=500, load_s=1, days=1, interval_s=600, flood_s=2, engines=1)
+QUICK = Size(
+    rounds=1,
+    readings=5_000,
+    singles=200,
+    load_s=1,
+    days=1,
+    interval_s=600,
+    flood_s=2,
+    engines=1,
+    history_days=2,
+    live_pumps=50,
+    api_processes=(2,),
+)
 DEFAULT = Size(
     rounds=3,
     readings=150_000,

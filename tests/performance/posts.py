@@ -28,6 +28,7 @@ from workload import live_readings, wire
 HERE = Path(__file__).parent
 CONNECTIONS = 200
 PUMPS = 50
+NAMES = {1: "one process", 2: "two processes"}
 PATH = "/api/v1/telemetry"
 HEADERS = {"Authorization": f"Bearer {BOOTSTRAP_KEY}"}
 
@@ -43,7 +44,8 @@ def posts(bed: Bed, size: Size) -> Iterator[Figure]:
         for role in (bed.auth(deployment), *apis):
             running.enter_context(role.running())
         load_numbers = count()
-        for processes, name in ((1, "one process"), (2, "two processes")):
+        for processes in size.api_processes:
+            name = NAMES[processes]
             urls = [api.url for api in apis[:processes]]
             measured: list[dict[str, float]] = []
             bare: list[float] = []

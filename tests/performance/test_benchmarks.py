@@ -17,7 +17,7 @@ FIGURES = (
     "a verified request",
     "logins",
     "a pump's day",
-    "trend of 30 days",
+    "trend of",
     "dashboards",
     "judging a reading",
     "reading → told live",
