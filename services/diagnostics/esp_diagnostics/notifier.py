@@ -39,13 +39,16 @@ class EventConsumer:
 
     `on_event` is tried for as long as the database is away. An event it refuses with an EspError, and a
     message that is no event or is sent by another than its speaker, becomes a dead letter.
+    `at_once`: how many are worked on beside each other; with one, they are in the queue's order.
     """
 
-    def __init__(self, url: str, queue: str, on_event: Callable[[Event], Awaitable[None]]) -> None:
+    def __init__(
+        self, url: str, queue: str, on_event: Callable[[Event], Awaitable[None]], at_once: int = PREFETCH
+    ) -> None:
         self._queue = queue
         self._on_event = on_event
         self._working: set[asyncio.Task[None]] = set()
-        self._consumer = LeanConsumer(url, queue, prefetch=PREFETCH, on_message=self._take, service=SERVICE)
+        self._consumer = LeanConsumer(url, queue, prefetch=at_once, on_message=self._take, service=SERVICE)
 
     @property
     def alive(self) -> bool:
@@ -131,7 +134,8 @@ def platform_consumer(settings: DiagnosticsSettings, pool: Pool, live: LivePubli
             changes = await report(connection, [signal], await load_rules(connection))
         await live.publish([change.live() for change in changes])
 
-    return EventConsumer(settings.amqp_url, topology.DIAGNOSTICS_PLATFORM, take)
+    # That a backup was made again must not be heard before that it had failed: its alert would stay.
+    return EventConsumer(settings.amqp_url, topology.DIAGNOSTICS_PLATFORM, take, at_once=1)
 
 
 async def keep_time(pool: Pool, live: LivePublisher, period_s: float) -> None:
