@@ -1,22 +1,23 @@
 """What a reading costs diagnostics' worker, and how many pumps one core can judge.
 
 The judge is measured in this process, with what it hands to the store made ready as JSON: the processor
-alone. Then the worker as a process: how long from the publication of accepted readings to what is told live,
-and from the time an alert is due to the alert.
+alone. Then the worker and the API as processes: how long from the publication of accepted readings to what a
+client of the live stream has on its WebSocket, and from the time an alert is due to the alert there: one of a
+limit, and one of the decision tree.
 """
 
 import asyncio
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import orjson
-from bed import SEED, Bed, Role
+from bed import BOOTSTRAP_KEY, SEED, Bed, Deployment, Role
 from benchmark import Size, main
 from esp_common import topology
 from esp_common.contracts import arrow
@@ -24,26 +25,34 @@ from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.events import event_headers
 from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
+from esp_diagnostics.api.live import PATH
 from esp_diagnostics.domain.alert_rules import shipped_alert_rules
 from esp_diagnostics.domain.diagnosis import default_rules
-from esp_diagnostics.live import CHANNEL_PREFIX
 from esp_diagnostics.store.migrations import migrate
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
 from esp_diagnostics.watch import Judge, Past, Rulebook
 from esp_gateway.simulator.field import Field, build_field
-from redis.asyncio import Redis
 from report import Figure
+from websockets.asyncio.client import ClientConnection, connect
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 INTERVAL_S: Final = 10.0
 PUMPS: Final = 500
-LIVE_PUMPS: Final = 500
 WARM_UP_S: Final = 5
 OVERLOAD: Final = next(limit for limit in shipped_alert_rules().limits if limit.name == "motor_overload")
-OVERLOADED: Final = 5
-LATE_S: Final = OVERLOAD.on_delay_s - 1.5
-"""How old readings are up to the onset of the overload: so its alert is due soon, between two readings."""
+TREE: Final = "open_phase"
+PHASES: Final = tuple(CHANNEL_INDEX[f"current_{phase}_a"] for phase in "abc")
+TREE_DELAY_S: Final = 60.0 * float(default_rules().conditions[TREE].delay_min)
+ILL: Final = 5
+"""Pumps of each fault."""
+
+EARLY_S: Final = 1.5
+"""How soon after its onset is published, old already, an alert is due: between two readings."""
+FAULTS: Final = (
+    ("motor overloaded", OVERLOAD.condition, OVERLOAD.on_delay_s),
+    ("phase open", TREE, TREE_DELAY_S),
+)
 PLATE: Final = (
     *("model", "stages", "curve", "motor_rated_kw", "motor_rated_current_a", "motor_rated_voltage_v"),
     *("motor_rated_frequency_hz", "setting_depth_ft", "expected_interval_s"),
@@ -52,7 +61,7 @@ PLATE: Final = (
 
 def diagnosis(bed: Bed, size: Size) -> Iterator[Figure]:
     """Yield what judging a reading costs, 50 and 500 pumps' at once, and how soon it is told."""
-    rounds = max(size.rounds, 2)
+    rounds = size.rounds
     for together in (50, PUMPS):
         costs = [_cost_ms(together, scans) for scans in [30 * PUMPS // together // 2] * rounds]
         yield Figure(
@@ -72,7 +81,7 @@ def diagnosis(bed: Bed, size: Size) -> Iterator[Figure]:
                 target=5000,
                 of="measured",
             )
-    delays, alerts = asyncio.run(_delays(bed, max(size.load_s, 5)))
+    delays, alerts = asyncio.run(_delays(bed, size.live_pumps, max(size.load_s, 5)))
     yield Figure(
         "accepted reading → told live, 95 of 100",
         [float(np.percentile(delays, 95))],
@@ -80,59 +89,80 @@ def diagnosis(bed: Bed, size: Size) -> Iterator[Figure]:
         target=1.0,
         of="measured",
         at_most=True,
-        note=f"{LIVE_PUMPS} pumps each second, from publication to Redis pub/sub",
+        note=f"{size.live_pumps} pumps each second, from publication to a WebSocket",
     )
-    yield Figure(
-        "motor overloaded → alert told live, slowest",
-        [max(alerts)],
-        "s",
-        target=5.0,
-        of="measured",
-        at_most=True,
-        note=f"{len(alerts)} pumps, beyond the {OVERLOAD.on_delay_s:.0f} s that the rule waits",
-    )
+    for name, condition, delay_s in FAULTS:
+        late = alerts[condition]
+        yield Figure(
+            f"{name} → alert told live, slowest",
+            [max(late)],
+            "s",
+            target=5.0,
+            of="measured",
+            at_most=True,
+            note=f"{len(late)} pumps, beyond the {delay_s:.0f} s that the rule waits",
+        )
 
 
-async def _delays(bed: Bed, seconds: int) -> tuple[list[float], list[float]]:
-    """Return how long each of `seconds` seconds' readings took to be told live, and each of a few alerts."""
+async def _delays(bed: Bed, pumps: int, seconds: int) -> tuple[list[float], Mapping[str, list[float]]]:
+    """Return how long readings of `seconds` seconds took to be told live; and alerts, by condition."""
     bed.forget()
-    role = _worker(bed)
-    field = build_field(SEED, LIVE_PUMPS, interval_s=1.0)
+    deployment = bed.deploy("postgres", pumps)
+    migrate(deployment.url("esp_diagnostics_owner"), "postgres")
+    worker, api = (_role(deployment, name) for name in ("worker", "api"))
+    field = build_field(SEED, pumps, interval_s=1.0)
     rated = {pump["pump_id"]: pump["motor_rated_current_a"] for pump in field.assets()["pumps"]}
-    scans = iter(_scans(field, WARM_UP_S + 1 + seconds))
-    async with Redis.from_url(bed.redis.url).pubsub() as heard, Publisher(bed.rabbitmq.url) as publisher:
-        await heard.psubscribe(f"{CHANNEL_PREFIX}*")
-        with role.running():
-            ear = Ear(heard)
+    some = list(rated)[:: pumps // (2 * ILL)]
+    ill = dict(zip((TREE, OVERLOAD.condition), (some[:ILL], some[ILL : 2 * ILL]), strict=True))
+    scans = iter(_scans(field, WARM_UP_S + len(FAULTS) + seconds))
+    with bed.auth(deployment).running(), api.running(), worker.running():
+        async with (
+            connect(f"ws://127.0.0.1:{api.port}{PATH}", compression=None) as socket,
+            Publisher(bed.rabbitmq.url) as publisher,
+        ):
+            ear = Ear(socket)
+            await ear.tune_in()
+            late_s = max(delay_s for *_, delay_s in FAULTS) - EARLY_S
             for scan in islice(scans, WARM_UP_S):
-                await ear.listen(until=await _publish(publisher, scan, ear, late_s=LATE_S) + 1.0)
-            await ear.hear_all(role)
-            onset, overloaded = next(scans), list(rated)[:: LIVE_PUMPS // OVERLOADED]
-            _overload(onset, overloaded, rated)
-            began = await _publish(publisher, onset, ear, late_s=LATE_S)
-            ear.due = dict.fromkeys(overloaded, began - LATE_S + OVERLOAD.on_delay_s)
-            await ear.listen(until=began + 1.0)
+                await ear.listen(until=await _publish(publisher, scan, ear, late_s=late_s) + 1.0)
+            await ear.hear_all(worker)
+            for _, condition, delay_s in sorted(FAULTS, key=lambda fault: -fault[2]):
+                scan = next(scans)
+                _fall_ill(scan, ill, rated, [c for c in ill if c == TREE or condition == c])
+                began = await _publish(publisher, scan, ear, late_s=delay_s - EARLY_S)
+                ear.due |= {(pump_id, condition): began + EARLY_S for pump_id in ill[condition]}
+                await ear.listen(until=began + 1.0)
             ear.delays.clear()
             for scan in scans:
-                _overload(scan, overloaded, rated)
+                _fall_ill(scan, ill, rated, ill)
                 await ear.listen(until=await _publish(publisher, scan, ear) + 1.0)
-            await ear.hear_all(role)
+            await ear.hear_all(worker)
     return ear.delays, ear.alerts
 
 
 class Ear:
-    """Hears what is told live, and notes how long it took; seconds.
+    """A client of the live stream, which notes how long it took to be told; seconds.
 
     Of a pump's readings that are judged together the newest is told: the older ones have waited for it.
-    `due`: pump → since when its alert is expected, epoch seconds.
+    `due`: (pump, condition) → since when its alert is expected, epoch seconds.
     """
 
-    def __init__(self, heard: Any) -> None:
-        self._heard = heard
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
         self._untold: defaultdict[str, dict[int, float]] = defaultdict(dict)
-        self.due: dict[str, float] = {}
+        self._live = False
+        self.due: dict[tuple[str, str], float] = {}
         self.delays: list[float] = []
-        self.alerts: list[float] = []
+        self.alerts: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def tune_in(self) -> None:
+        """Ask for everything, and wait until it is heard."""
+        await self._socket.send(orjson.dumps({"token": BOOTSTRAP_KEY, "subscribe": {"fields": ["*"]}}))
+        deadline = time.time() + 60
+        while not self._live:
+            if time.time() > deadline:
+                raise SystemExit("the live stream does not begin")
+            await self.listen(until=time.time() + 0.1)
 
     def expect(self, readings: Readings, since: float) -> None:
         """Wait for the live message of each of `readings`, published at `since`, epoch seconds."""
@@ -142,9 +172,12 @@ class Ear:
     async def listen(self, until: float) -> None:
         """Note what is told up to `until`, epoch seconds."""
         while (left := until - time.time()) > 0:
-            message = await self._heard.get_message(ignore_subscribe_messages=True, timeout=left)
-            if message is not None:
-                self._note(orjson.loads(message["data"]), time.time())
+            try:
+                async with asyncio.timeout(left):
+                    text = await self._socket.recv()
+            except TimeoutError:
+                return
+            self._note(orjson.loads(text), time.time())
 
     async def hear_all(self, role: Role) -> None:
         """Listen until nothing is missing; end the run if that takes too long."""
@@ -160,15 +193,17 @@ class Ear:
             untold, told_us = self._untold[told["pump_id"]], _us(datetime.fromisoformat(told["time"]))
             for time_us in [time_us for time_us in untold if time_us <= told_us]:
                 self.delays.append(now - untold.pop(time_us))
-        elif told["kind"] == "alert" and told["condition"] == OVERLOAD.condition:
-            since = self.due.pop(told["pump_id"], None)
-            self.alerts += [] if since is None else [now - since]
+        elif told["kind"] == "alert":
+            since = self.due.pop((told["pump_id"], told["condition"]), None)
+            if since is not None:
+                self.alerts[told["condition"]].append(now - since)
+        elif told["kind"] == "stream":
+            self._live = told["live"]
 
 
-def _worker(bed: Bed) -> Role:
-    """Return diagnostics' worker, on a database of its own."""
-    deployment = bed.deploy("postgres", LIVE_PUMPS)
-    migrate(deployment.url("esp_diagnostics_owner"), "postgres")
+def _role(deployment: Deployment, name: str) -> Role:
+    """Return a role of diagnostics."""
+    bed = deployment.bed
     environment = {
         "AMQP_URL": bed.rabbitmq.url_for("diagnostics"),
         "DATABASE_URL": deployment.url("esp_diagnostics"),
@@ -176,7 +211,7 @@ def _worker(bed: Bed) -> Role:
         "LOG_LEVEL": "WARNING",
         "REPLAY_NEW_S": "0",
     }
-    return Role(bed, "diagnostics", "worker", environment)
+    return Role(bed, "diagnostics", name, environment)
 
 
 def _scans(field: Field, count: int) -> list[Readings]:
@@ -185,11 +220,16 @@ def _scans(field: Field, count: int) -> list[Readings]:
     return [readings.take(readings.time_us == instant) for instant in np.unique(readings.time_us)]
 
 
-def _overload(readings: Readings, pump_ids: Sequence[str], rated: Mapping[str, float]) -> None:
-    """Have motors draw half as much again as they may."""
-    column = CHANNEL_INDEX[OVERLOAD.channel]
-    for row in np.flatnonzero(np.isin(readings.pump_id, pump_ids)):
-        readings.values[row, column] = 1.5 * rated[readings.pump_id[row]]
+def _fall_ill(
+    readings: Readings, ill: Mapping[str, Sequence[str]], rated: Mapping[str, float], which: Collection[str]
+) -> None:
+    """Have motors draw half as much again as they may, and others run on two of their three phases."""
+    for condition in which:
+        for row in np.flatnonzero(np.isin(readings.pump_id, ill[condition])):
+            if condition == OVERLOAD.condition:
+                readings.values[row, CHANNEL_INDEX[OVERLOAD.channel]] = 1.5 * rated[readings.pump_id[row]]
+            else:
+                readings.values[row, PHASES] *= (0.0, 3**0.5, 3**0.5)
 
 
 def _us(time_: datetime) -> int:
