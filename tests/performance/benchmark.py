@@ -40,7 +40,7 @@ QUICK = Size(
     interval_s=600,
     flood_s=2,
     engines=1,
-    history_days=2,
+    history_days=11,
     live_pumps=50,
     api_processes=(2,),
 )
