@@ -50,11 +50,13 @@ class Recovery:
 
         It is recovered, reads in full and shut down in order; `folder` can then be started as the platform's
         database. `place`: only from this repository. Raises InvalidInput for a moment outside the recovery
-        window, Conflict when `folder` is not empty, RecoveryFailed and ProgramFailed when it is no good.
+        window, Conflict when `folder` is not empty, RecoveryFailed and ProgramFailed when it is no good or its
+        log could not be read to the end.
         """
         if moment is not None:
             moment = moment.astimezone(UTC)
             await self._require(moment)
+        archived = "" if moment is not None else await self._newest_segment()
         full = await self._repository.choose(before=moment, place=place)
         name = (moment or datetime.now(UTC)).strftime("restored-%Y%m%dT%H%M%S")
         data = self._empty(folder or self._settings.state_folder / name)
@@ -68,6 +70,7 @@ class Recovery:
             async with instance.running():
                 recovered = time.monotonic()
                 cluster = instance.cluster(self.database)
+                _require_whole(await cluster.log_segment(), archived)
                 newest, size = await cluster.heartbeat(), await cluster.size()
         except RecoveryFailed as failure:
             if "before configured recovery target was reached" in failure.detail:
@@ -95,7 +98,25 @@ class Recovery:
             ends = [full.ended_at for full in contents.fulls]
             recovery_window(ends, datetime.now(UTC)).require(moment)
 
+    async def _newest_segment(self) -> str:
+        """Return the newest segment of the log that a repository which answers has; "": none has any."""
+        return max((await self._repository.contents()).newest_wal.values(), default="")
+
     def _empty(self, folder: Path) -> Path:
         if folder.exists() and any(folder.iterdir()):
             raise Conflict(f"{folder} is not empty", fix="name a folder that does not exist")
         return self._account.folder(folder)
+
+
+def _require_whole(writing: str, archived: str) -> None:
+    """Raise RecoveryFailed when a cluster that writes a segment has not seen all of the archived one.
+
+    PostgreSQL takes a segment that cannot be read for the end of the log, and says nothing.
+    """
+    # The first eight digits are the timeline, which a recovery changes.
+    if writing[8:] <= archived[8:]:
+        raise RecoveryFailed(
+            f"the log could be read up to segment {writing[8:]} only, but {archived[8:]} is archived",
+            fix="`esp-backup verify` says what is damaged; restore to a time before it, or from the other"
+            " repository",
+        )

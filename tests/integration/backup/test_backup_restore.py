@@ -17,7 +17,7 @@ from backup_site import PUMPS, Site, open_site
 from esp_backup.app import run_worker
 from esp_backup.blobs import Blobs
 from esp_backup.domain.sealing import Unreadable
-from esp_backup.instance import Instance
+from esp_backup.instance import Instance, RecoveryFailed
 from esp_backup.programs import Account
 from esp_backup.recovery import Recovery
 from esp_backup.repository import Damaged
@@ -315,6 +315,31 @@ async def test_a_flipped_byte_in_the_archive_or_a_backup_is_found_and_old_backup
 
 
 # --- daily sets -------------------------------------------------------------------------------------------
+
+
+async def test_a_log_that_cannot_be_read_to_its_end_is_not_restored_to_latest(site, first_round):
+    await site.rows("CREATE TABLE public.last_words (said text)")
+    segment = (await site.rows("SELECT pg_walfile_name(pg_current_wal_lsn()) AS name"))[0]["name"]
+    await Cluster(site.settings.cluster_url).archive_now(60)
+    [local] = (site.settings.local_repository / "archive" / "esp").rglob(f"{segment}-*")
+    recovery = Recovery(site.settings, site.work.account, site.repository)
+    kept = local.read_bytes()
+    async with Blobs(site.settings) as blobs:
+        [name] = [blob.name for blob in await blobs.all("") if segment in blob.name]
+        whole = await blobs.get(name)
+        flip(local)
+        await _replace(blobs, name, local.read_bytes())
+        try:
+            with pytest.raises(RecoveryFailed, match=f"{segment[8:]} only, but"):
+                await recovery.restore(None, site.settings.state_folder / "cut-short")
+        finally:
+            local.write_bytes(kept)
+            await _replace(blobs, name, whole)
+
+
+async def _replace(blobs: Blobs, name: str, content: bytes) -> None:
+    await blobs.delete(name)
+    await blobs.put(name, content, {})
 
 
 async def test_a_daily_set_brings_back_broker_vault_and_configuration(

@@ -142,6 +142,12 @@ class Cluster:
             at: datetime | None = await connection.fetchval(_QUERIES.heartbeat)
             return at
 
+    async def log_segment(self) -> str:
+        """Return the name of the log's segment that is being written."""
+        async with self._connection() as connection:
+            name: str = await connection.fetchval(_QUERIES.log_segment)
+            return name
+
     async def has_mark(self, name: str) -> bool:
         """Return whether a mark is in it."""
         async with self._connection() as connection:

@@ -57,6 +57,10 @@ SELECT EXISTS (SELECT FROM auth.audit_log WHERE seq = $1 AND hash = $2)
 -- name: heartbeat
 SELECT at FROM backup.heartbeat
 
+-- name: log_segment
+-- Segment of the log that is being written.
+SELECT pg_walfile_name(pg_current_wal_lsn())
+
 -- name: has_mark
 SELECT EXISTS (SELECT FROM backup.marks WHERE name = $1)
 
