@@ -50,8 +50,8 @@ class Recovery:
 
         It is recovered, reads in full and shut down in order; `folder` can then be started as the platform's
         database. `place`: only from this repository. Raises InvalidInput for a moment outside the recovery
-        window, Conflict when `folder` is not empty, RecoveryFailed and ProgramFailed when it is no good or its
-        log could not be read to the end.
+        window, Conflict when `folder` is not empty, RecoveryFailed and ProgramFailed when it is no good or
+        its log could not be read to the end.
         """
         if moment is not None:
             moment = moment.astimezone(UTC)
