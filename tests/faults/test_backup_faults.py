@@ -22,7 +22,7 @@ from esp_backup.blobs import Blobs
 from esp_backup.drill import DrillFailed
 from esp_backup.dumps import PARTIAL, NoSpace
 from esp_backup.jobs import Jobs
-from esp_backup.programs import ProgramFailed
+from esp_backup.programs import Account, ProgramFailed
 from esp_backup.sets import Sets
 from esp_backup.store.cluster import Cluster
 from esp_backup.watch import Watch
@@ -374,6 +374,15 @@ async def _kill_during(site: Site, arguments: tuple[str, ...], *commands: str) -
             process.send_signal(signal.SIGKILL)
         await process.communicate()
     await until(lambda: not _has(site, *commands), f"{commands} are gone", timeout_s=30)
+
+
+def test_a_program_whose_caller_was_killed_meanwhile_does_not_begin():
+    command = Account(None, None).command(["echo", "begun"])
+    called = subprocess.run(command, capture_output=True, check=False)
+    # Somebody else is its parent by now.
+    orphaned = subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", *command], capture_output=True, check=False)
+    assert (called.returncode, called.stdout) == (0, b"begun\n")
+    assert (orphaned.returncode, orphaned.stdout) == (1, b"")
 
 
 async def test_processes_killed_at_any_step_leave_nothing_that_is_in_the_way(site, jobs):

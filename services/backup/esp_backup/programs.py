@@ -36,8 +36,9 @@ class ProgramFailed(EspError):
         self.exit_status = exit_status
 
 
-PRIVATELY: Final = ("sh", "-c", 'umask 077; exec "$0" "$@"')
-"""What a program makes is for its account alone. (uvloop has no `umask` of its own.)"""
+_BEGIN: Final = '[ "$PPID" = "$0" ] || exit 1; umask 077; exec "$@"'
+"""What a program makes is for its account alone. (uvloop has no `umask` of its own.) It does not begin when
+the process that wanted it was killed before the signal of that was asked for: it would stay for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Account:
         drop = []
         if self.uid is not None:
             drop = ["--reuid", str(self.uid), "--regid", str(self.gid), "--clear-groups"]
-        return ["setpriv", "--pdeathsig", death_signal, *drop, "--", *argv]
+        begin = ["sh", "-c", _BEGIN, str(os.getpid())]
+        return ["setpriv", "--pdeathsig", death_signal, *drop, "--", *begin, *argv]
 
     def folder(self, path: Path) -> Path:
         """Make `path`, and what lacks above it, folders that only this account can enter."""
@@ -127,7 +129,6 @@ async def start(
 ) -> asyncio.subprocess.Process:
     """Start a program in a session of its own, with nothing of this process's environment."""
     return await asyncio.create_subprocess_exec(
-        *PRIVATELY,
         *account.command(argv, death_signal),
         cwd="/",
         env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": account.home, **(environment or {})},
