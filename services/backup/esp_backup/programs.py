@@ -61,8 +61,9 @@ class Account:
         drop = []
         if self.uid is not None:
             drop = ["--reuid", str(self.uid), "--regid", str(self.gid), "--clear-groups"]
-        begin = ["sh", "-c", _BEGIN, str(os.getpid())]
-        return ["setpriv", "--pdeathsig", death_signal, *drop, "--", *begin, *argv]
+        begin = ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", _BEGIN, str(os.getpid())]
+        # Becoming another account ends the first signal; the program itself may want a gentler one.
+        return [*begin, "setpriv", "--pdeathsig", death_signal, *drop, "--", *argv]
 
     def folder(self, path: Path) -> Path:
         """Make `path`, and what lacks above it, folders that only this account can enter."""
