@@ -23,6 +23,7 @@ from esp_archiver.store.manifest import PartFilter
 from esp_archiver.verification import check
 from esp_common.errors import EspError, Unavailable
 from esp_ingest.archived import Refusal
+from waiting import until
 
 HOUR = timedelta(hours=1)
 LEAST_STEPS, MOST_STEPS = 5, 30
@@ -64,6 +65,13 @@ async def faulty(archive: Any, proxy: BlobProxy) -> AsyncIterator[Any]:
     async with open_store(settings) as store:
         yield replace(archive, settings=settings, store=store)
     proxy.clear()
+
+
+async def nobody_leads(archive: Any) -> bool:
+    """Return whether the lock of whoever writes the archive is free."""
+    held = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    held += " WHERE locktype = 'advisory' AND datname = current_database()"
+    return bool(await archive.admin.fetchval(held) == 0)
 
 
 async def is_whole(archive: Any, day: date) -> None:
@@ -174,6 +182,7 @@ async def test_a_process_killed_at_any_request_leaves_nothing_wrong(
 
         proxy.after = kill
         assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+        await until(lambda: nobody_leads(archive), "the database has seen that the process is gone")
     proxy.clear()
     await is_whole(archive, new_day)
 
