@@ -1,18 +1,28 @@
 """What the services' commands do alike: groups, tables, and a run that says when the database is away."""
 
 import asyncio
+import base64
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import asdict
 from getpass import getuser
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import orjson
 import structlog
 import typer
 
-from esp_common.database import OUTAGES
-from esp_common.errors import Unavailable
+from esp_common.database import OUTAGES, create_pool
+from esp_common.errors import InvalidInput, Unavailable
+
+if TYPE_CHECKING:
+    from esp_common.dead_letters import DeadLetters
 
 Result = TypeVar("Result")
+
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
+All = Annotated[bool, typer.Option("--all", help="All there are.")]
+LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-letters list` shows them.")]
 
 
 def group(purpose: str) -> typer.Typer:
@@ -43,3 +53,92 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     typer.echo("\t".join(columns))
     for row in rows:
         typer.echo("\t".join("-" if value is None else str(value) for value in row))
+
+
+def show_whole(document: Mapping[str, Any]) -> None:
+    """Print a document as JSON; bytes as the text they are, else as base64."""
+    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=_readable).decode())
+
+
+def _readable(value: Any) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        return f"base64:{base64.b64encode(value).decode()}"
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+def dead_letter_commands(
+    service: str, purpose: str, columns: tuple[str, ...], opened: Callable[[], tuple[Any, "DeadLetters[Any]"]]
+) -> typer.Typer:
+    """Return the group of commands with which an operator sees to the dead letters of a service's queue.
+
+    `columns` of a letter are listed; `opened` gives the service's settings and its dead letters.
+    """
+    commands = group(purpose)
+
+    def run(command: Coroutine[Any, Any, None]) -> None:
+        fix = f"check ESP_{service.upper()}_DATABASE_URL and _AMQP_URL"
+        run_command(command, away="database or broker", fix=fix)
+
+    @commands.command("list")
+    def list_letters(limit: Limit = 100) -> None:
+        """Show dead letters, oldest first."""
+
+        async def command() -> None:
+            _, letters = opened()
+            found = await letters.list(limit)
+            show_rows(columns, ([getattr(letter, column) for column in columns] for letter in found))
+
+        run(command())
+
+    @commands.command("show")
+    def show_letter(id: str) -> None:  # noqa: A002 - the name the help shows
+        """Show a dead letter with its body."""
+
+        async def command() -> None:
+            _, letters = opened()
+            show_whole(asdict(await letters.show(id)))
+
+        run(command())
+
+    @commands.command("replay")
+    def replay_letters(ids: LetterIds = None, every: All = False) -> None:
+        """Send dead letters in again, those named or all."""
+        from esp_common.messaging import Publisher  # loads for longer than most commands take
+
+        wanted = _letters_wanted(ids, every)
+
+        async def command() -> None:
+            settings, letters = opened()
+            async with (
+                await create_pool(settings, role=f"esp-{service} cli", max_size=1) as pool,
+                Publisher(settings.amqp_url) as publisher,
+            ):
+                count = await letters.replay(wanted, actor_id(), publisher, pool)
+            typer.echo(f"{count} replayed")
+
+        run(command())
+
+    @commands.command("discard")
+    def discard_letters(ids: LetterIds = None, every: All = False) -> None:
+        """Remove dead letters for good, those named or all."""
+        wanted = _letters_wanted(ids, every)
+
+        async def command() -> None:
+            settings, letters = opened()
+            async with await create_pool(settings, role=f"esp-{service} cli", max_size=1) as pool:
+                count = await letters.discard(wanted, actor_id(), pool)
+            typer.echo(f"{count} discarded")
+
+        run(command())
+
+    return commands
+
+
+def _letters_wanted(ids: list[str] | None, every: bool) -> list[str] | None:
+    if bool(ids) == every:
+        raise InvalidInput("which dead letters?", fix="give ids, or else --all")
+    return ids or None

@@ -1,24 +1,35 @@
 """The `esp-diagnostics` command: one subcommand for each role, and what an engineer does by hand."""
 
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
-from esp_common.cli import actor_id, group, run_command, show_rows
-from esp_common.errors import InvalidInput, run_cli
+from esp_common.cli import dead_letter_commands, group
+from esp_common.errors import run_cli
 from esp_common.settings import settings_table
 
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
-LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-letters list` shows them.")]
-All = Annotated[bool, typer.Option("--all", help="All there are.")]
+if TYPE_CHECKING:
+    from esp_diagnostics.dead_letters import DeadLetters
+
 
 LETTER_COLUMNS: Final = ("id", "died_at", "event_id", "alert_id", "priority", "title", "refusal")
 
+
+def _dead_letters() -> tuple[DiagnosticsSettings, "DeadLetters"]:
+    from esp_diagnostics.dead_letters import DeadLetters
+
+    settings = DiagnosticsSettings.load()
+    return settings, DeadLetters(settings.amqp_url)
+
+
 app = group("Tells what a pump did, does and suffers from, and whom to tell.")
-letters = group("Notifications that a destination did not take.")
+letters = dead_letter_commands(
+    SERVICE,
+    "Notifications that a destination did not take; `refusal`: why one cannot be sent in again.",
+    LETTER_COLUMNS,
+    _dead_letters,
+)
 app.add_typer(letters, name="dead-letters")
 
 
@@ -58,77 +69,6 @@ def run_migrate() -> None:
 def show_settings() -> None:
     """Print every setting with its default and meaning."""
     typer.echo(settings_table(DiagnosticsSettings))
-
-
-# --- dead letters -----------------------------------------------------------------------------------------
-
-
-@letters.command("list")
-def list_letters(limit: Limit = 100) -> None:
-    """Show dead letters, oldest first; `refusal` says why one cannot be sent in again."""
-    from esp_diagnostics.dead_letters import DeadLetters
-
-    async def command() -> None:
-        found = await DeadLetters(DiagnosticsSettings.load().amqp_url).list(limit)
-        show_rows(LETTER_COLUMNS, ([getattr(letter, name) for name in LETTER_COLUMNS] for letter in found))
-
-    _run(command())
-
-
-@letters.command("replay")
-def replay_letters(ids: LetterIds = None, every: All = False) -> None:
-    """Send dead letters in again, those named or all, to the destinations that do not have them."""
-    from esp_common.messaging import Publisher
-
-    from esp_diagnostics.dead_letters import DeadLetters
-
-    wanted = _letters_wanted(ids, every)
-
-    async def command() -> None:
-        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
-            count = await DeadLetters(settings.amqp_url).replay(wanted, actor_id(), publisher, pool)
-        typer.echo(f"{count} replayed")
-
-    _run(command())
-
-
-@letters.command("discard")
-def discard_letters(ids: LetterIds = None, every: All = False) -> None:
-    """Remove dead letters for good, those named or all."""
-    from esp_diagnostics.dead_letters import DeadLetters
-
-    wanted = _letters_wanted(ids, every)
-
-    async def command() -> None:
-        async with _tools() as (settings, pool):
-            count = await DeadLetters(settings.amqp_url).discard(wanted, actor_id(), pool)
-        typer.echo(f"{count} discarded")
-
-    _run(command())
-
-
-def _letters_wanted(ids: list[str] | None, every: bool) -> list[str] | None:
-    if bool(ids) == every:
-        raise InvalidInput("which dead letters?", fix="give ids, or else --all")
-    return ids or None
-
-
-# --- shared -----------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def _tools() -> AsyncIterator[tuple[DiagnosticsSettings, Any]]:
-    """Open what a command needs: the settings, and a connection to the database."""
-    from esp_common.database import create_pool
-
-    settings = DiagnosticsSettings.load()
-    async with await create_pool(settings, role="esp-diagnostics cli", max_size=1) as pool:
-        yield settings, pool
-
-
-def _run(command: Coroutine[Any, Any, None]) -> None:
-    fix = "check ESP_DIAGNOSTICS_DATABASE_URL and _AMQP_URL"
-    run_command(command, away="database or broker", fix=fix)
 
 
 def _run_role(name: str) -> None:

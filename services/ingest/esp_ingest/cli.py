@@ -1,17 +1,23 @@
 """The `esp-ingest` command: one subcommand for each role, and what an operator does by hand."""
 
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-import orjson
 import typer
-from esp_common.cli import actor_id, group, run_command, show_rows
+from esp_common.cli import (
+    All,
+    Limit,
+    actor_id,
+    dead_letter_commands,
+    group,
+    run_command,
+    show_rows,
+    show_whole,
+)
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
@@ -29,23 +35,27 @@ from esp_ingest.settings import IngestSettings
 from esp_ingest.store.lists import Lists, QuarantineFilter
 from esp_ingest.store.telemetry import installed_engine
 
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
 ReadingIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `quarantine list` shows them.")]
 ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Only those refused for this.")]
 GatewayFilter = Annotated[str | None, typer.Option("--gateway", help="Only those of this gateway.")]
 PumpFilter = Annotated[str | None, typer.Option("--pump", help="Only those of this pump.")]
-All = Annotated[bool, typer.Option("--all", help="All there are.")]
-LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-letters list` shows them.")]
 Resolution = Callable[[Quarantine, UUID, str], Awaitable[None]]
 
 REFUSED_COLUMNS: Final = ("id", "received_at", "state", "reason", "gateway_id", "pump_id", "time", "detail")
 LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
 
 
+def _dead_letters() -> tuple[IngestSettings, DeadLetters]:
+    settings = IngestSettings.load()
+    return settings, DeadLetters(settings.amqp_url)
+
+
 app = group("Takes readings in, screens and stores them.")
 assets = group("Fields, wells, pumps, gateways and tag maps.")
 quarantine = group("Readings that were refused.")
-letters = group("Messages that no worker could process.")
+letters = dead_letter_commands(
+    SERVICE, "Messages that no worker could process.", LETTER_COLUMNS, _dead_letters
+)
 retention = group("Raw days that may go.")
 for name, commands in (
     ("assets", assets),
@@ -145,7 +155,7 @@ def show_quarantined(id: UUID) -> None:  # noqa: A002 - the name the help shows
             refused = await Lists(pool).refused(id)
         if refused is None:
             raise NotFound(f"no reading {id} in quarantine", fix="see `esp-ingest quarantine list`")
-        _show_whole(refused)
+        show_whole(refused)
 
     _run(command())
 
@@ -200,63 +210,6 @@ def _resolve(
         return resolved
 
     _run(command())
-
-
-# --- dead letters -----------------------------------------------------------------------------------------
-
-
-@letters.command("list")
-def list_letters(limit: Limit = 100) -> None:
-    """Show dead letters, oldest first."""
-
-    async def command() -> None:
-        found = await DeadLetters(IngestSettings.load().amqp_url).list(limit)
-        _show_rows(map(asdict, found), LETTER_COLUMNS)
-
-    _run(command())
-
-
-@letters.command("show")
-def show_letter(id: str) -> None:  # noqa: A002 - the name the help shows
-    """Show a dead letter with its body."""
-
-    async def command() -> None:
-        letter = await DeadLetters(IngestSettings.load().amqp_url).show(id)
-        _show_whole({**asdict(letter), "body": _readable(letter.body)})
-
-    _run(command())
-
-
-@letters.command("replay")
-def replay_letters(ids: LetterIds = None, every: All = False) -> None:
-    """Send dead letters in again under their first routing key, those named or all."""
-    wanted = _letters_wanted(ids, every)
-
-    async def command() -> None:
-        async with _tools() as (settings, pool), Publisher(settings.amqp_url) as publisher:
-            count = await DeadLetters(settings.amqp_url).replay(wanted, actor_id(), publisher, pool)
-        typer.echo(f"{count} replayed")
-
-    _run(command())
-
-
-@letters.command("discard")
-def discard_letters(ids: LetterIds = None, every: All = False) -> None:
-    """Remove dead letters for good, those named or all."""
-    wanted = _letters_wanted(ids, every)
-
-    async def command() -> None:
-        async with _tools() as (settings, pool):
-            count = await DeadLetters(settings.amqp_url).discard(wanted, actor_id(), pool)
-        typer.echo(f"{count} discarded")
-
-    _run(command())
-
-
-def _letters_wanted(ids: list[str] | None, every: bool) -> list[str] | None:
-    if bool(ids) == every:
-        raise InvalidInput("which dead letters?", fix="give ids, or else --all")
-    return ids or None
 
 
 # --- accounts and retention -------------------------------------------------------------------------------
@@ -336,17 +289,6 @@ def _run(command: Coroutine[Any, Any, None]) -> None:
 
 def _show_rows(rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
     show_rows(columns, ([row[column] for column in columns] for row in rows))
-
-
-def _show_whole(document: Mapping[str, Any]) -> None:
-    typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-
-
-def _readable(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return f"base64:{base64.b64encode(body).decode()}"
 
 
 def main() -> None:

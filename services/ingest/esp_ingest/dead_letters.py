@@ -1,20 +1,16 @@
 """Dead letters: messages that no worker could process, seen, sent again or discarded by an operator."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-import aio_pika
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
-from esp_common import audit, topology
-from esp_common.database import Pool
-from esp_common.errors import BrokerUnavailable, Conflict, NotFound
+from aio_pika.abc import AbstractIncomingMessage
+from esp_common import dead_letters, topology
+from esp_common.errors import Conflict
 from esp_common.messaging import Publisher
 
-QUEUE: Final = topology.INGEST_TELEMETRY_DEAD
-CONNECT_TIMEOUT_S: Final = 10
+from esp_ingest.assets import SERVICE
+
 UNKNOWN_KEY: Final = "unknown"
 """The routing key of a letter that claims to have died before: whose it is cannot be told."""
 
@@ -33,97 +29,35 @@ class DeadLetter:
     body: bytes
 
 
-class DeadLetters:
-    """The dead letters of `ingest.telemetry`; replays and discards are audited in the name of `actor`.
+class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
+    """The dead letters of `ingest.telemetry`."""
 
-    Looking takes messages off the queue and gives them back, in their order; another operator looking
-    meanwhile does not see them.
-    """
+    service = SERVICE
+    queue = topology.INGEST_TELEMETRY_DEAD
 
-    def __init__(self, amqp_url: str) -> None:
-        self._url = amqp_url
+    def read(self, message: AbstractIncomingMessage) -> DeadLetter:
+        """Return what a dead message says."""
+        return _letter(message)
 
-    async def list(self, limit: int = 100) -> list[DeadLetter]:
-        """Return up to `limit` dead letters, oldest first."""
-        async with self._queue() as queue:
-            return [_letter(message) async for message in _messages(queue, limit)]
+    async def send(self, letter: DeadLetter, publisher: Publisher) -> None:
+        """Send a letter in again under its first routing key; Conflict if whose it is cannot be told."""
+        if letter.routing_key == UNKNOWN_KEY:
+            raise Conflict(f"whose dead letter {letter.id} is cannot be told", fix="discard it")
+        await publisher.publish(
+            topology.INGEST,
+            letter.routing_key,
+            letter.body,
+            content_type=letter.content_type or "",
+            message_id=letter.message_id,
+        )
 
-    async def show(self, id_: str) -> DeadLetter:
-        """Return one; raise NotFound."""
-        async with self._queue() as queue:
-            async for message in _messages(queue):
-                if (letter := _letter(message)).id == id_:
-                    return letter
-        raise _unknown({id_})
-
-    async def replay(self, ids: Collection[str] | None, actor: str, publisher: Publisher, pool: Pool) -> int:
-        """Send letters (None: all there are now) in again under their first routing key; return how many.
-
-        A letter leaves the queue when the broker has confirmed its copy. Raises NotFound if one is not there,
-        and Conflict for one whose sender cannot be told (of all, such are left).
-        """
-
-        async def send(letter: DeadLetter) -> None:
-            if letter.routing_key == UNKNOWN_KEY:
-                raise Conflict(f"whose dead letter {letter.id} is cannot be told", fix="discard it")
-            await publisher.publish(
-                topology.INGEST,
-                letter.routing_key,
-                letter.body,
-                content_type=letter.content_type or "",
-                message_id=letter.message_id,
-            )
-
-        return await self._settle(ids, "replayed", actor, pool, send)
-
-    async def discard(self, ids: Collection[str] | None, actor: str, pool: Pool) -> int:
-        """Remove letters (None: all) for good; return how many. Raises NotFound if one is not there."""
-
-        async def nothing(_: DeadLetter) -> None:
-            return None
-
-        return await self._settle(ids, "discarded", actor, pool, nothing)
-
-    async def _settle(self, ids: Collection[str] | None, done: str, actor: str, pool: Pool, act: Any) -> int:
-        missing, settled = set(ids or ()), 0
-        async with self._queue() as queue:
-            async for message in _messages(queue):
-                letter = _letter(message)
-                if ids is not None and letter.id not in ids:
-                    continue
-                try:
-                    await act(letter)
-                except Conflict:
-                    if ids is None:
-                        continue
-                    raise
-                await _audit(pool, letter, done, actor)
-                await message.ack()
-                missing.discard(letter.id)
-                settled += 1
-        if missing:
-            raise _unknown(missing)
-        return settled
-
-    @asynccontextmanager
-    async def _queue(self) -> AsyncIterator[AbstractQueue]:
-        """Closing the channel gives back what was looked at and not acknowledged."""
-        try:
-            connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
-            raise BrokerUnavailable(f"cannot read {QUEUE}: {error}") from error
-        async with connection, connection.channel() as channel:
-            yield await channel.declare_queue(QUEUE, passive=True)
-
-
-async def _messages(queue: AbstractQueue, limit: int | None = None) -> AsyncIterator[AbstractIncomingMessage]:
-    """Yield what was there when the queue was opened: a letter that was replayed may well die again."""
-    count = queue.declaration_result.message_count or 0
-    for _ in range(count if limit is None else min(count, limit)):
-        message = await queue.get(fail=False, timeout=CONNECT_TIMEOUT_S)
-        if message is None:
-            return
-        yield message
+    def told(self, letter: DeadLetter) -> dict[str, Any]:
+        """Return what the audit trail says of a letter."""
+        return {
+            "message_id": letter.message_id,
+            "routing_key": letter.routing_key,
+            "reason": letter.reason,
+        }
 
 
 def _letter(message: AbstractIncomingMessage) -> DeadLetter:
@@ -154,16 +88,3 @@ def _only_death(deaths: Any) -> dict[str, Any]:
     if isinstance(deaths, list) and len(deaths) == 1 and deaths[0].get("count") == 1:
         return dict(deaths[0])
     return {}
-
-
-async def _audit(pool: Pool, letter: DeadLetter, done: str, actor: str) -> None:
-    data = {"message_id": letter.message_id, "routing_key": letter.routing_key, "reason": letter.reason}
-    async with pool.acquire() as connection:
-        action = f"dead-letter.{done}"
-        await audit.record(
-            connection, source="ingest", actor=actor, action=action, subject=letter.id, data=data
-        )
-
-
-def _unknown(ids: set[str]) -> NotFound:
-    return NotFound(f"no dead letter {', '.join(sorted(ids))}", fix="see `esp-ingest dead-letters list`")

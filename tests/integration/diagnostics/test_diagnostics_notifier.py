@@ -1,6 +1,7 @@
 """The notifier as it runs: real mail and webhooks, retries, dead letters, and the platform's own failures."""
 
 import asyncio
+import json
 import base64
 import os
 import sys
@@ -307,6 +308,8 @@ async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks
     assert title == "dead_letter"
     assert datetime.fromisoformat(died_at) <= datetime.now(UTC)
     assert refusal == "-"
+    shown = json.loads((await command("show", id_))[1])
+    assert json.loads(shown["body"])["title"] == "dead_letter"
     assert (await command("replay", "unknown"))[0] == 4
     async with await aio_pika.connect(vhost.url) as connection:
         audited = await (await connection.channel()).declare_queue(exclusive=True)
