@@ -1,8 +1,8 @@
 """The notifier as it runs: real mail and webhooks, retries, dead letters, and the platform's own failures."""
 
 import asyncio
-import json
 import base64
+import json
 import os
 import sys
 import threading
