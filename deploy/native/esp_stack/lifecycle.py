@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from esp_stack.certificates import renew
 from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints, write_environment
+from esp_stack.plain_http import ask
 from esp_stack.programs import Program, StackError, give, is_free, private_file, wait_for
 from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
@@ -189,6 +188,6 @@ def _wait_role(stack: Stack, role: Role) -> None:
     if url is None:
         return
     try:
-        wait_for(lambda: httpx.get(url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S, PAUSE_S)
+        wait_for(lambda: ask("GET", url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S, PAUSE_S)
     except StackError as failure:
         raise StackError(f"{failure} — see {stack.supervisor.log(name)}") from failure

@@ -4,6 +4,7 @@ import httpx
 import psycopg
 from rich.table import Table
 
+from esp_stack.plain_http import ask
 from esp_stack.roles import Role, Roles
 from esp_stack.stack import DATABASE, Stack
 from esp_stack.supervision import ProcessState
@@ -57,7 +58,7 @@ def _is_ready(stack: Stack, state: ProcessState, role: Role | None) -> bool:
     if role.ready_url is None:
         return True
     try:
-        return httpx.get(role.ready_url, timeout=2).is_success
+        return ask("GET", role.ready_url, timeout=2).is_success
     except httpx.HTTPError:
         return False
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from esp_stack.plain_http import ask
 from esp_stack.programs import Program, executable, free_port, private_file, private_folder, service_account
 from esp_stack.servers.server import Server
 
@@ -66,7 +67,7 @@ class OpenBao(Server):
     def api(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Call the API as root and return its answer, whatever it is."""
         headers = {"X-Vault-Token": self.token}
-        return httpx.request(method, f"{self.url}/v1/{path}", json=body, headers=headers, timeout=30)
+        return ask(method, f"{self.url}/v1/{path}", json=body, headers=headers, timeout=30)
 
     def programs(self) -> Sequence[Program]:
         """Return the one process."""
@@ -89,10 +90,10 @@ class OpenBao(Server):
         if not self._initialisation.exists() and not self._sys("GET", "init")["initialized"]:
             answer = self._sys("PUT", "init", {"recovery_shares": 1, "recovery_threshold": 1})
             private_file(self._initialisation, json.dumps(answer), self.user)
-        httpx.get(f"{self.url}/v1/sys/health", timeout=2).raise_for_status()
+        ask("GET", f"{self.url}/v1/sys/health", timeout=2).raise_for_status()
 
     def _sys(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        response = httpx.request(method, f"{self.url}/v1/sys/{path}", json=body, timeout=30)
+        response = ask(method, f"{self.url}/v1/sys/{path}", json=body, timeout=30)
         answer: dict[str, Any] = response.raise_for_status().json()
         return answer
 

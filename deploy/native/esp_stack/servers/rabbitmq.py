@@ -12,6 +12,7 @@ import httpx
 from esp_common import topology
 
 from esp_stack.certificates import Tls
+from esp_stack.plain_http import ask
 from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
@@ -188,7 +189,7 @@ class RabbitMQ(Server):
 
     def api(self, method: str, path: str, body: object = None) -> httpx.Response:
         """Call the management API as the administrator; raise on an error status."""
-        response = httpx.request(
+        response = ask(
             method,
             f"{self.management_url}/{path}",
             json=body,
