@@ -329,7 +329,38 @@ async def test_after_refusals_the_next_backup_is_whole_and_the_log_arrives(site,
     assert not contents.unreachable
     await through_the_proxy.note_fulls()
     assert await _known(site, "full") == sorted(f.label for f in contents.fulls if f.place == "azure")
+
+
+async def test_what_an_outage_made_unreadable_is_not_called_damaged(site, proxy, through_the_proxy):
+    """And nothing else is: the backup that was taken after the refusals is whole."""
+    refused = []
+
+    async def each_once(number: int, request: web.Request) -> web.Response | None:
+        if request.method != "GET" or "backup.manifest" not in request.path or request.path in refused:
+            return None
+        refused.append(request.path)
+        return refusal(403, "AuthorizationFailure")
+
+    proxy.before = each_once
     assert await through_the_proxy.repository.verify("azure") == {}
+    assert len(refused) >= 2
+
+
+async def test_storage_that_is_read_too_slowly_is_given_up_and_the_rest_is_read_again(site, proxy):
+    work = site.changed(blob_connection_string=proxy.connection_string, verify_timeout_s=0.5)
+    work.repository.configure()
+    (dump,) = await site.rows("SELECT name, verified_at FROM backup.backups WHERE kind = 'dump' LIMIT 1")
+    proxy.before = _of("/backup/", "GET", "slow")
+    try:
+        with pytest.raises(Unavailable, match=r"within 0\.5 s"):
+            await work.verify()
+    finally:
+        proxy.clear()
+        site.repository.configure()
+    read = "SELECT verified_at FROM backup.backups WHERE kind = 'dump' AND name = $1"
+    assert (await site.pool.fetchval(read, dump["name"])) != dump["verified_at"]
+    damaged = "SELECT name FROM backup.backups WHERE kind = 'full' AND problem IS NOT NULL"
+    assert await site.rows(damaged) == []
 
 
 async def test_old_backups_that_cannot_be_deleted_go_with_the_next_run(site, proxy, through_the_proxy):

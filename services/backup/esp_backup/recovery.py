@@ -50,9 +50,11 @@ class Recovery:
 
         It is recovered, reads in full and shut down in order; `folder` can then be started as the platform's
         database. `place`: only from this repository. Raises InvalidInput for a moment outside the recovery
-        window, Conflict when `folder` is not empty, RecoveryFailed and ProgramFailed when it is no good or
-        its log could not be read to the end.
+        window, Conflict when `folder` is not empty or a cluster that was started on it still runs,
+        RecoveryFailed and ProgramFailed when it is no good or its log could not be read to the end.
         """
+        if folder is not None:
+            _require_ended(folder)
         if moment is not None:
             moment = moment.astimezone(UTC)
             await self._require(moment)
@@ -106,6 +108,23 @@ class Recovery:
         if folder.exists() and any(folder.iterdir()):
             raise Conflict(f"{folder} is not empty", fix="name a folder that does not exist")
         return self._account.folder(folder)
+
+
+def _require_ended(folder: Path) -> None:
+    """Raise Conflict while a cluster runs that was started on `folder`, wherever that has been moved since.
+
+    It writes to the path it was started with: its last checkpoint would go into the restored cluster.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if Path(argv[0]).name == "postgres" and f"-D\0{folder.absolute()}\0" in "\0".join(argv):
+            raise Conflict(
+                f"a cluster that was started on {folder} still runs, process {process.name}",
+                fix="stop it, and see that it is gone: `pgrep -a postgres`",
+            )
 
 
 def _require_whole(writing: str, archived: str) -> None:

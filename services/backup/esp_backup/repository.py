@@ -119,7 +119,29 @@ class Repository:
         return Contents(tuple(fulls), newest, unreachable)
 
     async def verify(self, place: str) -> dict[str, str]:
-        """Read everything in `place` again; return what is wrong, by backup label or `wal`."""
+        """Read everything in `place` again; return what is wrong, by backup label or `wal`.
+
+        pgBackRest tells a file it could not get from a damaged one in its log only. Damage is there the
+        second time too, and in a place that answers. Raises Unavailable for one that does not, or too slowly.
+        """
+        limit_s = self._settings.verify_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                found = await self._read_again(place)
+                if not found:
+                    return {}
+                again = await self._read_again(place)
+                unreachable = (await self.contents()).unreachable
+        except TimeoutError as error:
+            raise Unavailable(
+                f"{place} could not be read again within {limit_s:g} s",
+                fix="see that it answers; ESP_BACKUP_VERIFY_TIMEOUT_S gives a large one more time",
+            ) from error
+        if place in unreachable:
+            raise Unavailable(f"{place} could not be read: {unreachable[place]}", fix="see that it answers")
+        return {what: said for what, said in again.items() if what in found}
+
+    async def _read_again(self, place: str) -> dict[str, str]:
         return problems(await self._run("verify", self._repo(place), "--output=text", "--verbose"))
 
     async def restore(self, place: str, label: str, folder: Path, target: Sequence[str]) -> None:

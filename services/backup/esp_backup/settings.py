@@ -136,6 +136,9 @@ class BackupSettings(ServiceSettings):
     recovery_timeout_s: float = Field(
         14_400, gt=0, description="How long a restored instance may take to recover, seconds."
     )
+    verify_timeout_s: float = Field(
+        14_400, gt=0, description="How long a repository may take to be read again, seconds."
+    )
     audit_verify_command: str = Field(
         "",
         description="Command that verifies the audit log of a restored instance (esp-auth audit verify); it"

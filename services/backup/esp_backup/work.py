@@ -2,19 +2,20 @@
 
 from collections.abc import Collection, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from esp_common.database import Pool
-from esp_common.errors import EspError
+from esp_common.errors import EspError, Unavailable
 from prometheus_client import Counter
 
 from esp_backup import dumps as dump_files
 from esp_backup.blobs import Blobs
 from esp_backup.drill import Drill
 from esp_backup.dumps import Dump, Dumps
-from esp_backup.programs import Account
+from esp_backup.programs import Account, ProgramFailed
 from esp_backup.repository import Damaged, Full, Repository
 from esp_backup.sets import DailySet, Sets
 from esp_backup.settings import BackupSettings
@@ -109,12 +110,25 @@ class Work:
         return {"name": taken.name, "bytes": taken.bytes, "files": files, **pruned}
 
     async def verify(self) -> dict[str, Any]:
-        """Read every backup again and note what is wrong; raise Damaged when something is."""
-        wrong = [*await self.verify_dumps(), *await self.verify_fulls(), *await self.verify_sets()]
+        """Read every backup again and note what is wrong; raise Damaged when something is.
+
+        What can be read is, whatever cannot; then, unless something is damaged, raises what hindered it.
+        """
+        wrong: list[str] = []
+        unread: list[EspError] = []
+        fulls = [partial(self.verify_fulls, place) for place in self.repository.places]
+        for part in (self.verify_dumps, *fulls, self.verify_sets):
+            try:
+                wrong += await part()
+            except (Unavailable, ProgramFailed) as hindrance:
+                unread.append(hindrance)
         if wrong:
             raise Damaged(
-                "; ".join(wrong), fix="take new backups at once; `esp-backup list` names the bad ones"
+                "; ".join([*wrong, *(f"not read: {each.detail}" for each in unread)]),
+                fix="take new backups at once; `esp-backup list` names the bad ones",
             )
+        if unread:
+            raise unread[0]
         return {"problems": []}
 
     async def drill(self) -> dict[str, Any]:
@@ -187,15 +201,12 @@ class Work:
                 problems[dump.name] = damage.detail
         return await self._note_verified("dump", dump_files.PLACE, problems)
 
-    async def verify_fulls(self) -> list[str]:
-        """Have every repository read again; note and return what is wrong."""
-        wrong = []
-        for place in self.repository.places:
-            found = await self.repository.verify(place)
-            labels = [full.label for full in await self.note_fulls() if full.place == place]
-            wrong += await self._note_verified("full", place, {label: found.get(label) for label in labels})
-            wrong += [f"{place} {what}: {said}" for what, said in found.items() if what not in labels]
-        return wrong
+    async def verify_fulls(self, place: str) -> list[str]:
+        """Have a repository read again; note and return what is wrong."""
+        found = await self.repository.verify(place)
+        labels = [full.label for full in await self.note_fulls() if full.place == place]
+        wrong = await self._note_verified("full", place, {label: found.get(label) for label in labels})
+        return wrong + [f"{place} {what}: {said}" for what, said in found.items() if what not in labels]
 
     async def verify_sets(self) -> list[str]:
         """Read every daily set again; note and return what is wrong."""

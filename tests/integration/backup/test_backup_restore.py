@@ -172,8 +172,25 @@ async def test_a_moment_outside_the_window_is_refused_before_anything_is_written
 
 async def test_a_folder_with_something_in_it_is_not_restored_over(site, first_round):
     recovery = Recovery(site.settings, site.work.account, site.repository)
+    taken = site.settings.state_folder / "taken"
+    taken.mkdir()
+    (taken / "file").touch()
     with pytest.raises(Conflict, match="not empty"):
-        await recovery.restore(None, site.postgres.data)
+        await recovery.restore(None, taken)
+
+
+async def test_a_cluster_that_still_runs_is_not_restored_over_even_if_its_folder_was_moved(site, first_round):
+    recovery = Recovery(site.settings, site.work.account, site.repository)
+    data = site.postgres.data
+    moved = data.with_name("moved")
+    data.rename(moved)
+    try:
+        with pytest.raises(Conflict, match="still runs"):
+            await recovery.restore(None, data)
+        assert not data.exists()
+    finally:
+        moved.rename(data)
+    assert await site.rows("SELECT 1 AS it_lives")
 
 
 # --- dumps ------------------------------------------------------------------------------------------------
