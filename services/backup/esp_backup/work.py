@@ -1,6 +1,6 @@
 """Each kind of work from its beginning to what it leaves in storage and in the catalogue."""
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -117,7 +117,8 @@ class Work:
         wrong: list[str] = []
         unread: list[EspError] = []
         fulls = [partial(self.verify_fulls, place) for place in self.repository.places]
-        for part in (self.verify_dumps, *fulls, self.verify_sets):
+        parts: list[Callable[[], Awaitable[list[str]]]] = [self.verify_dumps, *fulls, self.verify_sets]
+        for part in parts:
             try:
                 wrong += await part()
             except (Unavailable, ProgramFailed) as hindrance:
