@@ -17,6 +17,7 @@ import numpy as np
 from esp_diagnostics.domain.anomaly import Detector, Settings, Watch, train
 from esp_diagnostics.domain.curve import Polynomial, PumpCurve
 from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, PumpSpec, default_rules
+from esp_diagnostics.domain.diagnosis.findings import GAUGE_FAILURE
 from esp_diagnostics.domain.pumps import Installed
 from esp_gateway.simulator.faults import Fault, Order
 from esp_gateway.simulator.field import Field, build_field
@@ -40,7 +41,7 @@ OF_THE_DRIVE = {Fault.CYCLING}
 class Plan:
     """How large the evaluation is: fields by their seeds, pumps in each, how long they learn and are judged.
 
-    `tripping`: of how many of the fields it is told too how they do with drives that trip.
+    `tripping`: of how many of the fields it is told too how they do with drives that trip, the first ones.
     """
 
     seeds: tuple[int, ...]
@@ -48,20 +49,26 @@ class Plan:
     learnt: timedelta
     healthy: timedelta
     faulty: timedelta
-    tripping: int = 1
+    tripping: int = 3
 
 
 FULL = Plan((101, 102, 103), 40, 4 * DAY, 2 * DAY, DAY)
 QUICK = Plan((101,), 14, 2.5 * DAY, DAY, 0.5 * DAY)
+TOLD_EVERY_H = 0.5
+"""Hours between two looks at what the tree has found."""
 
 
 class History(NamedTuple):
-    """Features of a field's pumps: times (T,), matrix (T, n, k), steady and regime (T, n)."""
+    """Features of a field's pumps: times (T,), matrix (T, n, k), steady and regime (T, n).
+
+    `found` (T, n): whether the tree raised a finding, other than of the gauge, since it was last looked at.
+    """
 
     times_us: np.ndarray
     matrix: np.ndarray
     steady: np.ndarray
     regime: np.ndarray
+    found: np.ndarray
 
     def until(self, moment: datetime) -> "History":
         """Return what was before a moment."""
@@ -84,11 +91,16 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One pump's days after training, sample by sample, and what the alarm named first."""
+    """One pump's days after training, sample by sample, and what the alarm named first.
+
+    `by_tree`: whether the tree raised a finding after the onset; `false_by_tree`: how often before it.
+    """
 
     case: Case
     labelled: Labelled
     named: str
+    by_tree: bool
+    false_by_tree: int
 
 
 def cases(field: Field, seed: int) -> list[Case]:
@@ -144,9 +156,12 @@ def _features(field: Field, end: datetime) -> History:
     """Return the features of every pump at every scan from the start on, as the monitor gives them."""
     monitor = Monitor(specs(field), default_rules())
     n, parts = len(field.pump_ids), []
-    for readings in field.chunks(START, end, INTERVAL_S):
+    for readings in field.chunks(START, end, INTERVAL_S, TOLD_EVERY_H):
         none = np.zeros(len(readings), dtype=np.int32)
-        monitor.observe(readings, none, none)
+        assessments = monitor.observe(readings, none, none)
+        found = np.zeros((len(readings) // n, n), dtype=bool)
+        of_a_well = {each.pump_id for each in assessments if set(each.raised) - {GAUGE_FAILURE}}
+        found[-1] = [pump_id in of_a_well for pump_id in field.pump_ids]
         rows = monitor.features()
         order = np.argsort(rows.reading)
         parts.append(
@@ -155,6 +170,7 @@ def _features(field: Field, end: datetime) -> History:
                 rows.matrix[order].reshape(-1, n, len(FEATURES)),
                 rows.steady[order].reshape(-1, n),
                 rows.regime[order].reshape(-1, n),
+                found,
             )
         )
     return History(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -234,6 +250,8 @@ def _watched(watch: Watch, listed: Sequence[Case], later: History, plan: Plan) -
                 later.steady[:, number] & ~learning[:, number],
             ),
             named[case.pump_id],
+            bool(later.found[after, number].any()),
+            int(later.found[~after, number].sum()),
         )
         for number, case in enumerate(listed)
     ]
@@ -267,6 +285,10 @@ def _lines(outcomes: Sequence[Outcome], what: str) -> Iterator[str]:
     months = hours / 24.0 / 30.4
     yield f"| {said.row()} | {said.found / said.events:.3f} | {said.false_episodes / months:.2f} |"
     yield f"{running:.0%} of samples judged; the rest off, settling or of a regime not yet learnt"
+    events = [outcome for outcome in outcomes if outcome.labelled.anomalous.any()]
+    either = sum(outcome.by_tree or bool(outcome.named) for outcome in events)
+    false = sum(outcome.false_by_tree for outcome in outcomes)
+    yield f"Detector or tree: {either} of {len(events)} events; before them the tree raised {false} findings"
     for fault, of_it in _by_fault(outcomes):
         yield f"  {fault.value}: {_told(of_it)}"
 
@@ -285,7 +307,9 @@ def _told(outcomes: Sequence[Outcome]) -> str:
     said: Score = score([outcome.labelled for outcome in outcomes])
     delays = ", ".join(f"{delay / 60:.0f}" for delay in said.delays_s)
     named = next((outcome.named for outcome in outcomes if outcome.named), "nothing")
-    return f"{said.found} of {said.events} found, after {delays or '-'} min, naming {named}"
+    by_tree = sum(outcome.by_tree for outcome in outcomes)
+    found = f"{said.found} of {said.events} found, after {delays or '-'} min, naming {named}"
+    return f"{found}; by the tree {by_tree}"
 
 
 def _healthy_hours(labelled: Labelled) -> float:
