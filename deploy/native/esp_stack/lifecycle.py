@@ -18,7 +18,7 @@ from esp_stack.servers import Server
 from esp_stack.stack import DATABASE, Stack
 from esp_stack.vault import APP_ROLES, ensure_login_maker
 
-READY_TIMEOUT_S = 90
+READY_TIMEOUT_S = 180
 LAYOUT = "3"
 """Of what the stack writes. A running stack of another layout is stopped before it is started as this one."""
 ORPHANS_TIMEOUT_S = 60
