@@ -57,6 +57,18 @@ class DiagnosticsSettings(ServiceSettings):
     # api: live stream
     live_sockets: int = Field(300, ge=1, description="Most live streams of one process.")
     live_sockets_per_caller: int = Field(10, ge=1, description="Most live streams of one caller and process.")
+    live_sockets_per_address: int = Field(
+        60, ge=1, description="Most authenticated live streams of one client address and process."
+    )
+    live_logins_per_address: int = Field(
+        10, ge=1, description="Most live streams of one address that have not authenticated yet."
+    )
+    live_login_s: float = Field(
+        5,
+        gt=0,
+        le=60,
+        description="Longest that opening a live stream may take until it is authenticated, seconds.",
+    )
     live_subscriptions: int = Field(2000, ge=1, description="Most pumps and fields of one live stream.")
     live_buffer_kib: int = Field(
         2048, ge=1, description="Most that waits for a slow client of the live stream, KiB."

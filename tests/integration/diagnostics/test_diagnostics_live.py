@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ from esp_diagnostics.tickets import Tickets
 from esp_stack.programs import free_port
 from waiting import beside, until
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 
 def reading(pump_id: str = "P-1", field_id: str | None = "north", **fields: Any) -> dict[str, Any]:
@@ -167,9 +167,10 @@ async def test_names_that_do_not_exist_are_told_and_bad_messages_explained(port:
         await client.say(subscribe={"pumps": ["P-1", "P-99"], "fields": ["nowhere", "*"]})
         (answer,) = await client.until("subscribed")
         assert answer["unknown"] == {"pumps": ["P-99"], "fields": ["nowhere"]}
-        for nonsense in ("{", "[]", '{"subscribe": {"wells": []}}', '{"subscribe": 3}', "ÿ"):
+        a_nul = orjson.dumps({"subscribe": {"pumps": ["P-1\0"]}, "unsubscribe": {"fields": ["\0"]}}).decode()
+        for nonsense in ("{", "[]", '{"subscribe": {"wells": []}}', '{"subscribe": 3}', "ÿ", a_nul):
             await client.connection.send(nonsense)
-        for error in await client.until("error", 5):
+        for error in await client.until("error", 6):
             assert error["code"] == "invalid-input"
             assert error["fix"]
         await client.connection.send(b'{"ping": 7}')
@@ -250,14 +251,77 @@ async def test_who_does_not_say_who_they_are_is_refused(port: int, first: dict[s
         assert client.of("welcome") == []
 
 
-async def test_who_says_nothing_or_comes_with_too_many_others_is_refused(
-    port: int, monkeypatch: pytest.MonkeyPatch
+async def test_silent_sockets_deny_the_stream_to_nobody(
+    diagnostics_settings: Any,
+    diagnostics_api: Any,
+    viewer: str,
+    running: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("esp_diagnostics.api.live.FIRST_MESSAGE_S", 0.3)
-    monkeypatch.setattr("esp_diagnostics.api.live.MAX_AT_THE_DOOR", 1)
-    async with opened(port) as silent, opened(port) as second:
-        assert await second.until_closed() == 1013
+    """One address may have few that have not authenticated, and one of another address always gets in."""
+    monkeypatch.setattr("esp_diagnostics.api.live.MAX_UNAUTHENTICATED", 5)
+    limits = {"live_logins_per_address": 3, "live_login_s": 60, "http_port": free_port()}
+    settings = diagnostics_settings.model_copy(update=limits)
+
+    def from_address(number: int) -> dict[str, Any]:
+        return {"additional_headers": {"X-Forwarded-For": f"203.0.113.{number}"}}
+
+    async with running(run_api, settings), AsyncExitStack() as stack:
+        port = settings.http_port
+        silent = [await stack.enter_async_context(opened(port, **from_address(1))) for _ in range(3)]
+        async with opened(port, **from_address(1)) as one_too_many:
+            assert await one_too_many.until_closed() == 4429
+        for number in range(2, 4):
+            await stack.enter_async_context(opened(port, **from_address(number)))
+        async with logged_in(port, viewer, **from_address(9)):
+            assert await silent[0].until_closed() == 4408
+        assert {client.code for client in silent[1:]} == {None}
+
+
+async def test_who_says_nothing_is_cut_off(
+    diagnostics_settings: Any, diagnostics_api: Any, running: Any
+) -> None:
+    settings = diagnostics_settings.model_copy(update={"live_login_s": 0.3, "http_port": free_port()})
+    async with running(run_api, settings), opened(settings.http_port) as silent:
         assert await silent.until_closed() == 4408
+
+
+async def test_authenticated_streams_of_one_address_leave_room_for_others(
+    diagnostics_settings: Any, diagnostics_api: Any, auth_service: Any, running: Any
+) -> None:
+    settings = diagnostics_settings.model_copy(
+        update={"live_sockets_per_address": 1, "http_port": free_port()}
+    )
+    port = settings.http_port
+    async with running(run_api, settings), logged_in(port, auth_service.token("viewer", sub="ann")):
+        async with opened(port) as second:
+            await second.say(token=auth_service.token("viewer", sub="ben"))
+            assert await second.until_closed() == 4429
+        elsewhere = {"X-Forwarded-For": "203.0.113.7"}
+        async with logged_in(port, auth_service.token("viewer"), additional_headers=elsewhere):
+            pass
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://elsewhere.example", "null", "https://127.0.0.1", "https://[", "file://"]
+)
+async def test_a_page_of_another_origin_is_refused(port: int, origin: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with opened(port, origin=origin):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+async def test_pages_of_its_own_and_of_listed_origins_are_let_in(
+    diagnostics_settings: Any, diagnostics_api: Any, viewer: str, running: Any
+) -> None:
+    listed = "https://console.example"
+    settings = diagnostics_settings.model_copy(update={"cors_origins": (listed,), "http_port": free_port()})
+    port = settings.http_port
+    async with running(run_api, settings):
+        for origin in (listed, f"https://127.0.0.1:{port}", None):
+            async with logged_in(port, viewer, origin=origin):
+                pass
 
 
 async def test_who_may_not_read_anything_live_is_refused(port: int, auth_service: Any) -> None:

@@ -65,6 +65,11 @@ http {{
       limit_conn streams {streams};
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
+      # A location with headers of its own inherits none of the server's.
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Request-ID $request_id;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto $scheme;
       proxy_read_timeout 1h;
       proxy_pass http://diagnostics;
     }}
@@ -121,8 +126,8 @@ PER_MINUTE, BURST = 1000, 200
 """What one address may ask: requests a minute, and how many of them at once."""
 READINGS_PER_MINUTE, READINGS_BURST = 60_000, 2000
 """What one address may post: machines behind one address come through the same door."""
-STREAMS = 100
-"""Live streams that one address may have open: an office of people, and not all places of a process."""
+STREAMS = 70
+"""Live streams that one address may have open: an office of people, far below the 300 places of a process."""
 
 
 def _problem(status: int, title: str) -> str:

@@ -6,17 +6,19 @@ the field `*` is every field. `{"token": …}` again goes on with a newer token 
 come as `esp_diagnostics.live` describes them, with these beside: `welcome`, `subscribed`, `stream` (`live`
 false: Redis is away, and nothing comes until it is true again), `heartbeat`, and `error`.
 
-Closed with: 4400 not understood, 4401 no credential or no longer a good one, 4403 not permitted, 4408 no
-credential in time, 4429 too many, 1013 try again later.
+A page of another origin is refused before the socket is accepted (`allowed_origin`). Closed with: 4400 not
+understood, 4401 no credential or no longer a good one, 4403 not permitted, 4408 no credential in time, 4429
+too many, 1013 try again later.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 import structlog
@@ -36,8 +38,10 @@ from esp_common.roles import until_first_ends
 from fastapi import APIRouter, Depends, Request, WebSocket
 from prometheus_client import Gauge
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.datastructures import Headers
 from starlette.websockets import WebSocketDisconnect
 
+from esp_diagnostics.api.answers import NO_NUL
 from esp_diagnostics.live import EVERY, KINDS, Listener, LiveHub
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.tickets import TICKET_S, Tickets
@@ -45,11 +49,11 @@ from esp_diagnostics.tickets import TICKET_S, Tickets
 log = structlog.get_logger()
 
 PATH: Final = "/api/v1/live"
-FIRST_MESSAGE_S: Final = 10.0
 CHECK_S: Final = 1.0
 """How often a client's credential is looked at again."""
 CLOSE_S: Final = 1.0
-MAX_AT_THE_DOOR: Final = 100
+MAX_UNAUTHENTICATED: Final = 100
+"""Most sockets of one process without a credential yet; the one that has waited longest goes first."""
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 SERVER_OPTIONS: Final[Mapping[str, Any]] = {
     "ws": "websockets-sansio",
@@ -66,7 +70,7 @@ _CODES: Final = ((Unauthenticated, 4401), (Forbidden, 4403), (RateLimited, 4429)
 Unknown = Callable[[Collection[str], Collection[str]], Awaitable[tuple[list[str], list[str]]]]
 """Given ids of pumps and of fields, returns those that there are not."""
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=8192)]
 MAX_IDS: Final = 10_000
 
@@ -122,29 +126,53 @@ class LiveSockets:
         self.settings = settings
         self.unknown = unknown
         self._open = 0
-        self._at_the_door = 0
+        self._unauthenticated: dict[asyncio.Timeout, str] = {}
+        self._by_address: Counter[str] = Counter()
         self._by_caller: Counter[str] = Counter()
 
-    @contextmanager
-    def door(self) -> Iterator[None]:
-        """Hold a place for somebody who has yet to say who they are; they cannot take those of others."""
-        if self._at_the_door >= MAX_AT_THE_DOOR:
-            raise Unavailable("too many are opening a live stream", retry_after_s=10, fix="try later")
-        self._at_the_door += 1
-        try:
-            yield
-        finally:
-            self._at_the_door -= 1
+    @asynccontextmanager
+    async def unauthenticated(self, address: str) -> AsyncIterator[None]:
+        """Let a socket authenticate, within a time and beside few others of its address.
+
+        When too many wait, the one that has waited longest is cut off: clients that authenticate at once get
+        in however many sockets stay silent. Raises RateLimited for an address with too many, TimeoutError.
+        """
+        most = self.settings.live_logins_per_address
+        if sum(other == address for other in self._unauthenticated.values()) >= most:
+            raise RateLimited(
+                f"{most} live streams from {address} have not authenticated yet",
+                retry_after_s=10,
+                fix="send the credential as soon as the socket is open",
+            )
+        if len(self._unauthenticated) >= MAX_UNAUTHENTICATED:
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
+            oldest.reschedule(asyncio.get_running_loop().time())
+        async with asyncio.timeout(self.settings.live_login_s) as timeout:
+            self._unauthenticated[timeout] = address
+            try:
+                yield
+            finally:
+                self._unauthenticated.pop(timeout, None)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold one of the places that there are; raise Unavailable when all are taken."""
+    def place(self, address: str) -> Iterator[None]:
+        """Hold one of the places for authenticated sockets; raise Unavailable when all are taken.
+
+        Raises RateLimited when the address has its share of them.
+        """
+        most = self.settings.live_sockets_per_address
+        if self._by_address[address] >= most:
+            raise RateLimited(
+                f"{most} live streams from {address} are open already", retry_after_s=10, fix="close some"
+            )
         if self._open >= self.settings.live_sockets:
             raise Unavailable("every place for a live stream is taken", retry_after_s=10, fix="try later")
         self._open += 1
         _SOCKETS.set(self._open)
         try:
-            yield
+            with _counted(self._by_address, address):
+                yield
         finally:
             self._open -= 1
             _SOCKETS.set(self._open)
@@ -157,13 +185,35 @@ class LiveSockets:
             raise RateLimited(
                 f"{most} live streams are open already", retry_after_s=10, fix="close one, or share it"
             )
-        self._by_caller[caller_id] += 1
-        try:
+        with _counted(self._by_caller, caller_id):
             yield
-        finally:
-            self._by_caller[caller_id] -= 1
-            if not self._by_caller[caller_id]:
-                del self._by_caller[caller_id]
+
+
+@contextmanager
+def _counted(counter: Counter[str], key: str) -> Iterator[None]:
+    counter[key] += 1
+    try:
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
+
+
+def allowed_origin(headers: Headers, allowed: Collection[str]) -> bool:
+    """Whether the page that opens a socket may: of this host, or of an `allowed` origin.
+
+    Browsers send the page's origin and let every page open sockets; other programs send none. The scheme is
+    the proxy's and is not compared.
+    """
+    origin = headers.get("origin")
+    if origin is None or origin in allowed:
+        return True
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return bool(host) and host.lower() == headers.get("host", "").lower()
 
 
 def live_router(sockets: LiveSockets) -> APIRouter:
@@ -197,17 +247,20 @@ class _Session:
         self._listener = Listener((), sockets.settings.live_buffer_kib * 1024)
         self._credential = ""
         self._caller: Principal | None = None
+        origin = ORIGIN.get()
+        self._address = (origin and origin.source_address) or "unknown"
         self._opened_at = time.monotonic()
         self._sent = 0
 
     async def serve(self) -> None:
         """Serve until either side ends it."""
+        if not allowed_origin(self._socket.headers, self._sockets.settings.cors_origins):
+            raise Forbidden("a page of this origin may not open a live stream", fix="add it to CORS_ORIGINS")
         code: int | None = None
         await self._socket.accept()
         try:
-            with self._sockets.door():
-                said = await self._identify()
-            with self._sockets.place():
+            said = await self._authenticate()
+            with self._sockets.place(self._address):
                 await self._serve_caller(said)
         except WebSocketDisconnect as gone:
             code = gone.code
@@ -230,13 +283,22 @@ class _Session:
 
     # --- who it is ---
 
+    async def _authenticate(self) -> Said:
+        try:
+            async with self._sockets.unauthenticated(self._address):
+                return await self._identify()
+        except TimeoutError:
+            seconds = self._sockets.settings.live_login_s
+            fix = 'send {"token": …} or {"ticket": …} first'
+            raise Late(f"no credential within {seconds:g} s, or too many wait", fix=fix) from None
+
     async def _identify(self) -> Said:
         """Find out who the client is, from its headers or its first message, which is returned."""
         with suppress(Unauthenticated):
             self._credential = credential(self._socket.headers)
         said = Said(token=None, ticket=None)
         if not self._credential:
-            said = await self._first_message()
+            said = await self._hear()
             if said.ticket is not None:
                 self._credential = await self._sockets.tickets.redeem(said.ticket)
             elif said.token is not None:
@@ -245,14 +307,6 @@ class _Session:
                 raise Unauthenticated("no credential", fix='send {"token": …} or {"ticket": …} first')
         await self._verify()
         return said
-
-    async def _first_message(self) -> Said:
-        try:
-            async with asyncio.timeout(FIRST_MESSAGE_S):
-                return await self._hear()
-        except TimeoutError:
-            fix = 'send {"token": …} or {"ticket": …} first'
-            raise Late(f"no credential within {FIRST_MESSAGE_S:g} s", fix=fix) from None
 
     async def _verify(self) -> None:
         """Look whether the credential is good at this moment, and what it permits."""
