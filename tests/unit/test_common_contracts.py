@@ -29,11 +29,14 @@ def batches(draw: st.DrawFn) -> Readings:
 @given(readings=batches())
 def test_a_batch_comes_back_as_it_was(readings: Readings) -> None:
     masks = np.arange(len(readings), dtype=np.int32)
-    back, fault, frozen = arrow.decode_accepted(arrow.encode(readings, fault_mask=masks))
+    sent = arrow.encode(readings, fault_mask=masks, refused_mask=masks, clamped_mask=2 * masks)
+    back, fault, frozen, refused, clamped = arrow.decode_accepted(sent)
     assert list(back.pump_id) == list(readings.pump_id)
     for column in ("time_us", "values", "running", "trip_code"):
         np.testing.assert_array_equal(getattr(back, column), getattr(readings, column))
     np.testing.assert_array_equal(fault, masks)
+    np.testing.assert_array_equal(refused, masks)
+    np.testing.assert_array_equal(clamped, 2 * masks)
     assert not frozen.any()
 
 

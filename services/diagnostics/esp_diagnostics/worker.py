@@ -705,7 +705,7 @@ def _decode(taken: Sequence[tuple[Lane, Delivery]]) -> list[_Message]:
 
 def _message(lane: Lane, delivery: Delivery) -> _Message:
     try:
-        batch = Batch(*arrow.decode_accepted(delivery.body))
+        batch = Batch(*arrow.decode_accepted(delivery.body)[:3])
         return _Message(lane, partition_of(delivery), delivery, batch, None)
     except Exception as error:
         return _Message(lane, NO_PARTITION, delivery, None, error)

@@ -41,7 +41,9 @@ GatewayFilter = Annotated[str | None, typer.Option("--gateway", help="Only those
 PumpFilter = Annotated[str | None, typer.Option("--pump", help="Only those of this pump.")]
 Resolution = Callable[[Quarantine, UUID, str], Awaitable[None]]
 
-REFUSED_COLUMNS: Final = ("id", "received_at", "state", "reason", "gateway_id", "pump_id", "time", "detail")
+REFUSED_COLUMNS: Final = (
+    *("id", "received_at", "state", "reason", "gateway_id", "pump_id", "time", "channel", "detail"),
+)
 LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
 
 

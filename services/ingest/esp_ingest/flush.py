@@ -18,7 +18,7 @@ from esp_ingest.domain.readings import Quarantined, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.scaling import to_scaled, to_units
 from esp_ingest.domain.screen import Accepted, Screened, as_datetime
-from esp_ingest.store.batch import Batch, FlushCounts, Tally
+from esp_ingest.store.batch import MASKS, Batch, FlushCounts, Tally
 
 LATE_AFTER_US: Final = 5 * 60 * 1_000_000
 """Age from which an arriving reading counts as late in its pump's quality."""
@@ -89,9 +89,8 @@ class Flush:
             batch.running[rows],
             batch.trip_code[rows],
         )
-        return arrow.encode_parts(
-            readings, ends, fault_mask=batch.fault_mask[rows], frozen_mask=batch.frozen_mask[rows]
-        )
+        masks = {name: mask[rows] for name, mask in zip(MASKS, batch.masks(), strict=True)}
+        return arrow.encode_parts(readings, ends, **masks)
 
 
 def assemble(
@@ -115,6 +114,8 @@ def assemble(
         merged.trip_code,
         merged.fault_mask,
         frozen.judge(merged.pump_no, merged.time_us, merged.scaled, merged.running),
+        np.zeros_like(merged.fault_mask),
+        np.zeros_like(merged.fault_mask),
     )
     clashing = np.flatnonzero(merged.outcome == Outcome.CONFLICT).tolist()
     quarantined = [each.row for each in screened.rejected]

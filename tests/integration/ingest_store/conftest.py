@@ -24,6 +24,8 @@ def make_batch(
     trip_code: int = TRIP_CODE_ABSENT,
     fault_mask: int = 0,
     frozen_mask: int = 0,
+    refused_mask: int = 0,
+    clamped_mask: int = 0,
     **channels: int | Sequence[int],
 ) -> Batch:
     """Return readings of `keys` (pump number, time) with scaled `channels`, in the order of the store."""
@@ -42,6 +44,8 @@ def make_batch(
         np.full(n, trip_code, dtype=np.int32),
         np.full(n, fault_mask, dtype=np.int32),
         np.full(n, frozen_mask, dtype=np.int32),
+        np.full(n, refused_mask, dtype=np.int32),
+        np.full(n, clamped_mask, dtype=np.int32),
     )
 
 

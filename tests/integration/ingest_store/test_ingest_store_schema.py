@@ -64,9 +64,12 @@ async def test_the_databases_catalogue_is_the_contracts(stored: Any) -> None:
 async def test_tables_and_views_have_the_catalogues_columns(stored: Any) -> None:
     state = ["running", "trip_code"]
     masks = ["fault_mask", "frozen_mask"]
-    assert await columns(stored, "ingest", "telemetry") == ["pump_no", "time", *CHANNEL_NAMES, *state, *masks]
+    marks = ["refused_mask", "clamped_mask"]
+    table = ["pump_no", "time", *CHANNEL_NAMES, *state, *masks, *marks]
+    assert await columns(stored, "ingest", "telemetry") == table
     flags = ["fault_channels", "frozen_channels"]
     view = ["pump_id", "field_id", "time", *CHANNEL_NAMES, *state, *flags, *masks]
+    view += ["refused_channels", "clamped_channels", *marks]
     assert await columns(stored, "telemetry_v1", "readings") == view
     for grain in GRAINS:
         sums = [f"{name}_{part}" for name in CHANNEL_NAMES for part in ("sum", "count", "min", "max")]

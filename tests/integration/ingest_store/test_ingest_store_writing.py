@@ -45,6 +45,7 @@ async def test_every_value_comes_out_as_it_went_in(stored: Any, new_day: datetim
     rows = await stored.rows("SELECT * FROM ingest.telemetry WHERE time >= $1 AND time < $1 + '1 s'", new_day)
     first, second = sorted((dict(row) for row in rows), key=lambda row: row["pump_no"])
     state = {"running": True, "trip_code": -3, "fault_mask": 5, "frozen_mask": 1 << 23}
+    state |= {"refused_mask": None, "clamped_mask": None}
     assert first == {"pump_no": 1, "time": new_day, **values, **state}
     assert {name: value for name, value in second.items() if value is not None} == {
         "pump_no": 2,

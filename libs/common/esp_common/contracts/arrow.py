@@ -4,8 +4,8 @@ Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channel
 (float64, null = not measured), `running`, `trip_code`, and in accepted batches the quality masks.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,41 +25,51 @@ from esp_common.errors import InvalidInput
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 FAULT_MASK: Final = "fault_mask"
 FROZEN_MASK: Final = "frozen_mask"
+REFUSED_MASK: Final = "refused_mask"
+CLAMPED_MASK: Final = "clamped_mask"
+_MASK_TYPES: Final[dict[str, Any]] = {
+    FAULT_MASK: pa.uint32(),
+    FROZEN_MASK: pa.uint32(),
+    REFUSED_MASK: pa.int32(),
+    CLAMPED_MASK: pa.int32(),
+}
+"""Masks of an accepted batch, in the order of `AcceptedBatch`."""
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 
+class AcceptedBatch(NamedTuple):
+    """An accepted batch: n readings and their (n,) quality masks, bit i for `MASK_NAMES[i]`."""
+
+    readings: Readings
+    fault_mask: Int32Array
+    frozen_mask: Int32Array
+    refused_mask: Int32Array
+    clamped_mask: Int32Array
+
+
 def encode(
-    readings: Readings,
-    *,
-    channels: tuple[str, ...] | None = None,
-    fault_mask: Int32Array | None = None,
-    frozen_mask: Int32Array | None = None,
+    readings: Readings, *, channels: tuple[str, ...] | None = None, **masks: Int32Array | None
 ) -> bytes:
     """Return `readings` as an Arrow IPC stream.
 
     `channels`: the columns to write, whether or not they carry a value; None writes those that do.
-    The masks are (n,) with bit i for channel i, and are left out when all zero.
+    `masks`: any of those of `AcceptedBatch`, left out when all zero.
     """
-    return _stream(_batch(readings, channels, fault_mask, frozen_mask))
+    return _stream(_batch(readings, channels, masks))
 
 
-def encode_parts(
-    readings: Readings, ends: Sequence[int], *, fault_mask: Int32Array, frozen_mask: Int32Array
-) -> list[bytes]:
+def encode_parts(readings: Readings, ends: Sequence[int], **masks: Int32Array) -> list[bytes]:
     """Return a stream for each part of `readings`, of which part i ends before row `ends[i]`.
 
     The columns are made once and cut: with small parts most of the time goes into making columns.
     """
-    whole = _batch(readings, None, fault_mask, frozen_mask)
+    whole = _batch(readings, None, masks)
     return [_stream(whole.slice(start, end - start)) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _batch(
-    readings: Readings,
-    channels: tuple[str, ...] | None,
-    fault_mask: Int32Array | None,
-    frozen_mask: Int32Array | None,
+    readings: Readings, channels: tuple[str, ...] | None, masks: Mapping[str, Int32Array | None]
 ) -> Any:
     columns: dict[str, pa.Array] = {
         "pump_id": pa.array(readings.pump_id, pa.string()).dictionary_encode(),
@@ -73,9 +83,9 @@ def _batch(
         columns[RUNNING] = pa.array(readings.running == 1, mask=absent)
     if (absent := readings.trip_code == TRIP_CODE_ABSENT).sum() < len(readings):
         columns[TRIP_CODE] = pa.array(readings.trip_code, mask=absent)
-    for name, mask in ((FAULT_MASK, fault_mask), (FROZEN_MASK, frozen_mask)):
+    for name, mask in masks.items():
         if mask is not None and mask.any():
-            columns[name] = pa.array(mask.astype(np.uint32))
+            columns[name] = pa.array(mask).cast(_MASK_TYPES[name])
     return pa.RecordBatch.from_pydict(columns)
 
 
@@ -96,11 +106,11 @@ def decode(body: bytes) -> Readings:
     For streams of the platform's own services. What a gateway sends is decoded by ingest, leniently
     and reading by reading.
     """
-    return decode_accepted(body)[0]
+    return decode_accepted(body).readings
 
 
-def decode_accepted(body: bytes) -> tuple[Readings, Int32Array, Int32Array]:
-    """Return the readings of an accepted batch with their fault and frozen masks."""
+def decode_accepted(body: bytes) -> AcceptedBatch:
+    """Return the readings of an accepted batch with their masks, zero where the batch has none."""
     table = _table(body)
     readings = empty_readings(table.num_rows)
     readings.pump_id[:] = _column(table, "pump_id", pa.string()).to_numpy(zero_copy_only=False)
@@ -111,10 +121,10 @@ def decode_accepted(body: bytes) -> tuple[Readings, Int32Array, Int32Array]:
             readings.values[:, CHANNEL_INDEX[name]] = values.to_numpy(zero_copy_only=False)
     readings.running[:] = _state(table, RUNNING, pa.bool_(), pa.int8(), RUNNING_ABSENT)
     readings.trip_code[:] = _state(table, TRIP_CODE, pa.int32(), pa.int32(), TRIP_CODE_ABSENT)
-    return readings, _mask(table, FAULT_MASK), _mask(table, FROZEN_MASK)
+    return AcceptedBatch(readings, *(_mask(table, name) for name in _MASK_TYPES))
 
 
-_KNOWN: Final = {"pump_id", "time", RUNNING, TRIP_CODE, FAULT_MASK, FROZEN_MASK, *CHANNEL_NAMES}
+_KNOWN: Final = {"pump_id", "time", RUNNING, TRIP_CODE, *_MASK_TYPES, *CHANNEL_NAMES}
 
 
 def _table(body: bytes) -> Any:
@@ -152,4 +162,4 @@ def _state(table: Any, name: str, kind: Any, as_kind: Any, absent: int) -> Int8A
 def _mask(table: Any, name: str) -> Int32Array:
     if name not in table.column_names:
         return np.zeros(table.num_rows, dtype=np.int32)
-    return _column(table, name, pa.uint32()).to_numpy().astype(np.int32)  # type: ignore[no-any-return]
+    return _column(table, name, _MASK_TYPES[name]).to_numpy().astype(np.int32)  # type: ignore[no-any-return]

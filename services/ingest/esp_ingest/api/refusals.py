@@ -30,7 +30,10 @@ class State(StrEnum):
 
 
 class RefusedReading(BaseModel):
-    """A reading in quarantine, without what was sent."""
+    """A reading, or one channel of a reading, in quarantine, without what was sent.
+
+    `channel` is null where the whole reading was refused.
+    """
 
     id: UUID
     received_at: datetime
@@ -38,6 +41,7 @@ class RefusedReading(BaseModel):
     message_id: str | None
     pump_id: str | None
     time: datetime | None
+    channel: str | None
     reason: Reason
     detail: str
     state: State

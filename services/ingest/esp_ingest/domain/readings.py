@@ -1,4 +1,4 @@
-"""The words of the ingest core: why a reading is refused, and what a refused one keeps."""
+"""Why a reading or a channel is refused, and what is kept of it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +17,14 @@ class Reason(StrEnum):
     INVALID_TIME = "invalid-time"
     TIME_IN_FUTURE = "time-in-future"
     TIME_TOO_OLD = "time-too-old"
+    CLOCK_NOT_SET = "clock-not-set"
     UNKNOWN_PUMP = "unknown-pump"
     UNKNOWN_GATEWAY = "unknown-gateway"
     FOREIGN_GATEWAY = "foreign-gateway"
     NOT_FINITE = "not-finite"
     OUT_OF_RANGE = "out-of-range"
+    SENTINEL_VALUE = "sentinel-value"
+    STATUS_TEXT = "status-text"
     NO_CHANNELS = "no-channels"
     CONFLICT = "conflict"
 
@@ -34,7 +37,12 @@ UNKNOWN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One refused reading: `payload` is what the gateway sent, `id` follows from it (`quarantine_id`)."""
+    """One refused reading, or one refused channel; `id` follows from `payload` (`quarantine_id`).
+
+    `channel`: the channel, or the name that is neither channel nor tag; None where the whole reading is
+    refused. `payload`: what the gateway sent; for a channel its pump, its time and its value only, which is a
+    reading of that channel alone: sent in again it fills that channel of the stored reading.
+    """
 
     id: UUID
     gateway_id: str
@@ -44,3 +52,4 @@ class Quarantined:
     reason: Reason
     detail: str
     payload: dict[str, Any]
+    channel: str | None = None

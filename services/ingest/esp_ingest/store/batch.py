@@ -22,7 +22,7 @@ from esp_ingest.domain.scaling import NULL_INT
 from esp_ingest.store.copy import Column, pg_timestamps
 
 MEASURED: Final = (*CHANNEL_NAMES, "running", "trip_code")
-MASKS: Final = ("fault_mask", "frozen_mask")
+MASKS: Final = ("fault_mask", "frozen_mask", "refused_mask", "clamped_mask")
 COLUMNS: Final = ("pump_no", "time", *MEASURED, *MASKS)
 """Columns of the stored row, in the order `Batch.columns` gives them."""
 
@@ -51,6 +51,8 @@ class Batch:
     trip_code: Int32Array
     fault_mask: Int32Array
     frozen_mask: Int32Array
+    refused_mask: Int32Array
+    clamped_mask: Int32Array
 
     def __len__(self) -> int:
         """Return n."""
@@ -65,9 +67,12 @@ class Batch:
             *(Column(self.scaled[:, i], absent[:, i]) for i in range(self.scaled.shape[1])),
             Column(self.running, self.running == RUNNING_ABSENT),
             Column(self.trip_code, self.trip_code == TRIP_CODE_ABSENT),
-            Column(self.fault_mask, self.fault_mask == 0),
-            Column(self.frozen_mask, self.frozen_mask == 0),
+            *(Column(mask, mask == 0) for mask in self.masks()),
         ]
+
+    def masks(self) -> tuple[Int32Array, ...]:
+        """Return the masks, in the order of `MASKS`."""
+        return self.fault_mask, self.frozen_mask, self.refused_mask, self.clamped_mask
 
     def days(self) -> set[int]:
         """Return the UTC days it touches, in days since 1970."""

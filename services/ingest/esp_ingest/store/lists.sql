@@ -2,7 +2,8 @@
 
 -- name: quarantine_page
 -- Newest first; $7 and $8 are the last row of the page before, or null.
-SELECT id, received_at, gateway_id, message_id, pump_id, time, reason, detail, state, resolved_at, resolved_by
+SELECT id, received_at, gateway_id, message_id, pump_id, time, channel, reason, detail, state, resolved_at,
+    resolved_by
 FROM ingest.quarantine
 WHERE ($1::text IS NULL OR reason = $1)
     AND ($2::text IS NULL OR gateway_id = $2)

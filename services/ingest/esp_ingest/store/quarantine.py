@@ -17,7 +17,7 @@ async def keep(connection: Connection, refused: Sequence[Quarantined]) -> int:
     if not refused:
         return 0
     rows = [
-        (q.id, q.gateway_id, q.message_id, q.pump_id, q.time, q.reason, q.detail, q.payload)
+        (q.id, q.gateway_id, q.message_id, q.pump_id, q.time, q.channel, q.reason, q.detail, q.payload)
         for q in {q.id: q for q in refused}.values()
     ]
     columns = [list(map(_storable, column)) for column in zip(*rows, strict=True)]

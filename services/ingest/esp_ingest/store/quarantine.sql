@@ -2,9 +2,10 @@
 
 -- name: keep
 -- One row per refused reading, whoever sends it again; one that was replayed and refused again is pending again.
-INSERT INTO ingest.quarantine AS q (id, gateway_id, message_id, pump_id, time, reason, detail, payload)
+INSERT INTO ingest.quarantine AS q (id, gateway_id, message_id, pump_id, time, channel, reason, detail, payload)
 SELECT * FROM unnest(
-    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::jsonb[]
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
+    $9::jsonb[]
 ) AS refused (id) ORDER BY id
 ON CONFLICT (id) DO UPDATE
 SET state = 'pending', received_at = now(), reason = excluded.reason, detail = excluded.detail,
