@@ -27,6 +27,7 @@ status:  ## Show processes, storage engine, what was stored in the last minute, 
 logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
 	@$(BIN)/esp-stack logs $(NAME) $(if $(FOLLOW),--follow)
 
+# ESP_TEST_ENGINES=postgres leaves out TimescaleDB, as on a machine without it.
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
 test:  ## Install what is missing and run every test against real servers
 	@$(INSTALL) dev

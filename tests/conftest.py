@@ -15,10 +15,12 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from engines import engines
 from esp_stack.databases import drop_database
 from esp_stack.servers import Postgres, RabbitMQ, Redis, Vhost
 
 HOMES = "esp-test-"
+TESTED_ENGINES = engines()
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def redis_server(server_home: Path) -> Iterator[Redis]:
 @pytest.fixture(scope="module", params=["postgres", pytest.param("timescale", marks=pytest.mark.timescale)])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each storage engine in turn."""
-    return str(request.param)
+    name = str(request.param)
+    if name not in TESTED_ENGINES:
+        pytest.skip(f"engine {name} is not installed, or not in ESP_TEST_ENGINES")
+    return name
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,13 @@ class ArchiveUnderTest:
         ids = (
             [pump for field_pumps in PUMPS.values() for pump in field_pumps] if pumps is None else list(pumps)
         )
+        await self.ensure_partition(day)
+        await self.admin.execute(_READINGS, start, start + timedelta(days=1), every, ids)
+
+    async def ensure_partition(self, day: date) -> None:
+        """Create the partition of `day` where the engine needs one, as the maintenance role does."""
         if self.database.engine == "postgres":
             await self.admin.execute("SELECT ingest.ensure_partitions($1)", [day])
-        await self.admin.execute(_READINGS, start, start + timedelta(days=1), every, ids)
 
     async def run(self, store: Store | None = None, **settings: Any) -> Outcome:
         """Run the archive as the worker does; `settings` replace the module's."""
@@ -123,15 +127,8 @@ async def run(archive: ArchiveUnderTest, store: Store) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-async def archive(make_database: Any, azurite: Azurite) -> AsyncIterator[ArchiveUnderTest]:
-    """An empty archive beside an ingest schema with three pumps in two fields, on plain PostgreSQL."""
-    async with opened(make_database("postgres"), azurite) as archive:
-        yield archive
-
-
-@pytest.fixture(scope="module")
-async def archive_of_each_engine(database: Any, azurite: Azurite) -> AsyncIterator[ArchiveUnderTest]:
-    """The same on each storage engine in turn, with a container of its own."""
+async def archive(database: Any, azurite: Azurite) -> AsyncIterator[ArchiveUnderTest]:
+    """An empty archive beside an ingest schema with three pumps in two fields, on each storage engine."""
     async with opened(database, azurite) as archive:
         yield archive
 

@@ -274,7 +274,13 @@ async def test_a_trend_of_readings_joins_archive_and_database(running: Running, 
     async with running.archive.admin.acquire() as connection:
         gone = ArchivedDay("by-test", OLDER, await content(connection, OLDER))
     assert (
-        await settle(running.archive.admin, "postgres", gone, today=running.archive.today, keep_days=30)
+        await settle(
+            running.archive.admin,
+            running.archive.database.engine,
+            gone,
+            today=running.archive.today,
+            keep_days=30,
+        )
         is None
     )
     left = "SELECT count(*) FROM telemetry_v1.readings WHERE pump_id = 'P-2' AND time < $1::date"

@@ -1,5 +1,6 @@
 """PostgreSQL: a private cluster, with TimescaleDB's community edition where it is installed."""
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from getpass import getuser
@@ -22,6 +23,7 @@ from esp_stack.programs import (
 from esp_stack.servers.server import Server
 
 VERSION = "15"
+ENGINE_VARIABLE = "ESP_STACK_ENGINE"
 BINARIES = f"/usr/lib/postgresql/{VERSION}/bin"
 
 SETTINGS = {
@@ -67,7 +69,12 @@ THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
 def has_timescale() -> bool:
-    """Return whether the installed server has TimescaleDB with its TSL (community) part."""
+    """Return whether to use TimescaleDB: its TSL (community) part is installed and not switched off.
+
+    `ESP_STACK_ENGINE=postgres` switches it off: everything then runs as on a server that lacks it.
+    """
+    if os.environ.get(ENGINE_VARIABLE) == "postgres":
+        return False
     library = Path(BINARIES).with_name("lib")
     return any(library.glob("timescaledb-tsl-*.so")) and (library / "timescaledb.so").exists()
 
