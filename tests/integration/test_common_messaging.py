@@ -244,7 +244,7 @@ async def test_a_channel_the_broker_closes_is_opened_again(publisher: Publisher,
         old = taken.deliveries[0]
         taken.consumer.done([old])
         await until(lambda: nothing_unsettled(fresh), "acked")
-        taken.consumer.nack(old, requeue=True)  # a tag twice: the broker closes the channel
+        taken.consumer.reject(old, requeue=True)  # a tag twice: the broker closes the channel
         await until(lambda: not taken.consumer.alive, "not alive")
         await until(lambda: taken.consumer.alive, "alive again")
         await publisher.publish(topology.INGEST, KEY, b"after")
@@ -269,7 +269,7 @@ async def test_a_closed_connection_gives_messages_back_and_late_acks_do_no_harm(
         await until(lambda: len(taken.deliveries) == 2, "the message again")
         first, second = taken.deliveries
         taken.consumer.done([first])
-        taken.consumer.nack(first, requeue=False)
+        taken.consumer.reject(first, requeue=False)
         assert second.redelivered
         taken.consumer.done([second])
         await until(lambda: nothing_unsettled(fresh), "acked once")
@@ -280,7 +280,7 @@ async def test_a_rejected_message_lies_with_the_dead_letters(publisher: Publishe
     await publisher.publish(topology.INGEST, KEY, b"poison")
     async with consuming(fresh) as taken:
         await until(lambda: len(taken.deliveries) == 1, "the message")
-        taken.consumer.nack(taken.deliveries[0], requeue=False)
+        taken.consumer.reject(taken.deliveries[0], requeue=False)
         await until(lambda: at_least_dead(fresh), "dead-lettered")
 
 
@@ -299,7 +299,7 @@ async def test_a_message_given_back_too_often_lies_with_the_dead_letters(
             nonlocal given_back
             for delivery in taken.deliveries[given_back:]:
                 given_back += 1
-                taken.consumer.nack(delivery, requeue=True)
+                taken.consumer.reject(delivery, requeue=True)
             return await at_least_dead(fresh)
 
         await until(dead, "dead-lettered")

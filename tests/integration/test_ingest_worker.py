@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from esp_common.contracts.events import Event
 from esp_common.contracts.readings import empty_readings
 from esp_common.database import create_pool
 from esp_common.errors import Conflict, Nacked, NotFound
-from esp_common.messaging import Publisher
+from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_ingest import intake
 from esp_ingest.consumers import Worker, open_worker
 from esp_ingest.dead_letters import DeadLetters
@@ -33,8 +34,9 @@ from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import prepare
 from esp_stack.servers import Vhost
+from pamqp import commands
 from redis.asyncio import Redis
-from waiting import until
+from waiting import beside, until
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RUN_WORKER = """
@@ -612,6 +614,82 @@ async def test_a_dead_letter_is_its_senders_whatever_its_headers_say(site: Field
             await letters.replay([found[1].id], "someone", worker.publisher, worker.pool)
         await site.drained()
     assert {row["gateway_id"] for row in await site.refused()} == {"gw-01"}
+
+
+HOSTILE = {
+    "message id that is not UTF-8": (1 << 7, b"\x04\xff\xfe\0\x1b"),
+    "content encoding and media type that are not UTF-8": (3 << 14, b"\x01\xff\x01\xff"),
+    "header name that is not UTF-8": (1 << 13, b"\0\0\0\3\1\xffV"),
+    "timestamp beyond all years": (1 << 6, b"\xff" * 8),
+    "an x-death of its own": (1 << 13, b"\0\0\0\x0d\x07x-deathA\0\0\0\0"),
+}
+
+
+class RawProperties(commands.Basic.Properties):
+    """Properties that no client library lets anyone write: flags and their values as bytes."""
+
+    def __init__(self, flags: int, values: bytes) -> None:
+        super().__init__()
+        self._raw = struct.pack(">H", flags) + values
+
+    def marshal(self) -> bytes:
+        return self._raw
+
+
+async def _send_raw(site: Field, body: bytes, flags: int, values: bytes) -> None:
+    properties = RawProperties(flags, values)
+    await site.publisher._publish(topology.INGEST, "telemetry.gw-01", body, properties, mandatory=True)
+
+
+async def test_readings_under_odd_properties_are_stored_and_the_consumer_goes_on(site: Field) -> None:
+    readings = [site.reading() for _ in HOSTILE]
+    async with site.worker() as worker:
+        await until(lambda: _true(worker.consumer.alive), "consuming")
+        generation = worker.consumer._generation
+        for sent, (flags, values) in zip(readings, HOSTILE.values(), strict=True):
+            await _send_raw(site, orjson.dumps(sent), flags, values)
+        await _send_raw(site, b"{}", *HOSTILE["message id that is not UTF-8"])
+        await until(lambda: _true_if(site.count(), len(HOSTILE) - 1), "stored")
+        await site.drained()
+        assert worker.consumer._generation == generation, "the connection was lost over a message"
+    refused = {row["reason"]: row["message_id"] for row in await site.refused()}
+    assert refused == {
+        "invalid-schema": r"\xff\xfe\x00\x1b",
+        "unsupported-media-type": None,
+    }
+    assert (await site.reconciled()).agrees
+
+
+async def _true_if(found: Awaitable[int], wanted: int) -> bool:
+    return await found == wanted
+
+
+async def test_dead_letters_with_odd_properties_are_listed_replayed_and_discarded(site: Field) -> None:
+    bodies = {name: orjson.dumps(site.reading()) for name in HOSTILE}
+    for name, (flags, values) in HOSTILE.items():
+        await _send_raw(site, bodies[name], flags, values)
+
+    def dead_letter(delivery: Delivery) -> None:
+        consumer.reject(delivery, requeue=False)
+
+    consumer = LeanConsumer(
+        site.settings.amqp_url, topology.INGEST_TELEMETRY, prefetch=10, on_message=dead_letter
+    )
+    async with beside(consumer.run()):
+        found = await until(lambda: _letters(site, len(HOSTILE)), "dead-lettered")
+    assert {letter.body for letter in found} == set(bodies.values())
+    assert {letter.reason for letter in found} == {"rejected"}
+    assert {letter.routing_key for letter in found} == {"telemetry.gw-01"}
+    letters = DeadLetters(site.settings.amqp_url)
+    assert (await site.reconciled()).dead_letters == len(HOSTILE)
+    odd = next(letter for letter in found if letter.message_id)
+    assert (await letters.show(odd.id)).message_id == r"\xff\xfe\x00\x1b"
+    async with site.worker() as worker:
+        assert await letters.discard([odd.id], "someone", worker.pool) == 1
+        assert await letters.replay(None, "someone", worker.publisher, worker.pool) == len(HOSTILE) - 1
+        await site.drained()
+    assert await letters.list() == []
+    assert await site.count() + len(await site.refused()) == len(HOSTILE) - 1
 
 
 async def _letters(site: Field, count: int) -> Any:

@@ -14,6 +14,7 @@ import typer
 
 from esp_common.database import OUTAGES, create_pool
 from esp_common.errors import InvalidInput, Unavailable
+from esp_common.text import printable
 
 if TYPE_CHECKING:
     from esp_common.dead_letters import DeadLetters
@@ -52,7 +53,12 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
     typer.echo("\t".join(columns))
     for row in rows:
-        typer.echo("\t".join("-" if value is None else str(value) for value in row))
+        typer.echo("\t".join("-" if value is None else _cell(value) for value in row))
+
+
+def _cell(value: Any) -> str:
+    """Return a value on one line, without control characters that a gateway may have sent."""
+    return printable(str(value).encode(errors="backslashreplace"))
 
 
 def show_whole(document: Mapping[str, Any]) -> None:

@@ -3,18 +3,21 @@
 What a letter says and how it is sent in again is the service's: it derives from `DeadLetters`.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-import aio_pika
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+import aiormq
+from aiormq.abc import AbstractChannel
+from pamqp import commands
 
 from esp_common import audit
 from esp_common.database import Pool
 from esp_common.errors import BrokerUnavailable, Conflict, NotFound
-from esp_common.messaging import Publisher
+from esp_common.messaging import Delivery, Publisher
+from esp_common.messaging.link import LOST
 
 CONNECT_TIMEOUT_S: Final = 10
 
@@ -45,8 +48,8 @@ class DeadLetters(ABC, Generic[LetterT]):
         self._url = amqp_url
 
     @abstractmethod
-    def read(self, message: AbstractIncomingMessage) -> LetterT:
-        """Return what a dead message says."""
+    def read(self, message: Delivery) -> LetterT:
+        """Return what a dead message says; never raises, whatever its sender put into it."""
 
     @abstractmethod
     async def send(self, letter: LetterT, publisher: Publisher) -> None:
@@ -58,13 +61,13 @@ class DeadLetters(ABC, Generic[LetterT]):
 
     async def list(self, limit: int = 100) -> list[LetterT]:
         """Return up to `limit` dead letters, oldest first."""
-        async with self._opened() as queue:
-            return [self.read(message) async for message in _messages(queue, limit)]
+        async with self._opened() as messages:
+            return [self.read(message) async for message in messages.get(limit)]
 
     async def show(self, id_: str) -> LetterT:
         """Return one; raise NotFound."""
-        async with self._opened() as queue:
-            async for message in _messages(queue):
+        async with self._opened() as messages:
+            async for message in messages.get():
                 if (letter := self.read(message)).id == id_:
                     return letter
         raise self._unknown({id_})
@@ -98,8 +101,8 @@ class DeadLetters(ABC, Generic[LetterT]):
         act: Callable[[LetterT], Awaitable[None]],
     ) -> int:
         missing, settled = set(ids or ()), 0
-        async with self._opened() as queue:
-            async for message in _messages(queue):
+        async with self._opened() as messages:
+            async for message in messages.get():
                 letter = self.read(message)
                 if ids is not None and letter.id not in ids:
                     continue
@@ -110,7 +113,7 @@ class DeadLetters(ABC, Generic[LetterT]):
                         continue
                     raise
                 await self._audit(pool, letter, done, actor)
-                await message.ack()
+                await messages.ack(message)
                 missing.discard(letter.id)
                 settled += 1
         if missing:
@@ -118,14 +121,17 @@ class DeadLetters(ABC, Generic[LetterT]):
         return settled
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[AbstractQueue]:
-        """Closing the channel gives back what was looked at and not acknowledged."""
+    async def _opened(self) -> AsyncIterator["_Messages"]:
+        """Open the queue; closing it requeues what was looked at and not acknowledged."""
+        with _named_outages(self.queue):
+            connection = await asyncio.wait_for(aiormq.connect(self._url), CONNECT_TIMEOUT_S)
         try:
-            connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_S)
-        except (OSError, TimeoutError, aio_pika.exceptions.AMQPException) as error:
-            raise BrokerUnavailable(f"cannot read {self.queue}: {error}") from error
-        async with connection, connection.channel() as channel:
-            yield await channel.declare_queue(self.queue, passive=True)
+            with _named_outages(self.queue):
+                channel = await connection.channel()
+                declared = await channel.queue_declare(self.queue, passive=True)
+            yield _Messages(channel, self.queue, declared.message_count or 0)
+        finally:
+            await connection.close()
 
     async def _audit(self, pool: Pool, letter: LetterT, done: str, actor: str) -> None:
         async with pool.acquire() as connection:
@@ -143,11 +149,29 @@ class DeadLetters(ABC, Generic[LetterT]):
         return NotFound(f"no dead letter {', '.join(sorted(ids))}", fix=fix)
 
 
-async def _messages(queue: AbstractQueue, limit: int | None = None) -> AsyncIterator[AbstractIncomingMessage]:
-    """Yield what was there when the queue was opened: a letter that was replayed may well die again."""
-    count = queue.declaration_result.message_count or 0
-    for _ in range(count if limit is None else min(count, limit)):
-        message = await queue.get(fail=False, timeout=CONNECT_TIMEOUT_S)
-        if message is None:
-            return
-        yield message
+@contextmanager
+def _named_outages(queue: str) -> Iterator[None]:
+    try:
+        yield
+    except LOST as error:
+        raise BrokerUnavailable(f"cannot read {queue}: {error}") from error
+
+
+class _Messages:
+    """The messages that a queue held when it was opened: a replayed one may be dead-lettered again."""
+
+    def __init__(self, channel: AbstractChannel, queue: str, count: int) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._count = count
+
+    async def get(self, limit: int | None = None) -> AsyncIterator[Delivery]:
+        for _ in range(self._count if limit is None else min(self._count, limit)):
+            with _named_outages(self._queue):
+                got = await self._channel.basic_get(self._queue, timeout=CONNECT_TIMEOUT_S)
+            if not isinstance(got.delivery, commands.Basic.GetOk):
+                return
+            yield Delivery(got.delivery, got.header, bytes(got.body))
+
+    async def ack(self, message: Delivery) -> None:
+        await self._channel.basic_ack(message.delivery_tag)

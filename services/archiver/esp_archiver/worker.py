@@ -114,7 +114,7 @@ class Worker:
                 event = _retention_event(delivery)
             except InvalidInput as error:
                 log.error("retention.unreadable", reason=error.detail)  # noqa: TRY400 - it is the sender's
-                self._consumer.nack(delivery, requeue=False)
+                self._consumer.reject(delivery, requeue=False)
                 continue
             if event is not None:
                 await self._note(event)

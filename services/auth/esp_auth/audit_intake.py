@@ -338,7 +338,7 @@ class AuditIntake:
         except EspError as trouble:
             log.warning("audit.not-buried", error_id=error_id, reason=trouble.detail)
             await asyncio.sleep(REFUSAL_PAUSE_S)
-            self.queue.nack(delivery, requeue=True)
+            self.queue.reject(delivery, requeue=True)
             return False
         return True
 

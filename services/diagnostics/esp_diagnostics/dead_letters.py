@@ -6,11 +6,10 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
-from aio_pika.abc import AbstractIncomingMessage
 from esp_common import dead_letters, topology
 from esp_common.contracts.events import decode_event
 from esp_common.errors import Conflict, EspError
-from esp_common.messaging import Publisher
+from esp_common.messaging import Delivery, Publisher
 
 from esp_diagnostics.notifications import message_of
 from esp_diagnostics.settings import SERVICE
@@ -47,7 +46,7 @@ class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
     service = SERVICE
     queue = topology.dead_queue(topology.DIAGNOSTICS_NOTIFICATIONS)
 
-    def read(self, message: AbstractIncomingMessage) -> DeadLetter:
+    def read(self, message: Delivery) -> DeadLetter:
         """Return what a dead message says, and whether it may be sent in again."""
         headers = {name: value for name, value in message.headers.items() if name.startswith(_OF_EVENTS)}
         name = f"{message.message_id or ''}\0{sorted(headers.items())}\0".encode() + message.body
@@ -81,7 +80,7 @@ class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
         return {"event_id": letter.event_id, "alert_id": letter.alert_id, "title": letter.title}
 
 
-def _refusal(message: AbstractIncomingMessage, headers: dict[str, Any]) -> str | None:
+def _refusal(message: Delivery, headers: dict[str, Any]) -> str | None:
     """Return why a letter must not be sent in again. The broker has checked who its sender is."""
     try:
         event = decode_event(headers, message.body)

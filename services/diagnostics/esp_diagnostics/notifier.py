@@ -93,7 +93,7 @@ class EventConsumer:
 
     def _bury(self, received: Received) -> None:
         _TAKEN.labels(self._queue, "dead").inc()
-        self._consumer.nack(received, requeue=False)
+        self._consumer.reject(received, requeue=False)
 
     async def _effect(self, received: Received) -> None:
         event = decode_event(received.headers, received.body)

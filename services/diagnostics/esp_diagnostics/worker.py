@@ -469,7 +469,7 @@ class Worker:
             if self._claims[message.partition].epoch is not None:
                 message.lane.consumer.done([message.delivery])
             else:
-                message.lane.consumer.nack(message.delivery, requeue=True)
+                message.lane.consumer.reject(message.delivery, requeue=True)
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
         await self._live.publish(live)
@@ -536,7 +536,7 @@ class Worker:
         if delivery.delivery_count < topology.DELIVERY_LIMIT:
             log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
             await asyncio.sleep(POISON_PAUSE_S)
-            consumer.nack(delivery, requeue=True)
+            consumer.reject(delivery, requeue=True)
             return
         log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
         try:
@@ -555,7 +555,7 @@ class Worker:
         except EspError as trouble:
             # The broker buries it as well, with less of a reason.
             log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
-            consumer.nack(delivery, requeue=False)
+            consumer.reject(delivery, requeue=False)
         else:
             consumer.done([delivery])
 

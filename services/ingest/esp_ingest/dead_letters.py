@@ -4,20 +4,23 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 
-from aio_pika.abc import AbstractIncomingMessage
 from esp_common import dead_letters, topology
 from esp_common.errors import Conflict
-from esp_common.messaging import Publisher
+from esp_common.messaging import Delivery, Publisher
+from esp_common.text import printable
 
 from esp_ingest.assets import SERVICE
 
 UNKNOWN_KEY: Final = "unknown"
-"""The routing key of a letter that claims to have died before: whose it is cannot be told."""
+"""The routing key of a dead letter that claims to have been one before: whose it is cannot be told."""
+
+MAX_SHOWN: Final = 600
+"""Characters of a header that are shown: more than the worker's reasons have."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead message. `id` follows from its content; `reason` is the worker's, or the broker's word."""
+    """One dead letter. `id` follows from its content; `reason` is the worker's, or the broker's word."""
 
     id: str
     message_id: str | None
@@ -35,8 +38,8 @@ class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
     service = SERVICE
     queue = topology.INGEST_TELEMETRY_DEAD
 
-    def read(self, message: AbstractIncomingMessage) -> DeadLetter:
-        """Return what a dead message says."""
+    def read(self, message: Delivery) -> DeadLetter:
+        """Return what a dead message says; never raises, whatever its sender put into it."""
         return _letter(message)
 
     async def send(self, letter: DeadLetter, publisher: Publisher) -> None:
@@ -60,31 +63,40 @@ class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
         }
 
 
-def _letter(message: AbstractIncomingMessage) -> DeadLetter:
-    # The worker buries with headers of its own only. Where the broker did it, the others are the sender's.
+def _letter(message: Delivery) -> DeadLetter:
+    # The worker writes headers of its own only. Where the broker dead-lettered, the others are the sender's.
     deaths: Any = message.headers.get("x-death")
     headers = {} if deaths else message.headers
     death = _only_death(deaths)
-    key = (death.get("routing-keys") or [UNKNOWN_KEY])[0] if deaths else headers.get("esp-routing-key")
+    key = _first(death.get("routing-keys")) if deaths else headers.get("esp-routing-key")
     died_at = death.get("time") or message.timestamp
     name = f"{message.message_id or ''}\0".encode() + message.body
     return DeadLetter(
         id=blake2b(name, digest_size=8).hexdigest(),
         message_id=message.message_id,
-        routing_key=str(key or UNKNOWN_KEY),
+        routing_key=_shown(key) or UNKNOWN_KEY,
         content_type=message.content_type,
-        reason=str(headers.get("esp-reason") or death.get("reason") or "unknown"),
-        error_id=str(headers["esp-error-id"]) if "esp-error-id" in headers else None,
-        died_at=str(died_at) if died_at else None,
+        reason=_shown(headers.get("esp-reason")) or _shown(death.get("reason")) or "unknown",
+        error_id=_shown(headers.get("esp-error-id")),
+        died_at=_shown(died_at),
         body=message.body,
     )
 
 
 def _only_death(deaths: Any) -> dict[str, Any]:
-    """Return what the broker says of a letter's death; nothing where its sender may have put it there.
+    """Return the broker's `x-death` entry; nothing where the sender may have written it.
 
-    A replay sends no headers, so a letter dies once; the broker counts on from what a sender wrote.
+    A replay sends no headers, so a message is dead-lettered once; the broker counts on from what it finds.
     """
-    if isinstance(deaths, list) and len(deaths) == 1 and deaths[0].get("count") == 1:
-        return dict(deaths[0])
+    if isinstance(deaths, list) and len(deaths) == 1 and isinstance(deaths[0], dict):
+        return deaths[0] if deaths[0].get("count") == 1 else {}
     return {}
+
+
+def _first(keys: Any) -> Any:
+    return keys[0] if isinstance(keys, list) and keys else None
+
+
+def _shown(value: Any) -> str | None:
+    """Return a header as one line of bounded text, None where there is none."""
+    return None if value is None else printable(str(value).encode(errors="backslashreplace"))[:MAX_SHOWN]

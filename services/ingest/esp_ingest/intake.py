@@ -283,7 +283,7 @@ class Intake:
 
     async def _prepare(self, deliveries: Sequence[Delivery]) -> "_Prepared":
         """Find the messages that are stored already, and screen the readings of the others."""
-        bodies = [_body_of(delivery) for delivery in deliveries]
+        bodies = [body_of_delivery(delivery) for delivery in deliveries]
         keys, counts = await self._recall(bodies)
         known = [
             count is not None and not delivery.redelivered
@@ -330,7 +330,7 @@ class Intake:
         result = await self._write(flush)
         new = result.stored + result.merged > 0
         if len(flush.batch) and (new or again):
-            await self._announce(flush, result, _trace_of(prepared.deliveries))
+            await self._announce(flush, result, trace_of(prepared.deliveries))
         await self._seen.remember(prepared.remembered)
         self.queue.done(prepared.deliveries)
         self._account(prepared, result)
@@ -431,7 +431,7 @@ class Intake:
         if delivery.delivery_count < topology.DELIVERY_LIMIT:
             log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
             await asyncio.sleep(POISON_PAUSE_S)
-            self.queue.nack(delivery, requeue=True)
+            self.queue.reject(delivery, requeue=True)
             return
         log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
         try:
@@ -439,7 +439,7 @@ class Intake:
         except EspError as trouble:
             # The broker buries it as well, with less of a reason.
             log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
-            self.queue.nack(delivery, requeue=False)
+            self.queue.reject(delivery, requeue=False)
         else:
             self.queue.done([delivery])
 
@@ -504,12 +504,13 @@ class _Refusals:
             )
 
 
-def _body_of(delivery: Delivery) -> Body:
+def body_of_delivery(delivery: Delivery) -> Body:
+    """Return a delivery as the decoder takes it."""
     gateway_id = gateway_of(delivery.routing_key)
     return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id)
 
 
-def _trace_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
+def trace_of(deliveries: Sequence[Delivery]) -> dict[str, str]:
     """Return the W3C trace context of a flush's only message; of several none is the parent."""
     headers = deliveries[0].headers if len(deliveries) == 1 else {}
     return {name: str(headers[name])[:512] for name in ("traceparent", "tracestate") if name in headers}

@@ -121,12 +121,12 @@ class Maintenance:
                 archived = _archived_day(delivery)
             except InvalidInput as error:
                 log.error("archived.unreadable", reason=error.detail)  # noqa: TRY400 - it is the sender's
-                self._consumer.nack(delivery, requeue=False)
+                self._consumer.reject(delivery, requeue=False)
                 continue
             if archived is None or await self._settle(archived):
                 self._consumer.done([delivery])
             else:
-                self._consumer.nack(delivery, requeue=True)
+                self._consumer.reject(delivery, requeue=True)
 
     async def _settle(self, archived: ArchivedDay) -> bool:
         """Settle `archived`, however long the database is away; return False when it cannot be."""

@@ -25,7 +25,7 @@ class AckTracker:
     """Which tags of one channel are done, and what to tell the broker about it.
 
     Tags complete in any order; the broker is told of a contiguous run with one frame. A tag that has been
-    acked or nacked by itself is settled: naming it again would make the broker close the channel.
+    acked or rejected by itself is settled: naming it again would make the broker close the channel.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class LeanConsumer(Link):
         self._consumer_tag: str | None = None
         self._tracker = AckTracker()
         self._settling = asyncio.Event()
-        self._nacks: list[tuple[int, bool]] = []
+        self._rejects: list[tuple[int, bool]] = []
         self._paused = False
         self._consuming: AbstractChannel | None = None
 
@@ -131,11 +131,15 @@ class LeanConsumer(Link):
         self._tracker.done(d.delivery_tag for d in deliveries if d.generation == generation)
         self._settling.set()
 
-    def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        """Give one delivery back to the queue, or (not `requeue`) to its dead letters."""
+    def reject(self, delivery: Delivery, *, requeue: bool) -> None:
+        """Requeue one delivery, or (not `requeue`) dead-letter it.
+
+        By `basic.reject`: from RabbitMQ 4.3 a `basic.nack` does not count towards the delivery limit, and a
+        message that always fails would come again for ever.
+        """
         if delivery.generation == self._generation:
             self._tracker.settle(delivery.delivery_tag)
-            self._nacks.append((delivery.delivery_tag, requeue))
+            self._rejects.append((delivery.delivery_tag, requeue))
             self._settling.set()
 
     async def pause(self, *, give_back: bool = False) -> None:
@@ -173,7 +177,7 @@ class LeanConsumer(Link):
     async def _opened(self, channel: AbstractChannel) -> None:
         self._generation += 1
         self._tracker = AckTracker()
-        self._nacks.clear()
+        self._rejects.clear()
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         if self._service is not None:
             await redeclare(self._url, self._service)
@@ -229,10 +233,10 @@ class LeanConsumer(Link):
                 await self._settle(linger=linger)
 
     async def _settle(self, *, linger: bool) -> None:
-        # Nacks go first: an ack of all up to a later tag would take theirs for done, and lose the message.
-        nacks, self._nacks = self._nacks, []
-        frames: list[commands.Basic.Ack | commands.Basic.Nack] = [
-            commands.Basic.Nack(delivery_tag=tag, requeue=requeue) for tag, requeue in nacks
+        # Rejects go first: an ack of all up to a later tag would take theirs for done, and lose the message.
+        rejects, self._rejects = self._rejects, []
+        frames: list[commands.Basic.Ack | commands.Basic.Reject] = [
+            commands.Basic.Reject(delivery_tag=tag, requeue=requeue) for tag, requeue in rejects
         ]
         if last := self._tracker.take_run():
             frames.append(commands.Basic.Ack(delivery_tag=last, multiple=True))

@@ -1,5 +1,6 @@
 """One message as a consumer gets it."""
 
+from datetime import datetime
 from typing import Any
 
 from pamqp import commands
@@ -7,12 +8,19 @@ from pamqp.header import ContentHeader
 
 
 class Delivery:
-    """One message as it came; `generation` says on which opening of the channel."""
+    """One message as it came; `generation` says on which opening of the channel.
+
+    All of it is its sender's: see `esp_common.messaging.properties` for what text and headers can hold.
+    """
 
     __slots__ = ("_header", "_method", "body", "generation")
 
     def __init__(
-        self, method: commands.Basic.Deliver, header: ContentHeader, body: bytes, generation: int
+        self,
+        method: commands.Basic.Deliver | commands.Basic.GetOk,
+        header: ContentHeader,
+        body: bytes,
+        generation: int = 0,
     ) -> None:
         self._method = method
         self._header = header
@@ -60,6 +68,16 @@ class Delivery:
         return self._header.properties.user_id
 
     @property
+    def content_encoding(self) -> str | None:
+        """How the body is compressed, if the publisher says so."""
+        return self._header.properties.content_encoding
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When the publisher says it was sent."""
+        return self._header.properties.timestamp
+
+    @property
     def headers(self) -> dict[str, Any]:
         """Application headers."""
         return self._header.properties.headers or {}
@@ -68,4 +86,5 @@ class Delivery:
     def delivery_count(self) -> int:
         """How often it was delivered and came back before (quorum queues count)."""
         # On a first delivery the header, if any, is the publisher's own.
-        return int(self.headers.get("x-delivery-count", 0)) if self.redelivered else 0
+        count = self.headers.get("x-delivery-count") if self.redelivered else None
+        return count if isinstance(count, int) else 0

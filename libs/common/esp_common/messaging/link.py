@@ -18,6 +18,8 @@ from aiormq.abc import AbstractChannel, AbstractConnection, ChannelFrame
 from pamqp import commands
 from pamqp.header import ContentHeader
 
+from esp_common.messaging import properties
+
 log = structlog.get_logger()
 
 LOST: Final = (aiormq.AMQPError, OSError, RuntimeError, TimeoutError, asyncio.IncompleteReadError)
@@ -28,6 +30,8 @@ REOPEN_PAUSE_S: Final = 0.2
 REOPEN_MAX_PAUSE_S: Final = 5.0
 
 OnFrame = Callable[[Any, ContentHeader | None, bytes], None]
+
+properties.install()
 
 
 class _Frames(Protocol):

@@ -19,6 +19,7 @@ from pamqp.header import ContentHeader
 from esp_common.errors import BrokerUnavailable, Nacked, PublishRefused, Unroutable
 from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import Link
+from esp_common.messaging.properties import short_text
 
 log = structlog.get_logger()
 
@@ -110,13 +111,13 @@ class Publisher(Link):
         all but the first the message may or may not be stored: publish it again under the same `message_id`.
         """
         properties = commands.Basic.Properties(
-            content_type=content_type,
+            content_type=_short(content_type),
             headers=dict(headers) if headers else None,
             delivery_mode=_PERSISTENT if persistent else _TRANSIENT,
-            message_id=message_id or uuid4().hex,
+            message_id=_short(message_id or uuid4().hex),
             user_id=self._user,
         )
-        await self._publish(exchange, routing_key, body, properties, mandatory)
+        await self._publish(exchange, _short(routing_key), body, properties, mandatory)
 
     async def reply(self, question: Delivery, body: bytes) -> None:
         """Answer a request; nobody hears of it when whoever asked is gone."""
@@ -229,6 +230,11 @@ class Publisher(Link):
         if isinstance(self.failure, _REFUSALS):
             return PublishRefused(f"the broker closed the channel: {self.failure}")
         return BrokerUnavailable(f"connection lost before {pending.exchange} confirmed")
+
+
+def _short(text: str) -> str:
+    """Return `text` as it is read again: a returned message is known by it."""
+    return short_text(text.encode(errors="backslashreplace"))
 
 
 def _digest(routing_key: str, body: bytes) -> str:
