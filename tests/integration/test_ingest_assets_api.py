@@ -37,8 +37,8 @@ ASSETS: dict[str, list[dict[str, Any]]] = {
         {
             "gateway_id": "gw-01",
             "tags": {
-                "Pressure": {"channel": "discharge_pressure_psi", "unit": "bar"},
-                "Run": {"channel": "running", "unit": None},
+                "Pressure": {"channel": "discharge_pressure_psi", "unit": "bar", "states": None},
+                "Run": {"channel": "running", "unit": None, "states": {"Läuft": True, "Aus": False}},
                 "anomaly": None,
             },
         }

@@ -189,3 +189,41 @@ def test_a_file_that_is_not_there_is_told_by_its_path(tmp_path) -> None:
 def test_the_example_of_a_replay_states_valid_assets() -> None:
     example = Path(__file__).parents[2] / "libs/gateway/examples/skab/assets.yaml"
     assert len(read_assets(example)) == 5
+
+
+def test_a_tag_may_have_states_in_yaml_and_csv() -> None:
+    yaml = """
+tag_maps:
+  - gateway_id: g
+    tags: {S: {channel: running, states: {Läuft: true, "ON": true, Aus: false}}}
+"""
+    csv = """gateway_id,tag,channel,unit,states
+g,S,running,,Läuft=true;ON=true;Aus=false
+g,F,trip_code,,Overload=16
+"""
+    (from_yaml,), (from_csv,) = parse_assets(yaml, ".yaml"), parse_assets(csv, ".csv")
+    assert isinstance(from_yaml.asset, TagMap)
+    assert isinstance(from_csv.asset, TagMap)
+    states = [tag_map.asset.tags["S"].states for tag_map in (from_yaml, from_csv)]
+    assert states == [{"Läuft": True, "ON": True, "Aus": False}] * 2
+    assert from_csv.asset.tags["F"].states == {"Overload": 16}
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("{channel: running, states: {ON: true}}", "quotes"),
+        ("{channel: running, states: {Up: 1}}", "must be true or false, not 1"),
+        ("{channel: trip_code, states: {Up: true}}", "must be a whole number"),
+        ("{channel: trip_code, states: {Up: 4294967296}}", "within 32 bits"),
+        ("{channel: running, states: {Up: true, 'UP ': false}}", "more than once: up"),
+        ("{channel: motor_temp_c, states: {Up: true}}", "takes no states"),
+        ("{channel: running, states: {}}", "at least 1"),
+        ("{channel: insulation_resistance_mohm, unit: mohm}", "did you mean MΩ?"),
+        ("{channel: active_power_kw, unit: mW}", "did you mean MW or kW?"),
+    ],
+)
+def test_states_and_units_that_cannot_be_are_refused_with_the_line(target: str, what: str) -> None:
+    (problem,) = problems_of(f"tag_maps:\n  - {{gateway_id: g, tags: {{S: {target}}}}}")
+    assert problem["where"].startswith("line 2 (tag_maps[0]): tags.S")
+    assert what in problem["what"]

@@ -14,8 +14,11 @@ from esp_ingest.asset_kinds import KINDS, Kind, Problem, Statement, invalid, sta
 LISTS: Final = frozenset({"pumps", "curve.head_ft_per_stage", "curve.bhp_per_stage"})
 """CSV columns that hold several values, apart by semicolons."""
 
-TAG_COLUMNS: Final = frozenset({"gateway_id", "tag", "channel", "unit"})
-"""CSV columns of a tag map: a row for each tag, without a channel where the tag is known and not kept."""
+TAG_COLUMNS: Final = frozenset({"gateway_id", "tag", "channel", "unit", "states"})
+"""CSV columns of a tag map: a row for each tag, without a channel where the tag is known and not kept.
+
+States are `Läuft=true;Steht=false`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +179,27 @@ def _csv_tag_maps(
         entry = maps.setdefault(
             gateway_id, Entry(kind, f"line {line}", {"gateway_id": gateway_id, "tags": {}})
         )
-        target = {name: row[name] for name in ("channel", "unit") if row.get(name)} or None
+        target: dict[str, Any] | None = {
+            name: row[name] for name in ("channel", "unit") if row.get(name)
+        } or None
+        if target and row.get("states", "").strip():
+            target["states"] = _states(row["states"])
         if tag in entry.document["tags"]:
             problems.append(Problem(f"line {line}", f"tag {tag!r} is stated again", "keep one"))
         entry.document["tags"][tag] = target
     return list(maps.values()), problems
+
+
+def _states(text: str) -> dict[str, Any]:
+    """Return `word=true;word=16` as a mapping; what is neither stays text, for the model to refuse."""
+    pairs = (part.rpartition("=") for part in text.split(";") if part.strip())
+    return {word.strip(): _state(value.strip()) for word, _, value in pairs}
+
+
+def _state(text: str) -> bool | int | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        return text

@@ -6,10 +6,21 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Self
 
 import numpy as np
+from esp_common.contracts.channels import RUNNING, TRIP_CODE
+from esp_common.contracts.units import make_tag
+from esp_common.contracts.words import normalise
 from esp_common.errors import InvalidInput
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from esp_ingest.domain.tags import make_tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 NO_NUL: Final = "^[^\\u0000]+$"
 """What PostgreSQL can keep as text."""
@@ -127,20 +138,55 @@ class Gateway(Asset):
             yield "pumps", "pumps", pump_id
 
 
+StateWord = Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
+
+
 class TagTarget(Asset):
-    """What a vendor tag measures; without `unit` the tag is in the channel's own."""
+    """What a vendor tag measures; without `unit` the tag is in the channel's own.
+
+    `states`: the vendor's words and what each means, true or false for `running` and an integer for
+    `trip_code`. They come before the common words (ON, Running, 1, …); case and spaces do not matter.
+    """
 
     channel: str
     unit: str | None = None
+    states: Annotated[dict[StateWord, StrictBool | StrictInt], Field(min_length=1, max_length=200)] | None = (
+        None
+    )
+
+    @field_validator("states", mode="before")
+    @classmethod
+    def _is_quoted(cls, states: Any) -> Any:
+        """Refuse words that are no text: YAML reads ON, OFF, YES and NO as true and false."""
+        for word in states if isinstance(states, dict) else ():
+            if not isinstance(word, str):
+                raise ValueError(f'state {word!r} is not text: put each word in quotes, as "ON"')  # noqa: TRY004
+        return states
 
     @model_validator(mode="after")
     def _is_convertible(self) -> Self:
-        """Refuse an unknown channel, an unknown unit, or one of another dimension."""
+        """Refuse an unknown channel, a unit that cannot be its own, and states of another kind."""
         try:
             make_tag(self.channel, self.unit)
         except InvalidInput as error:
             raise ValueError(f"{error.detail}; {error.fix}") from error
+        if self.states:
+            _check_states(self.channel, self.states)
         return self
+
+
+def _check_states(channel: str, states: Mapping[str, bool | int]) -> None:
+    """Raise ValueError unless `states` suit `channel` and no word has two meanings."""
+    if channel not in (RUNNING, TRIP_CODE):
+        raise ValueError(f"channel {channel} takes no states; only {RUNNING} and {TRIP_CODE} do")
+    kind = bool if channel == RUNNING else int
+    for word, state_ in states.items():
+        if type(state_) is not kind or abs(state_) >= 2**31:
+            expected = "true or false" if kind is bool else "a whole number within 32 bits"
+            raise ValueError(f"state {word!r} of {channel} must be {expected}, not {state_!r}")
+    repeated = [word for word, count in Counter(map(normalise, states)).items() if count > 1]
+    if repeated:
+        raise ValueError(f"states named more than once: {', '.join(repeated)}")
 
 
 Tag = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]

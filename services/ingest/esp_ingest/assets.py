@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from esp_common import audit, outbox, topology
 from esp_common.contracts.events import Event
+from esp_common.contracts.units import make_tag
 from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, NotFound
 
 from esp_ingest.asset_kinds import KINDS, Asset, Kind, Problem, Statement, TagMap, invalid
-from esp_ingest.domain.tags import make_tag
 from esp_ingest.store.assets import AssetStore
 
 SERVICE: Final = "ingest"

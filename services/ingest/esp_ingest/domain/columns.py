@@ -1,14 +1,16 @@
 """Typed columns out of what gateways sent, and which of the values had the wrong type."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from esp_common.contracts.readings import Int64Array
+from esp_common.contracts.words import States, parse_flag, parse_whole
 
 Mask = npt.NDArray[np.bool_]
 Sent: TypeAlias = "list[Any] | pa.Array"
@@ -22,16 +24,6 @@ _TIMESTAMP: Final = pa.timestamp("us", tz="UTC")
 
 def _number(value: object) -> float | None:
     return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
-
-
-def _whole(value: object) -> int | None:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and -(2**31) < value < 2**31 else None
-
-
-def _flag(value: object) -> bool | None:
-    return value if type(value) is bool else None
 
 
 def _text(value: object) -> str | None:
@@ -51,13 +43,16 @@ def parse_time(text: object) -> int | None:
 class Kind:
     """A type values must have: whole Arrow columns by `fits` and `target`, single values by `convert`.
 
-    `native`: the Python types of values that Arrow takes for `target` as they are.
+    `native`: the Python types of values that Arrow takes for `target` as they are. `distinct`: columns of
+    another type are converted by their distinct values, which are few, never by Arrow's own cast: it takes
+    any number but 0 for true.
     """
 
     native: frozenset[type]
     target: pa.DataType
     fits: Callable[[pa.DataType], bool]
     convert: Callable[[object], object | None]
+    distinct: bool = False
 
     def take(self, sent: Sent) -> tuple[pa.Array, Mask | None]:
         """Return the column as `target`, null where absent or wrong, and where it was wrong (or None)."""
@@ -78,12 +73,22 @@ class Kind:
             return pa.nulls(len(column), self.target), None
         if not self.fits(column.type):
             return pa.nulls(len(column), self.target), column.is_valid().to_numpy(zero_copy_only=False)
-        if column.type == self.target:
+        if column.type == self.target and self.native:
             return column, None
+        if self.distinct:
+            return self._by_distinct(column)
         try:
             return column.cast(self.target), None
         except pa.ArrowException:
             return self._one_by_one(sent if isinstance(sent, list) else column.to_pylist())
+
+    def _by_distinct(self, column: pa.Array) -> tuple[pa.Array, Mask | None]:
+        coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        taken, _ = self._one_by_one(coded.dictionary.to_pylist())
+        found = taken.take(coded.indices)
+        there = column.is_valid().to_numpy(zero_copy_only=False)
+        wrong = found.is_null().to_numpy(zero_copy_only=False) & there
+        return found, wrong if wrong.any() else None
 
     def _one_by_one(self, values: Any) -> tuple[pa.Array, Mask | None]:
         taken = [None if value is None else self.convert(value) for value in values]
@@ -101,15 +106,33 @@ def _is_text(type_: pa.DataType) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
+def _is_state(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return bool(pa.types.is_boolean(type_) or _is_number(type_) or _is_text(type_))
+
+
 def _is_time(type_: pa.DataType) -> bool:
     return bool((pa.types.is_timestamp(type_) and type_.tz is not None) or _is_text(type_))
 
 
 NUMBER: Final = Kind(frozenset({float, int, _NONE}), pa.float64(), _is_number, _number)
-WHOLE: Final = Kind(frozenset({int, _NONE}), pa.int32(), _is_number, _whole)
-FLAG: Final = Kind(frozenset({bool, _NONE}), pa.bool_(), pa.types.is_boolean, _flag)
+WHOLE: Final = Kind(frozenset({int, _NONE}), pa.int32(), _is_state, parse_whole, distinct=True)
+FLAG: Final = Kind(frozenset({bool, _NONE}), pa.bool_(), _is_state, parse_flag, distinct=True)
 TEXT: Final = Kind(frozenset({str, _NONE}), pa.string(), _is_text, _text)
 TIME: Final = Kind(frozenset(), _TIMESTAMP, _is_time, parse_time)
+
+
+def flag(states: States | None) -> Kind:
+    """Return FLAG with a tag's own words before the common ones."""
+    return replace(FLAG, native=frozenset(), convert=partial(parse_flag, states=states)) if states else FLAG
+
+
+def whole(states: States | None) -> Kind:
+    """Return WHOLE with a tag's own words before the numbers."""
+    return (
+        replace(WHOLE, native=frozenset(), convert=partial(parse_whole, states=states)) if states else WHOLE
+    )
 
 
 _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

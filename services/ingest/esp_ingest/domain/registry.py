@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from esp_common.contracts.readings import API_GATEWAY
+from esp_common.contracts.words import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,14 @@ class Pump:
 class Tag:
     """What a vendor's tag measures: `value · factor + offset` is the channel in its catalogue unit.
 
-    `channel` is a name of the catalogue, or `running` or `trip_code` (factor 1, offset 0).
+    `channel` is a name of the catalogue, or `running` or `trip_code` (factor 1, offset 0), whose `states`
+    are the vendor's own words by `words.normalise`.
     """
 
     channel: str
     factor: float = 1.0
     offset: float = 0.0
+    states: States | None = None
 
 
 TagMap = Mapping[str, Tag | None]

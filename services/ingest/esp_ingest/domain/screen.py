@@ -17,7 +17,7 @@ from esp_common.contracts.readings import (
     Int64Array,
 )
 
-from esp_ingest.domain.columns import FLAG, NUMBER, TEXT, WHOLE, Mask, Sent, take_times
+from esp_ingest.domain.columns import NUMBER, TEXT, Mask, Sent, flag, take_times, whole
 from esp_ingest.domain.decode import Decoded
 from esp_ingest.domain.keep import keep_body, keep_reading, quarantine_id
 from esp_ingest.domain.readings import Quarantined, Reason
@@ -227,19 +227,20 @@ class _Block:
 
     def _fill_channel(self, name: str, tag: Tag, sent: Sent, columns: _Columns, verdicts: _Verdicts) -> None:
         if tag.channel == RUNNING:
-            state, wrong = FLAG.take(sent)
+            state, wrong = flag(tag.states).take(sent)
             self._put(columns.running, state.cast(pa.int8()))
         elif tag.channel == TRIP_CODE:
-            state, wrong = WHOLE.take(sent)
+            state, wrong = whole(tag.states).take(sent)
             self._put(columns.trip_code, state)
             beyond = state.fill_null(0).to_numpy() == TRIP_CODE_ABSENT
             wrong = beyond if wrong is None else wrong | beyond
         else:
             wrong = self._fill_values(name, tag, sent, columns, verdicts)
         if wrong is not None:
-            expected = {RUNNING: "true or false", TRIP_CODE: "a whole number above -2³¹ and below 2³¹"}.get(
-                tag.channel, "a number"
-            )
+            expected = {
+                RUNNING: "true or false, or a word for it",
+                TRIP_CODE: "a whole number above -2³¹ and below 2³¹",
+            }.get(tag.channel, "a number")
             detail = f"{name[:100]!r} must be {expected}"
             verdicts.refuse_at(self.numbers, wrong, Reason.INVALID_SCHEMA, detail)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import asyncpg
 import orjson
+from esp_common.contracts.words import normalise
 from esp_common.database import Connection, load_queries
 
 from esp_ingest.domain.registry import Pump, Registry, Tag
@@ -60,8 +61,9 @@ async def load_registry(connection: Connection) -> Registry:
         gateways = await connection.fetch(_QUERIES.registry_gateways)
         tags = await connection.fetch(_QUERIES.registry_tags)
     tag_maps: dict[str, dict[str, Tag | None]] = defaultdict(dict)
-    for gateway_id, tag, channel, factor, offset in tags:
-        tag_maps[gateway_id][tag] = None if channel is None else Tag(channel, factor, offset)
+    for gateway_id, tag, channel, factor, offset, states in tags:
+        words = {normalise(word): state for word, state in orjson.loads(states).items()} if states else None
+        tag_maps[gateway_id][tag] = None if channel is None else Tag(channel, factor, offset, words)
     return Registry.of(
         (Pump(*row) for row in pumps),
         {row["gateway_id"]: row["pump_nos"] for row in gateways},

@@ -21,7 +21,7 @@ FROM ingest.gateways AS g
 SELECT gateway_id AS id, field_id, jsonb_build_object('gateway_id', gateway_id, 'tags', tags) AS document
 FROM ingest.gateways AS g CROSS JOIN LATERAL (
     SELECT jsonb_object_agg(
-        tag, CASE WHEN channel IS NOT NULL THEN jsonb_build_object('channel', channel, 'unit', unit) END
+        tag, CASE WHEN channel IS NOT NULL THEN jsonb_build_object('channel', channel, 'unit', unit, 'states', states) END
     ) AS tags
     FROM ingest.tag_maps AS m WHERE m.gateway_id = g.gateway_id
 ) AS mapped
@@ -90,12 +90,14 @@ removed AS (
     DELETE FROM ingest.tag_maps AS m USING stated AS s
     WHERE m.gateway_id = s.gateway_id AND NOT s.tags ? m.tag
 )
-INSERT INTO ingest.tag_maps (gateway_id, tag, channel, unit, factor, offset_)
+INSERT INTO ingest.tag_maps (gateway_id, tag, channel, unit, factor, offset_, states)
 SELECT
-    gateway_id, key, value ->> 'channel', value ->> 'unit', (value ->> 'factor')::float8, (value ->> 'offset')::float8
+    gateway_id, key, value ->> 'channel', value ->> 'unit', (value ->> 'factor')::float8, (value ->> 'offset')::float8,
+    nullif(value -> 'states', 'null')
 FROM stated CROSS JOIN LATERAL jsonb_each(tags)
 ON CONFLICT (gateway_id, tag) DO UPDATE SET
-    channel = excluded.channel, unit = excluded.unit, factor = excluded.factor, offset_ = excluded.offset_
+    channel = excluded.channel, unit = excluded.unit, factor = excluded.factor, offset_ = excluded.offset_,
+    states = excluded.states
 
 -- name: delete_fields
 DELETE FROM ingest.fields WHERE field_id = $1
@@ -146,4 +148,4 @@ FROM ingest.gateways LEFT JOIN ingest.gateway_pumps USING (gateway_id) LEFT JOIN
 GROUP BY gateway_id
 
 -- name: registry_tags
-SELECT gateway_id, tag, channel, factor, offset_ FROM ingest.tag_maps
+SELECT gateway_id, tag, channel, factor, offset_, states::text FROM ingest.tag_maps
