@@ -2,9 +2,9 @@
 
 from esp_common.migrations import run_sql
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 
 def upgrade() -> None:
-    run_sql("0006_tag_states.sql")
+    run_sql("0007_tag_states.sql")
