@@ -23,6 +23,7 @@ from esp_stack.certificates import Tls, is_due, renew
 from esp_stack.programs import account, free_port
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, Redis
 from esp_stack.servers.nginx import BURST, STREAMS
+from esp_stack.servers.postgres import ENGINE_VARIABLE
 from esp_stack.vault import Vault
 from psycopg import errors
 from redis import Redis as RedisClient
@@ -88,6 +89,20 @@ def test_the_owner_creates_schemas_and_ingest_stages_in_temporary_tables(databas
         connection.execute("CREATE SCHEMA ingest")
     with psycopg.connect(database.url("esp_ingest")) as connection:
         connection.execute("CREATE TEMP TABLE staging (n int)")
+
+
+def test_cluster_keeps_the_engine_it_was_created_with(server_home, monkeypatch):
+    monkeypatch.setenv(ENGINE_VARIABLE, "postgres")
+    server = Postgres(server_home / "postgres-plain", throwaway=True)
+    server.start()
+    server.stop()
+    monkeypatch.delenv(ENGINE_VARIABLE)
+    again = Postgres(server_home / "postgres-plain", passwords=server.passwords, throwaway=True)
+    assert not again.has_timescale
+    again.start()
+    with psycopg.connect(again.admin_url) as connection:
+        assert connection.execute("SHOW shared_preload_libraries").fetchone() == ("",)
+    again.stop()
 
 
 def test_data_and_addresses_survive_a_killed_server(postgres_server, make_database):

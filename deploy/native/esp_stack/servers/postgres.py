@@ -106,12 +106,19 @@ class Postgres(Server):
         self.port = port or free_port()
         self.passwords = passwords or {name: token_urlsafe(24) for name in ("postgres", *ROLES)}
         self.data = home / "data"
-        self.has_timescale = has_timescale()
         self.socket = home / "socket"
         self.tls = tls
         self.archiving = archiving
         self.throwaway = throwaway
         self._settings = dict(settings or {})
+
+    @property
+    def has_timescale(self) -> bool:
+        """Whether the cluster uses TimescaleDB: decided when it is created, and kept from then on."""
+        configuration = self.data / "postgresql.conf"
+        if configuration.exists():
+            return "timescaledb.license" in configuration.read_text()
+        return has_timescale()
 
     @property
     def admin_url(self) -> str:
@@ -141,10 +148,11 @@ class Postgres(Server):
 
     def configure(self) -> None:
         """Create the cluster the first time and write postgresql.conf."""
+        timescale = self.has_timescale
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         settings = {"port": str(self.port), **SETTINGS, **self._archiving_settings(), **self._settings}
-        if self.has_timescale:
+        if timescale:
             settings |= TIMESCALE_SETTINGS
         if self.throwaway:
             settings |= THROWAWAY_SETTINGS
