@@ -6,11 +6,12 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from esp_common.database import OUTAGES
 from esp_common.errors import InvalidInput, Unavailable
 from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, problem_response
+from esp_common.times import parse_time
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
@@ -19,6 +20,9 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.
 Cursor = Annotated[
     str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
 ]
+
+UtcTime = Annotated[datetime, BeforeValidator(parse_time)]
+"""A time in a query or a body: RFC 3339 only. pydantic's own type also takes numbers and other forms."""
 
 BODY: Final = (400, 413)
 """How a body is refused that is no text, or is too large."""
@@ -58,7 +62,7 @@ def position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...
 
 def as_time(text: str) -> datetime:
     """Return the time that a cursor holds."""
-    return datetime.fromisoformat(text)
+    return parse_time(text)
 
 
 def _as_text(part: object) -> str:

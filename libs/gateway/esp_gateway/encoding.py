@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 from esp_common.contracts import arrow
 from esp_common.contracts.channels import RUNNING, TRIP_CODE
+from esp_common.times import parse_time
 
 from esp_gateway.errors import ReadingTooLarge
 
@@ -135,7 +136,7 @@ def _fits(name: str, value: Any) -> bool:
 def _instant(value: Any) -> datetime | None:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            return parse_time(value)
         except ValueError:
             return None
     if isinstance(value, datetime) and value.tzinfo is not None:

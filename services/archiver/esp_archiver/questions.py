@@ -1,7 +1,6 @@
 """Readings for diagnostics: what is only in the archive, as an answer of bounded size over the broker."""
 
 import asyncio
-from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -10,6 +9,7 @@ import structlog
 from esp_common import topology
 from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
+from esp_common.times import parse_time
 
 from esp_archiver.domain.datasets import FAULT_CHANNELS
 from esp_archiver.reading import Question, Reader, columns_named
@@ -76,7 +76,7 @@ class ReadQuestions(LeanConsumer):
 def _understood(body: bytes) -> tuple[Question, int]:
     try:
         asked: dict[str, Any] = orjson.loads(body)
-        since, until = (datetime.fromisoformat(asked[name]) for name in ("from", "to"))
+        since, until = (parse_time(asked[name]) for name in ("from", "to"))
         columns = columns_named([*asked["channels"], "running", "trip_code", FAULT_CHANNELS])
         return Question(str(asked["pump_id"]), since, until, columns), min(int(asked["limit"]), MOST_ROWS)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
 """The `esp-backup` command: one subcommand for each role, and what an operator does by hand."""
 
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.errors import Conflict, InvalidInput, run_cli
 from esp_common.roles import run_role
 from esp_common.settings import settings_table
+from esp_common.times import EXAMPLE, parse_time
 
 from esp_backup import app as roles
 from esp_backup.app import open_work
@@ -247,14 +248,9 @@ def _moment(text: str) -> datetime | None:
     if text == "latest":
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise InvalidInput(
-            f"{text!r} is no time with an offset", fix="write it like 2026-01-31T12:00:00Z, or latest"
-        )
-    return moment.astimezone(UTC)
+        return parse_time(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r}: {error}", fix=f"write it like {EXAMPLE}, or latest") from None
 
 
 def _repository(settings: BackupSettings) -> Repository:

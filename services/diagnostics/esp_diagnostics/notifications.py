@@ -25,6 +25,7 @@ from esp_common.database import Pool
 from esp_common.errors import Conflict, EspError, InvalidInput, NotFound
 from esp_common.sealing import decode_master_key, derive, seal, unseal
 from esp_common.telemetry import mask
+from esp_common.times import parse_time
 from prometheus_client import Counter
 
 from esp_diagnostics.domain.alarms import PRIORITIES
@@ -388,7 +389,7 @@ def message_of(event: Event) -> Message:
             notice=notice,
             priority=priority,
             title=str(data["title"]),
-            time=datetime.fromisoformat(data["time"]),
+            time=parse_time(data["time"]),
             action=data.get("action") or "",
             alert_id=str(UUID(alert_id)) if alert_id else None,
             pump_id=data.get("pump_id"),

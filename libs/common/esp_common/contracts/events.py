@@ -14,6 +14,7 @@ import orjson
 from opentelemetry import propagate
 
 from esp_common.errors import InvalidInput
+from esp_common.times import parse_time
 
 CONTENT_TYPE: Final = "application/json"
 SPEC_VERSION: Final = "1.0"
@@ -78,7 +79,7 @@ def decode_event(headers: Mapping[str, Any], body: bytes) -> Event:
             subject=attributes.get("subject", ""),
             data=orjson.loads(body) if body else None,
             id=attributes["id"],
-            time=datetime.fromisoformat(attributes["time"]),
+            time=parse_time(attributes["time"]),
         )
     except KeyError as error:
         raise InvalidInput(f"event without {error.args[0]}") from None

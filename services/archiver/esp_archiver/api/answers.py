@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final
 
+from esp_common.answers import UtcTime
 from esp_common.errors import EspError, InvalidInput
 from esp_common.http import decode_cursor, encode_cursor
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator
 
 NO_NUL: Final = r"^[^\x00]*$"
 
@@ -18,7 +19,7 @@ def _utc(time: datetime) -> datetime:
         raise ValueError("beyond what there are years for") from None
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+Time = Annotated[UtcTime, AfterValidator(_utc)]
 
 
 class NotAcceptable(EspError):

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from esp_common.answers import BODY, Cursor, Limit, Page, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, problems
 from esp_common.auth import Principal, require
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esp_auth.api.answers import actor_of, page, position
 from esp_auth.api_keys import ApiKeys, Issued, NewKey, check_key
@@ -33,7 +33,7 @@ class KeyWanted(BaseModel):
     name: Name
     scopes: Annotated[list[str], Field(min_length=1, max_length=50)]
     gateway_id: GatewayId | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: UtcTime | None = None
 
 
 class Rotation(BaseModel):

@@ -4,13 +4,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import structlog
-from esp_common.answers import BODY, Cursor, Limit, Page, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, problems
 from esp_common.auth import require
 from esp_common.errors import InvalidInput
 from esp_common.http import decode_cursor, encode_cursor
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
@@ -27,7 +27,7 @@ def _utc(time: datetime) -> datetime:
 
 
 Text = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
-Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+Time = Annotated[UtcTime, AfterValidator(_utc)]
 Since = Annotated[Time | None, Query(alias="from", description="Only those at or after this time.")]
 Until = Annotated[Time | None, Query(alias="to", description="Only those before this time.")]
 Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]

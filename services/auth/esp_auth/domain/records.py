@@ -1,7 +1,6 @@
 """What services say happened, as records fit to be stored: complete, bounded, and without secrets."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,6 +8,7 @@ import orjson
 from esp_common.contracts.events import decode_event
 from esp_common.errors import InvalidInput
 from esp_common.telemetry import mask, mask_secrets
+from esp_common.times import parse_time
 
 from esp_auth.domain.chain import Record, microseconds
 
@@ -110,15 +110,9 @@ def _uuid(value: Any) -> UUID:
 
 def _time_us(value: Any) -> int:
     try:
-        time = datetime.fromisoformat(value)
-    except (ValueError, TypeError):
-        raise Unfit("time is not RFC 3339") from None
-    if time.tzinfo is None:
-        raise Unfit("time has no offset")
-    # Python knows no year beyond 9999, where an offset may lead to.
-    if not 2 <= time.year <= 9998:
-        raise Unfit("time is not of the years 2 to 9998")
-    return microseconds(time.astimezone(UTC))
+        return microseconds(parse_time(value))
+    except ValueError as error:
+        raise Unfit(f"time: {error}") from None
 
 
 def _one_of(name: str, fields: Mapping[str, Any], known: frozenset[str]) -> str:

@@ -6,13 +6,13 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from esp_common.answers import BODY, Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, as_time, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
 from esp_common.http import MAX_BODY_BYTES
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from esp_diagnostics.alerts import Alerts, document, load_rules, rules_text
 from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, Since, Until, as_serial
@@ -29,7 +29,7 @@ Writer = Annotated[Principal, Depends(require("alerts:write"))]
 Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\u0000]*$")]
 Person = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Name = Annotated[str | None, Query(max_length=200, pattern=NO_NUL)]
-Time = Annotated[AwareDatetime | None, Query()]
+Time = Annotated[UtcTime | None, Query()]
 
 
 class Priority(StrEnum):
@@ -109,7 +109,7 @@ class Remark(_Body):
 class Shelving(_Body):
     """For how long an alert is hidden, and why; give one of the two times."""
 
-    until: AwareDatetime | None = None
+    until: UtcTime | None = None
     minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] | None = None
     reason: Annotated[Text, Field(min_length=1)]
 

@@ -2,8 +2,8 @@
 
 from typing import Annotated, Final
 
+from esp_common.answers import UtcTime
 from fastapi import Path, Query
-from pydantic import AwareDatetime
 
 NO_NUL: Final = "^[^\\u0000]+$"
 PumpId = Annotated[
@@ -18,8 +18,8 @@ FieldFilter = Annotated[
 PumpFilter = Annotated[
     str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this pump.")
 ]
-Since = Annotated[AwareDatetime | None, Query(alias="from", description="Only those at or after this time.")]
-Until = Annotated[AwareDatetime | None, Query(alias="to", description="Only those before this time.")]
+Since = Annotated[UtcTime | None, Query(alias="from", description="Only those at or after this time.")]
+Until = Annotated[UtcTime | None, Query(alias="to", description="Only those before this time.")]
 
 
 def as_serial(text: str) -> int:

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import Cursor, Limit, Page, UtcTime, as_time, page, position, problems
 from esp_common.auth import require
 from esp_common.database import Pool
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, PumpId
 from esp_diagnostics.nameplates import Nameplates
@@ -31,12 +31,12 @@ SeverityFilter = Annotated[list[Severity] | None, Query(description="Only those 
 OpenFilter = Annotated[bool | None, Query(alias="open", description="true: only open; false: only cleared.")]
 
 
-RaisedFrom = Annotated[AwareDatetime | None, Query(description="Only those raised at or after this time.")]
-RaisedTo = Annotated[AwareDatetime | None, Query(description="Only those raised before this time.")]
-ClearedFrom = Annotated[AwareDatetime | None, Query(description="Only those cleared at or after this time.")]
-ClearedTo = Annotated[AwareDatetime | None, Query(description="Only those cleared before this time.")]
-OnsetFrom = Annotated[AwareDatetime | None, Query(description="Only those that began at or after this time.")]
-OnsetTo = Annotated[AwareDatetime | None, Query(description="Only those that began before this time.")]
+RaisedFrom = Annotated[UtcTime | None, Query(description="Only those raised at or after this time.")]
+RaisedTo = Annotated[UtcTime | None, Query(description="Only those raised before this time.")]
+ClearedFrom = Annotated[UtcTime | None, Query(description="Only those cleared at or after this time.")]
+ClearedTo = Annotated[UtcTime | None, Query(description="Only those cleared before this time.")]
+OnsetFrom = Annotated[UtcTime | None, Query(description="Only those that began at or after this time.")]
+OnsetTo = Annotated[UtcTime | None, Query(description="Only those that began before this time.")]
 
 
 class EvidenceItem(BaseModel):

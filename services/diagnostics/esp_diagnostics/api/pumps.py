@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
-from esp_common.answers import BODY, problems
+from esp_common.answers import BODY, UtcTime, problems
 from esp_common.auth import Principal, require
 from esp_common.errors import InvalidInput, UnsupportedMediaType
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from esp_diagnostics.api.answers import PumpId
 from esp_diagnostics.api.media import respond
@@ -113,7 +113,7 @@ class WellTestIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    time: AwareDatetime = Field(description="End of the test.")
+    time: UtcTime = Field(description="End of the test.")
     duration_h: float = Field(default=4, gt=0, le=72, allow_inf_nan=False, description="Its length, hours.")
     adjust: Adjusted = Adjusted.HEAD
     flow_rate_bpd: float | None = _number(0, 200_000, "Stock-tank liquid, bpd.")

@@ -2,12 +2,11 @@
 
 from typing import Annotated, Any, Final
 
-from esp_common.answers import problems
+from esp_common.answers import UtcTime, problems
 from esp_common.auth import Principal, require
 from esp_common.contracts.channels import CHANNEL_INDEX, CHANNEL_NAMES
 from esp_common.errors import InvalidInput
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime
 
 from esp_diagnostics.api.answers import PumpId
 from esp_diagnostics.api.media import negotiate, respond, rights_of
@@ -52,8 +51,8 @@ def telemetry_router(trends: Trends) -> APIRouter:
         request: Request,
         caller: Reader,
         pump_id: PumpId,
-        start: Annotated[AwareDatetime, Query(alias="from", description="Begin of the span, included.")],
-        end: Annotated[AwareDatetime, Query(alias="to", description="End of the span, not included.")],
+        start: Annotated[UtcTime, Query(alias="from", description="Begin of the span, included.")],
+        end: Annotated[UtcTime, Query(alias="to", description="End of the span, not included.")],
         channels: Channels = None,
         resolution: Resolution = Resolution.AUTO,
         max_points: Annotated[int, Query(ge=1, description="Most points of a channel.")] = DEFAULT_POINTS,

@@ -2,8 +2,8 @@
 
 from typing import Annotated
 
+from esp_common.answers import UtcTime
 from fastapi import Path, Query
-from pydantic import AwareDatetime
 
 from esp_ingest.asset_kinds import NO_NUL
 
@@ -12,5 +12,5 @@ IdFilter = Annotated[str | None, Query(max_length=64, pattern=NO_NUL)]
 FieldFilter = Annotated[
     str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this field.")
 ]
-Since = Annotated[AwareDatetime | None, Query(alias="from", description="Only those at or after this time.")]
-Until = Annotated[AwareDatetime | None, Query(alias="to", description="Only those before this time.")]
+Since = Annotated[UtcTime | None, Query(alias="from", description="Only those at or after this time.")]
+Until = Annotated[UtcTime | None, Query(alias="to", description="Only those before this time.")]

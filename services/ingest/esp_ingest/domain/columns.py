@@ -1,6 +1,7 @@
 """Typed columns out of what gateways sent, and which of the values had the wrong type."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,8 +10,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from esp_common.contracts.readings import Int64Array
 from esp_common.contracts.words import States, parse_flag, parse_whole
+from esp_common.times import RFC_3339, parse_time
 
 Mask = npt.NDArray[np.bool_]
 Sent: TypeAlias = "list[Any] | pa.Array"
@@ -30,12 +33,10 @@ def _text(value: object) -> str | None:
     return value if type(value) is str else None
 
 
-def parse_time(text: object) -> int | None:
-    """Return RFC 3339 `text` as microseconds since 1970 UTC; None when it is no time or has no offset."""
+def _time(text: object) -> int | None:
     try:
-        moment = datetime.fromisoformat(text.upper())  # type: ignore[attr-defined]
-        return (moment - _EPOCH) // _MICROSECOND
-    except (AttributeError, TypeError, ValueError):
+        return (parse_time(text) - _EPOCH) // _MICROSECOND
+    except ValueError:
         return None
 
 
@@ -45,7 +46,7 @@ class Kind:
 
     `native`: the Python types of values that Arrow takes for `target` as they are. `distinct`: columns of
     another type are converted by their distinct values, which are few, never by Arrow's own cast: it takes
-    any number but 0 for true.
+    any number but 0 for true. `form`: a pattern that text must match before Arrow may cast it.
     """
 
     native: frozenset[type]
@@ -53,6 +54,7 @@ class Kind:
     fits: Callable[[pa.DataType], bool]
     convert: Callable[[object], object | None]
     distinct: bool = False
+    form: str | None = None
 
     def take(self, sent: Sent) -> tuple[pa.Array, Mask | None]:
         """Return the column as `target`, null where absent or wrong, and where it was wrong (or None)."""
@@ -69,6 +71,7 @@ class Kind:
             column = pa.array(sent) if isinstance(sent, list) else sent
         except (pa.ArrowException, OverflowError):
             return self._one_by_one(sent)
+        column = _plain(column)
         if pa.types.is_null(column.type):
             return pa.nulls(len(column), self.target), None
         if not self.fits(column.type):
@@ -77,13 +80,13 @@ class Kind:
             return column, None
         if self.distinct:
             return self._by_distinct(column)
-        try:
-            return column.cast(self.target), None
-        except pa.ArrowException:
-            return self._one_by_one(sent if isinstance(sent, list) else column.to_pylist())
+        if self.form is None or _all_match(column, self.form):
+            with suppress(pa.ArrowException):
+                return column.cast(self.target), None
+        return self._one_by_one(sent if isinstance(sent, list) else column.to_pylist())
 
     def _by_distinct(self, column: pa.Array) -> tuple[pa.Array, Mask | None]:
-        coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        coded = column.dictionary_encode()
         taken, _ = self._one_by_one(coded.dictionary.to_pylist())
         found = taken.take(coded.indices)
         there = column.is_valid().to_numpy(zero_copy_only=False)
@@ -96,13 +99,27 @@ class Kind:
         return pa.array(taken, self.target), wrong if wrong.any() else None
 
 
+def _plain(column: pa.Array) -> pa.Array:
+    """Return the column without a dictionary, and views as the text that they show."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
+    return column
+
+
+def _all_match(column: pa.Array, form: str) -> bool:
+    """Whether all texts of the column match the pattern; what is not text need not."""
+    if not _is_text(column.type):
+        return True
+    return bool(pc.all(pc.match_substring_regex(column, form), min_count=0).as_py())
+
+
 def _is_number(type_: pa.DataType) -> bool:
     return bool(pa.types.is_floating(type_) or pa.types.is_integer(type_))
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
@@ -120,7 +137,13 @@ NUMBER: Final = Kind(frozenset({float, int, _NONE}), pa.float64(), _is_number, _
 WHOLE: Final = Kind(frozenset({int, _NONE}), pa.int32(), _is_state, parse_whole, distinct=True)
 FLAG: Final = Kind(frozenset({bool, _NONE}), pa.bool_(), _is_state, parse_flag, distinct=True)
 TEXT: Final = Kind(frozenset({str, _NONE}), pa.string(), _is_text, _text)
-TIME: Final = Kind(frozenset(), _TIMESTAMP, _is_time, parse_time)
+TIME: Final = Kind(frozenset(), _TIMESTAMP, _is_time, _time, form=rf"\A{RFC_3339}\z")
+
+NO_TIME: Final = np.iinfo(np.int64).min
+"""In place of a time that is missing or cannot be read; as a datetime it is None."""
+
+_FIRST_US: Final = (datetime(2, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_END_US: Final = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 def flag(states: States | None) -> Kind:
@@ -139,19 +162,21 @@ _PER_SECOND: Final = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def take_times(sent: Sent) -> tuple[Int64Array, Mask]:
-    """Return (n,) microseconds since 1970 UTC, and where the time is missing or no time."""
+    """Return (n,) microseconds since 1970 UTC, and where the time is missing or no time (`NO_TIME`)."""
+    sent = sent if isinstance(sent, list) else _plain(sent)
     if not isinstance(sent, list) and pa.types.is_timestamp(sent.type) and sent.type.tz is not None:
-        return _from_timestamps(sent)
-    column, _ = TIME.take(sent)
-    missing = column.is_null().to_numpy(zero_copy_only=False)
-    return column.cast(pa.int64()).fill_null(0).to_numpy(), missing
+        time_us = _from_timestamps(sent)
+    else:
+        time_us = TIME.take(sent)[0].cast(pa.int64()).fill_null(NO_TIME).to_numpy()
+    missing = (time_us < _FIRST_US) | (time_us >= _END_US)
+    return np.where(missing, NO_TIME, time_us), missing
 
 
-def _from_timestamps(column: pa.Array) -> tuple[Int64Array, Mask]:
+def _from_timestamps(column: pa.Array) -> Int64Array:
     """Convert by hand: Arrow's cast refuses the whole column for one overflow or one odd nanosecond."""
     ticks = column.cast(pa.int64()).fill_null(0).to_numpy()
     finer = max(1, 1_000_000 // _PER_SECOND[column.type.unit])
     beyond = np.abs(ticks // 2) > np.iinfo(np.int64).max // finer // 2 - 1
     missing = column.is_null().to_numpy(zero_copy_only=False) | beyond
     coarser = max(1, _PER_SECOND[column.type.unit] // 1_000_000)
-    return np.where(missing, 0, ticks) // coarser * finer, missing
+    return np.where(missing, NO_TIME, np.where(missing, 0, ticks) // coarser * finer)

@@ -16,8 +16,9 @@ from esp_common.contracts.readings import (
     Int32Array,
     Int64Array,
 )
+from esp_common.times import time_fault
 
-from esp_ingest.domain.columns import NUMBER, TEXT, Mask, Sent, flag, take_times, whole
+from esp_ingest.domain.columns import NO_TIME, NUMBER, TEXT, Mask, Sent, flag, take_times, whole
 from esp_ingest.domain.decode import Decoded
 from esp_ingest.domain.keep import keep_body, keep_reading, quarantine_id
 from esp_ingest.domain.readings import Quarantined, Reason
@@ -100,7 +101,7 @@ class Screened:
 
 
 def as_datetime(time_us: int) -> datetime | None:
-    """Return the moment, or None beyond what a datetime can hold."""
+    """Return the moment, or None beyond what a datetime can hold, as `NO_TIME` is."""
     try:
         return _EPOCH + timedelta(microseconds=time_us)
     except OverflowError:
@@ -178,7 +179,7 @@ class _Columns:
         return cls(
             {},
             np.full(n, -1, dtype=np.int64),
-            np.zeros(n, dtype=np.int64),
+            np.full(n, NO_TIME, dtype=np.int64),
             np.ones(n, dtype=np.bool_),
             np.full((n, CHANNEL_COUNT), np.nan),
             np.zeros((n, CHANNEL_COUNT), dtype=np.bool_),
@@ -379,8 +380,7 @@ class _Pumps:
 def _judge_identity(
     decoded: Decoded, registry: Registry, columns: _Columns, pumps: _Pumps, verdicts: _Verdicts
 ) -> None:
-    invalid = "the time is missing, has no offset or is no RFC 3339 time"
-    verdicts.refuse(columns.unset, Reason.INVALID_TIME, invalid)
+    verdicts.refuse(columns.unset, Reason.INVALID_TIME, lambda n: time_fault(decoded.sent(n).get("time")))
     strangers = np.array(
         [not registry.knows_gateway(body.gateway_id) for body in decoded.bodies], dtype=np.bool_
     )
