@@ -96,21 +96,7 @@ def test_the_views_give_engineering_units(wasm: Run) -> None:
         assert [raw[channel.name], *(each[f"{channel.name}_avg"] for each in aggregated)] == [value] * 4
 
 
-def test_policies_are_those_of_the_architecture(wasm: Run) -> None:
-    jobs = """
-    SELECT coalesce(view_name, j.hypertable_name) AS name, proc_name, schedule_interval::text AS every
-    FROM timescaledb_information.jobs AS j LEFT JOIN timescaledb_information.continuous_aggregates AS c
-        ON c.materialization_hypertable_name = j.hypertable_name
-    WHERE j.hypertable_name IS NOT NULL
-    """
-    found = {(row["name"], row["proc_name"]): row["every"] for row in wasm(jobs)}
-    refresh = "policy_refresh_continuous_aggregate"
-    assert found["telemetry_1min", refresh] == "00:00:30"
-    assert found["telemetry_1hour", refresh] == "00:10:00"
-    assert found["telemetry_1day", refresh] == "1 day"
-    assert {name for name, procedure in found if procedure == "policy_compression"} == {
-        "telemetry",
-        "telemetry_1min",
-        "telemetry_1hour",
-    }
-    assert not any(procedure == "policy_retention" for _, procedure in found)
+def test_no_job_of_timescaledb_is_relied_on(wasm: Run) -> None:
+    """Maintenance refreshes and converts by itself, as on plain PostgreSQL."""
+    jobs = "SELECT proc_name FROM timescaledb_information.jobs WHERE hypertable_name IS NOT NULL"
+    assert wasm(jobs) == []

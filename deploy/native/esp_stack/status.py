@@ -18,6 +18,10 @@ STORED_LAST_MINUTE = (
     "WHERE committed_at > now() - interval '1 minute'"
 )
 
+AGGREGATE_LAG = (
+    "SELECT greatest(0, extract(epoch FROM now() - current_until))::int FROM ingest.aggregate_state"
+)
+
 
 def process_table(stack: Stack) -> tuple[Table, bool]:
     """Return the table of every process (state, pid, ready, time up), and whether all of them are ready."""
@@ -38,7 +42,9 @@ def flow(stack: Stack) -> list[str]:
     try:
         with psycopg.connect(stack.postgres.url("postgres", DATABASE), connect_timeout=2) as connection:
             row = connection.execute(STORED_LAST_MINUTE).fetchone()
+            lag = connection.execute(AGGREGATE_LAG).fetchone()
         lines.append(f"readings stored in the last minute: {row[0] if row else 0}")
+        lines.append(f"aggregates are behind by: {_duration(lag[0]) if lag else 'unknown'}")
     except psycopg.Error as error:
         lines.append(f"readings stored in the last minute: unknown ({str(error).splitlines()[0]})")
     try:

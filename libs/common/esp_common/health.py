@@ -29,7 +29,7 @@ Check = Callable[[], Awaitable[object]]
 
 
 class Health:
-    """A role's checks. `info` says in the answer what an operator should know (`engine`)."""
+    """A role's checks. `info`: what else an operator should know; functions give it at each answer."""
 
     def __init__(self) -> None:
         self.info: dict[str, Any] = {}
@@ -88,8 +88,9 @@ class Health:
 
     def _response(self, ready: bool, checks: dict[str, str]) -> Response:
         status = "ok" if ready else "unavailable"
+        info = {name: value() if callable(value) else value for name, value in self.info.items()}
         return JSONResponse(
-            {"status": status, "checks": checks, **vault.state(), **self.info}, 200 if ready else 503
+            {"status": status, "checks": checks, **vault.state(), **info}, 200 if ready else 503
         )
 
     def routes(self) -> list[Route]:

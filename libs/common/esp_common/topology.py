@@ -171,7 +171,7 @@ _QUESTIONS: Final = (*REQUESTS, ARCHIVER_READ)
 """All questions; readings that are only in the archive are asked of archiver."""
 
 _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#")),
+    DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#", "maintenance.#")),
     DIAGNOSTICS_NOTIFICATIONS: (ALERTS, ("#",)),
     INGEST_ARCHIVED: (EVENTS, ("archive.verified",)),
     ARCHIVER_RETENTION: (EVENTS, ("retention.#",)),
@@ -285,7 +285,7 @@ _PUBLISH: Final = (EVENTS, COMMANDS, AUDIT, DLX)
 
 
 SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "ingest": ("asset", "quality", "retention"),
+    "ingest": ("asset", "quality", "retention", "maintenance"),
     "diagnostics": ("finding", "alert", "pump"),
     "auth": ("auth",),
     "archiver": ("archive",),

@@ -140,6 +140,7 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_flag("publisher", lambda: publisher.connected, "not connected")
         maintenance = Maintenance(pool, engine, publisher, settings)
+        health.info["aggregates"] = maintenance.watch.details
         health.add_flag("archived", lambda: maintenance.listening, "the broker does not have this consumer")
         await maintenance.run(stop)
 

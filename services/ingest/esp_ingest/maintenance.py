@@ -1,8 +1,8 @@
-"""The maintenance role: partitions, rollups, scoring, events and archived days, by one process at a time."""
+"""The maintenance role: partitions, rollups, columnstore, scores, events, archived days; one leads."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -23,6 +23,7 @@ from esp_ingest.quality import score_hours
 from esp_ingest.rollups import roll_up
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store import rollups
+from esp_ingest.watch import AggregateWatch
 
 log = structlog.get_logger()
 
@@ -34,6 +35,9 @@ _SUCCEEDED: Final = Gauge(
 _FAILED: Final = Counter("esp_ingest_maintenance_failures_total", "Runs of a job that failed.", ["job"])
 
 PARTITIONS_S: Final = 3600
+HOURS_S: Final = 600
+DAYS_S: Final = 3600
+COLUMNSTORE_S: Final = 3600
 AGAIN_S: Final = 2.0
 """How long an archived day waits that could not be settled: the table is in use, another process leads."""
 
@@ -51,6 +55,7 @@ class Maintenance:
         self._pool = pool
         self._engine = engine
         self._settings = settings
+        self.watch = AggregateWatch(pool, engine, settings.aggregate_lag_alert_s)
         self._relay = Relay(pool, publisher, SERVICE)
         self._turn = asyncio.Lock()
         self._archived: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -77,7 +82,11 @@ class Maintenance:
         scheduler.start()
         try:
             await until_first_ends(
-                self._relay.run(), self._consumer.run(), self._settle_archived(), stop.wait()
+                self._relay.run(),
+                self._consumer.run(),
+                self._settle_archived(),
+                self.watch.run(),
+                stop.wait(),
             )
         finally:
             scheduler.shutdown(wait=False)
@@ -85,11 +94,18 @@ class Maintenance:
             await self._turn.acquire()
 
     def _jobs(self) -> list[tuple[str, float, Job]]:
-        jobs: list[tuple[str, float, Job]] = [
+        both: list[tuple[str, float, Job]] = [
             ("rollups", self._settings.rollup_s, self._roll_up),
             ("quality", self._settings.quality_period_s, self._score),
         ]
-        return [("partitions", PARTITIONS_S, self._partition), *jobs] if self._engine == "postgres" else jobs
+        if self._engine == "postgres":
+            return [("partitions", PARTITIONS_S, self._partition), *both]
+        return [
+            *both,
+            ("hours", HOURS_S, self._refresh_hours),
+            ("days", DAYS_S, self._refresh_days),
+            ("columnstore", COLUMNSTORE_S, self._convert),
+        ]
 
     async def _attempt(self, name: str, job: Job) -> None:
         """Run `job` if this process leads; a failure is logged, and made good by the next run."""
@@ -105,6 +121,19 @@ class Maintenance:
 
     async def _roll_up(self) -> None:
         await roll_up(self._pool, self._engine, datetime.now(UTC).date())
+
+    async def _refresh_hours(self) -> None:
+        async with self._pool.acquire() as connection:
+            await rollups.refresh_recent(connection, "1hour", datetime.now(UTC) - timedelta(hours=1))
+
+    async def _refresh_days(self) -> None:
+        async with self._pool.acquire() as connection:
+            await rollups.refresh_recent(connection, "1day", datetime.now(UTC) - timedelta(days=1))
+
+    async def _convert(self) -> None:
+        async with self._pool.acquire() as connection:
+            if converted := await rollups.convert_to_columnstore(connection):
+                log.info("columnstore.converted", chunks=converted)
 
     async def _score(self) -> None:
         await score_hours(self._pool, datetime.now(UTC), self._settings.quality_degraded_below)

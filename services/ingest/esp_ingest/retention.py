@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -18,6 +18,14 @@ from esp_ingest.store import retention as store
 from esp_ingest.store import rollups
 
 log = structlog.get_logger()
+
+
+MAX_TRIES: Final = 5
+"""How often aggregates of a day are made current that is written to meanwhile."""
+
+
+class _Written(Exception):
+    """Readings came after the day's aggregates were made current."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,18 @@ async def drop_before(
     latest = today - timedelta(days=keep_days)
     if before > latest:
         raise Conflict(f"raw days are kept for {keep_days} days", fix=f"name a date up to {latest}")
-    await roll_up(pool, engine, today)
-    async with pool.acquire() as connection:
+    async with rollups.led(pool), pool.acquire() as connection:
         for day in await store.raw_days(connection, before):
-            yield await _drop(connection, engine, day, by, unarchived)
+            for _ in range(MAX_TRIES):
+                await roll_up(pool, engine, today)
+                try:
+                    dropped = await _drop(connection, engine, day, by, unarchived)
+                except _Written:
+                    continue
+                yield dropped
+                break
+            else:
+                raise Unavailable(f"raw day {day} is being written to", fix="wait for the backlog to end")
 
 
 async def _drop(connection: Any, engine: Engine, day: date, by: str, unarchived: bool) -> Dropped:
@@ -59,6 +75,9 @@ async def _drop(connection: Any, engine: Engine, day: date, by: str, unarchived:
         await rollups.refresh_day(connection, day)
     try:
         async with connection.transaction():
+            await store.freeze_day(connection, day)
+            if await rollups.is_dirty(connection, day):
+                raise _Written
             archive_id = await _archive_of(connection, day)
             if archive_id is None and not unarchived:
                 raise Conflict(
@@ -75,12 +94,11 @@ async def _drop(connection: Any, engine: Engine, day: date, by: str, unarchived:
 
 
 async def _archive_of(connection: Any, day: date) -> str | None:
-    """Return the archive that has just what a day holds; until it is dropped the day cannot change."""
+    """Return the archive that has just what a day holds, which must be frozen."""
     archived = await store.archived(connection, day)
     if archived is None:
         return None
     archive_id, has = archived
-    await store.freeze_day(connection, day)
     return archive_id if await store.content(connection, day) == has else None
 
 

@@ -51,11 +51,14 @@ class IngestSettings(ServiceSettings):
     # maintenance
     partitions_ahead_days: int = Field(7, ge=1, le=60, description="Daily partitions kept ready, days.")
     rollup_s: float = Field(30, gt=0, description="Period of bringing aggregates up to date, seconds.")
+    aggregate_lag_alert_s: float = Field(
+        300, gt=0, description="Lag of the aggregates from which there is an alert, seconds."
+    )
     quality_period_s: float = Field(300, gt=0, description="Period of quality scoring, seconds.")
     quality_degraded_below: float = Field(
         80, ge=0, le=100, description="Score under which quality.degraded is published, 0 to 100."
     )
-    # Never inside the week in which TimescaleDB's policies refresh aggregates from raw rows.
+    # Never inside the week in which aggregates are refreshed regularly from raw rows.
     retention_days: int = Field(30, ge=9, description="Age at which archived raw days may go, days.")
 
     @property

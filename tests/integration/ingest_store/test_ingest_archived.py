@@ -123,7 +123,7 @@ async def by_hand(stored: Any, day: datetime, **options: bool) -> list[Dropped]:
 
 async def audited(stored: Any, day: datetime) -> list[str]:
     """Return what the audit trail says was done with a day."""
-    query = "SELECT convert_from(body, 'UTF8') AS body FROM ingest.outbox WHERE exchange = $1"
+    query = "SELECT convert_from(body, 'UTF8') AS body FROM ingest.outbox WHERE exchange = $1 ORDER BY id"
     bodies = [json.loads(row["body"]) for row in await stored.rows(query, topology.AUDIT)]
     return [body["action"] for body in bodies if body.get("object") == day.date().isoformat()]
 

@@ -141,13 +141,13 @@ async def test_dropped_days_keep_their_aggregates_and_are_accounted_for(
     event = published + " WHERE routing_key = 'retention.dropped' AND headers ->> 'cloudEvents_subject' = $1"
     assert await stored.value(event, day.date().isoformat()) == "100"
 
-    # Late for the dropped day: stored, and the aggregates still know of the hundred.
+    # Late for the dropped day: stored, and added to the hundred that are gone.
     await stored.write(batch_of([(10, day + timedelta(hours=5))], choke_pct=9))
     await roll_up(stored.owner, stored.engine, MIDNIGHT.date())
     daily = "SELECT readings FROM ingest.telemetry_1day WHERE pump_id = 'P-10' AND bucket = $1"
-    assert await stored.value(daily, day) == 100
+    assert await stored.value(daily, day) == 101
     assert await _drop(stored, (day + timedelta(days=1)).date()) == [Dropped(day.date(), 1)]
-    assert await stored.value(daily, day) == 100
+    assert await stored.value(daily, day) == 101
     assert await stored.value(totals)
 
 

@@ -35,7 +35,38 @@ _MEANINGS: Final[Mapping[str, _Meaning]] = {
         "See the archiver's log and its storage; nothing is dropped from the database meanwhile.",
     ),
     "archive.completed": _Meaning("archive_failed", False, "The archive is written", ""),
+    "archive.damaged": _Meaning(
+        "archive_damaged",
+        True,
+        "An archive object is damaged",
+        "Restore an older version or a copy of the object, then run esp-archiver verify.",
+    ),
+    "archive.repaired": _Meaning("archive_damaged", False, "The archive object was read well", ""),
+    "maintenance.behind": _Meaning(
+        "aggregates_behind",
+        True,
+        "Aggregates are behind: trends lack late readings",
+        "See the log of ingest-maintenance and its database.",
+    ),
+    "maintenance.current": _Meaning("aggregates_behind", False, "Aggregates are current", ""),
+    "maintenance.jobs-failing": _Meaning(
+        "timescaledb_jobs_failing",
+        True,
+        "TimescaleDB background jobs fail",
+        "Maintenance refreshes and converts by itself; see timescaledb_information.job_errors.",
+    ),
+    "maintenance.jobs-working": _Meaning("timescaledb_jobs_failing", False, "TimescaleDB jobs work", ""),
 }
+_SUBJECTS: Final[Mapping[str, str]] = {
+    "backup.failed": "kind",
+    "backup.completed": "kind",
+    "archive.damaged": "object",
+    "archive.repaired": "object",
+}
+"""What tells apart alerts of one condition: where there is none, there is one alert."""
+
+MAX_SUBJECT: Final = 256
+MAX_NAME: Final = 120
 _REASONS: Final = ("reason", "problem", "error", "detail")
 _LONGEST_REASON: Final = 200
 
@@ -43,7 +74,7 @@ _LONGEST_REASON: Final = 200
 def signal_of(event: Event) -> Signal | None:
     """Return what an event of the platform signals; None when it is nothing to raise an alarm for.
 
-    A success ends only the alarm of the same kind of backup.
+    A success ends only the alert of the same kind of backup, or of the same object of the archive.
     """
     meaning = _MEANINGS.get(event.type)
     if meaning is None:
@@ -64,12 +95,13 @@ def signal_of(event: Event) -> Signal | None:
 
 
 def _subject(type_: str, data: Mapping[str, Any]) -> str:
-    kind = data.get("kind") if type_ in ("backup.failed", "backup.completed") else None
-    return kind[:64] if isinstance(kind, str) else ""
+    name = _SUBJECTS.get(type_)
+    subject = data.get(name) if name else None
+    return subject[:MAX_SUBJECT] if isinstance(subject, str) else ""
 
 
 def _title(meaning: _Meaning, data: Mapping[str, Any]) -> str:
-    kind = data.get("kind")
+    kind = data.get("kind") or data.get("object")
     reason = next((data[name] for name in _REASONS if isinstance(data.get(name), str)), "")
-    kind_word = f" ({kind})" if isinstance(kind, str) else ""
-    return f"{meaning.title}{kind_word[:70]}{f': {reason[:_LONGEST_REASON]}' if reason else ''}"
+    kind_word = f" ({kind})"[:MAX_NAME] if isinstance(kind, str) else ""
+    return f"{meaning.title}{kind_word}{f': {reason[:_LONGEST_REASON]}' if reason else ''}"

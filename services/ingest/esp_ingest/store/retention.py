@@ -5,6 +5,8 @@ from typing import Final, NamedTuple
 
 from esp_common.database import Connection, load_queries
 
+from esp_ingest.store import late
+
 _QUERIES: Final = load_queries("esp_ingest.store", "retention.sql")
 
 
@@ -48,5 +50,6 @@ async def gone_for(connection: Connection, archive_id: str) -> bool:
 
 
 async def drop_day(connection: Connection, day: date, by: str, archive_id: str | None = None) -> int:
-    """Drop a day's raw rows and log it; return how many there were. Aggregates stay."""
+    """Drop a day's raw rows and log it; return how many there were. Aggregates and the rows' keys stay."""
+    await late.remember_day(connection, day)
     return int(await connection.fetchval(_QUERIES.drop_day, day, by, archive_id))

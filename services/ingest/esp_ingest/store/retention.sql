@@ -17,7 +17,8 @@ SELECT EXISTS (SELECT FROM ingest.dropped_chunks WHERE archive_id = $1)
 
 -- name: drop_day
 WITH dropped AS (SELECT ingest.drop_day($1) AS readings)
-INSERT INTO ingest.dropped_chunks (day, readings, dropped_by, archive_id) SELECT $1, readings, $2, $3 FROM dropped
+INSERT INTO ingest.dropped_chunks (day, readings, dropped_by, archive_id, keys_kept)
+SELECT $1, readings, $2, $3, true FROM dropped
 RETURNING readings
 
 -- name: note_archived

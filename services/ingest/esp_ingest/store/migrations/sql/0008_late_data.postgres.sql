@@ -1,0 +1,1 @@
+SELECT ingest.create_late_functions('ingest.telemetry_1min');
