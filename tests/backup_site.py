@@ -16,9 +16,11 @@ from uuid import uuid4
 
 import asyncpg
 import orjson
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from engines import engines
 from esp_auth.domain.records import record_of
 from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_auth.store.audit import AuditStore
@@ -40,6 +42,8 @@ DATABASE = "esp"
 PUMPS = 4
 DAYS = 3
 STEP_S = 60
+ONE_ENGINE = pytest.mark.parametrize("engine", engines()[-1:], indirect=True, scope="module")
+"""For tests whose site is made for an `engine`, but which do not depend on it."""
 _PEM = serialization.Encoding.PEM
 
 
@@ -79,6 +83,7 @@ class Site:
     pool: Pool
     work: Work
     master_key: str
+    engine: str
 
     @property
     def admin_url(self) -> str:
@@ -106,22 +111,50 @@ class Site:
         )
         return [(row["routing_key"], orjson.loads(row["data"])) for row in rows]
 
+    async def failures(self) -> list[str]:
+        """Return the kinds of the events of failure that wait to be published, and forget all events."""
+        kinds = [data["kind"] for type_, data in await self.events() if type_.endswith("failed")]
+        await self.rows("DELETE FROM backup.outbox")
+        return kinds
+
     async def fill(self) -> None:
-        """Put a small field's readings and some audit records into the database."""
+        """Store a small field's readings and some audit records."""
         series = "FROM generate_series(1, $1) AS n"
         await self.rows("INSERT INTO ingest.fields VALUES ('north', 'North')")
         await self.rows(f"INSERT INTO ingest.wells SELECT 'W-' || n, 'north', 'Well' {series}", PUMPS)
         await self.rows(
             f"INSERT INTO ingest.pumps (pump_id, well_id) SELECT 'P-' || n, 'W-' || n {series}", PUMPS
         )
+        await self._make_partitions()
         await self.rows(
             "INSERT INTO ingest.telemetry (pump_no, time, intake_pressure_psi, running)"
             " SELECT p.pump_no, t, 20000 + p.pump_no, true FROM ingest.pumps p, generate_series("
-            "date_trunc('day', now()) - $1 * interval '1 day', now(), $2 * interval '1 second') t",
+            "date_trunc('day', now(), 'UTC') - $1 * interval '1 day', now(), $2 * interval '1 second') t",
             DAYS,
             STEP_S,
         )
+        await self._make_rollups()
         await self.audit(50)
+
+    async def _make_partitions(self) -> None:
+        """Make the daily partitions of the filled span, which plain PostgreSQL needs before the rows."""
+        if self.engine == "postgres":
+            await self.rows(
+                "SELECT ingest.ensure_partitions(array_agg((now() AT TIME ZONE 'UTC')::date - n))"
+                " FROM generate_series(0, $1) AS n",
+                DAYS,
+            )
+
+    async def _make_rollups(self) -> None:
+        """Fill the rollup tables, which plain PostgreSQL has no background jobs for."""
+        if self.engine == "postgres":
+            for grain in ("1min", "1hour", "1day"):
+                await self.rows(
+                    f"SELECT ingest.refresh_{grain}("
+                    "(SELECT array_agg(pump_no) FROM ingest.pumps), date_trunc('day', now(), 'UTC')"
+                    " - $1 * interval '1 day', now())",
+                    DAYS,
+                )
 
     async def audit(self, count: int) -> None:
         """Append audit records, sealed as auth seals them."""
@@ -202,8 +235,11 @@ def settings_of(postgres: Postgres, azurite: Azurite, home: Path, **others: Any)
 
 
 @asynccontextmanager
-async def open_site(home: Path, **others: Any) -> AsyncIterator[Site]:
-    """Start a site in `home`: the cluster archives, and there is no backup yet."""
+async def open_site(home: Path, engine: str | None = None, **others: Any) -> AsyncIterator[Site]:
+    """Start a site in `home`: the cluster archives, and there is no backup yet.
+
+    `engine`: the storage engine; None: TimescaleDB where it is installed. `others`: settings.
+    """
     await asyncio.to_thread(home.mkdir, mode=0o755)
     state = home / "state"
     azurite = Azurite(home / "azurite")
@@ -212,6 +248,8 @@ async def open_site(home: Path, **others: Any) -> AsyncIterator[Site]:
     postgres = Postgres(
         home / "postgres", archiving=command, throwaway=True, settings={"archive_timeout": "5s"}
     )
+    if engine == "postgres":
+        postgres.has_timescale = False
     home_of_work = private_folder(home / "backup", postgres.user)
     azurite.start()
     postgres.start()
@@ -228,7 +266,7 @@ async def open_site(home: Path, **others: Any) -> AsyncIterator[Site]:
         ) as pool:
             work = Work(settings, pool, Account.owner_of(postgres.data))
             master_key = base64.b64encode(os.urandom(32)).decode()
-            site = Site(postgres, azurite, settings, pool, work, master_key)
+            site = Site(postgres, azurite, settings, pool, work, master_key, engine)
             await site.fill()
             work.repository.configure()
             await ensure_storage(settings)
