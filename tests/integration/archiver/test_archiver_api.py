@@ -218,6 +218,13 @@ async def test_a_restore_that_cannot_be_is_refused(running: Running, body: dict[
     assert (await running.client.post("/api/v1/archive/restore", json=asked)).status_code == 422
 
 
+async def test_restore_of_a_pump_the_archive_does_not_have_is_not_found(running: Running) -> None:
+    asked = {"pump_ids": ["P-1", "P-1x", "P-2x"], **span(OLDER, 2)}
+    answer = await running.client.post("/api/v1/archive/restore", json=asked)
+    assert answer.status_code == 404
+    assert "nothing of P-1x, P-2x in that time" in answer.json()["detail"]
+
+
 async def test_who_may_read_may_not_have_anything_done(running: Running) -> None:
     reader = running.key("archive:read")
     assert (await running.client.get("/api/v1/archive", headers=reader)).status_code == 200

@@ -1,6 +1,6 @@
 """The archive over HTTP: what there is, readings straight from it, and readings brought back."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -146,15 +146,19 @@ def archive_router(pool: Pool, reader: Reader, settings: ArchiverSettings) -> AP
             )
         return await _answer(reader.tables(question, parts), question.schema, form)
 
-    @router.post("/restore", status_code=202, response_model=Restored, responses=problems(*BODY))
+    @router.post("/restore", status_code=202, response_model=Restored, responses=problems(404, *BODY))
     async def restore_readings(caller: Writes, wanted: RestoreRequest, response: Response) -> Any:
-        """Have readings brought back into the database, into a table that goes when it expires."""
+        """Have readings brought back into the database, into a table that goes when it expires.
+
+        404 when the archive has nothing of one of the pumps in that time.
+        """
         _check_span(wanted.since, wanted.until, settings.max_span_days)
         if len(wanted.pump_ids) > settings.max_pumps or wanted.days > settings.restored_days:
             raise InvalidInput(
                 f"at most {settings.max_pumps} pumps for {settings.restored_days} days", fix="ask for less"
             )
         ids = sorted(set(wanted.pump_ids))
+        await _require_archived(pool, ids, wanted.since, wanted.until)
         kept = timedelta(days=wanted.days)
         restore = await store.ask_restore(pool, caller.id, ids, wanted.since, wanted.until, kept)
         response.headers["Location"] = f"/api/v1/archive/restore/{restore.restore_id}"
@@ -194,6 +198,16 @@ _FORMS: Final[dict[int | str, dict[str, Any]]] = {
         },
     }
 }
+
+
+async def _require_archived(pool: Pool, pump_ids: Sequence[str], since: datetime, until: datetime) -> None:
+    """Raise NotFound naming the pumps of which the archive has no reading in [since, until)."""
+    missing = [each for each in pump_ids if not await manifest.parts_of_pump(pool, each, since, until)]
+    if missing:
+        raise NotFound(
+            f"the archive has nothing of {', '.join(missing)} in that time",
+            fix="check the pump ids and the time; leave out pumps without archived readings",
+        )
 
 
 def _found(found: store.Run | store.Restore | None, id_: UUID) -> dict[str, Any]:
