@@ -1,7 +1,9 @@
 #!/bin/sh
-# Installs what this machine lacks: Debian packages, .venv, Azurite, the account the services run as.
+# Installs what this machine lacks: Debian packages, .venv, Azurite, the accounts the services run as.
 # Usage: install.sh run|dev  (dev adds what checks and tests need). Quick when nothing is missing.
 set -eu
+# The services' accounts have to read what is installed, whatever the caller's mask.
+umask 022
 cd "$(dirname "$0")/../.."
 profile=${1:-run}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -56,13 +58,19 @@ if [ -n "$missing" ]; then
   install_packages
   find_python || { echo "error: Python 3.11 or newer is needed; this is $(python3 --version)" >&2; exit 1; }
 fi
-if [ "$(id -u)" = 0 ] && ! id esp >/dev/null 2>&1; then
-  useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin esp
-fi
+# Each service runs as an account of its own, so that none can read the files of another.
+create_accounts() {
+  while read -r account; do
+    id "$account" >/dev/null 2>&1 || useradd --system --user-group --no-create-home \
+      --home-dir /nonexistent --shell /usr/sbin/nologin "$account"
+  done <deploy/native/accounts.txt
+}
+
 
 # One installation at a time: this file is the lock, let go when the script ends.
 exec 9<deploy/native/install.sh
 flock 9
+[ "$(id -u)" != 0 ] || create_accounts
 
 install_npm() {
   want=$(sha256sum "$1/package-lock.json")

@@ -21,6 +21,7 @@ from esp_common.auth import new_api_key
 from esp_common.errors import EspError
 from esp_common.messaging import Publisher
 from esp_gateway.link import with_credentials
+from readable import files_readable_by, readable_by
 
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("esp-stack")
@@ -29,6 +30,10 @@ KEYS = {
     *("http", "ca_file", "amqp", "postgres", "mqtt", "redis", "blob", "vault", "prometheus", "admin"),
     *("api_key", "gateway", "engine", "processes"),
 }
+PUBLIC = {
+    *("ca.pem", "env", "layout", "lock", "ports.json", "simulated-field.yaml", "supervisord.pid"),
+}
+"""Files of the stack that every account may read: none of them holds a secret."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -259,6 +264,24 @@ def test_whatever_holds_a_secret_is_for_its_owner_only(stack):
     holders = {path for path in files if any(secret in path.read_bytes() for secret in secrets)}
     assert len(holders) > 20
     assert [path for path in holders if path.stat().st_mode & 0o077] == []
+
+
+def test_no_process_can_read_a_file_or_the_environment_of_another_account(stack):
+    users = {name: psutil.Process(pid).username() for name, pid in stack.endpoints["processes"].items()}
+    del users["endpoints"]
+    status = stack.make("status").stdout
+    if os.geteuid() != 0:
+        assert len(set(users.values())) == 1
+        assert "all processes of this checkout run as one account" in status
+        return
+    assert "run as one account" not in status
+    services = [users[f"{service}-api"] for service in topology.SERVICES]
+    assert len({*services, users["gateway-sim"], users["openbao"]}) == len(topology.SERVICES) + 2
+    for user in set(users.values()):
+        foreign = {path.name for path in files_readable_by(user, stack.folder) if path.owner() != user}
+        assert foreign <= PUBLIC
+        others = [pid for name, pid in stack.endpoints["processes"].items() if users.get(name) != user]
+        assert readable_by(user, [Path(f"/proc/{pid}/environ") for pid in others]) == set()
 
 
 def test_no_secret_is_in_a_command_line_an_environment_or_a_log(stack):

@@ -1,9 +1,12 @@
 """`esp-stack`: the native stack's commands, which `make` calls."""
 
+import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from tempfile import NamedTemporaryFile
+from typing import Annotated, NoReturn
 
 import httpx
 import psycopg
@@ -11,6 +14,8 @@ import typer
 from rich.console import Console
 
 from esp_stack import lifecycle
+from esp_stack.accounts import shared_account_warning
+from esp_stack.failures import describe
 from esp_stack.programs import StackError
 from esp_stack.stack import ADMIN, Stack
 from esp_stack.status import LACKS, flow, process_table
@@ -35,11 +40,10 @@ def up(folder: Folder = DEFAULT_FOLDER) -> None:
     """Start everything that does not run, wait until it is ready, print where it is."""
     with lifecycle.alone(folder):
         stack = Stack(folder.resolve())
-        if stack.user is None and stack.postgres.user is not None:
-            console.print("note: other accounts cannot read this checkout, so our services run as root")
         first = not stack.credentials.knows("admin")
         lifecycle.up(stack, console.print)
     console.print(_summary(stack, first=first))
+    _warn_of_shared_account()
 
 
 @app.command()
@@ -68,6 +72,7 @@ def status(folder: Folder = DEFAULT_FOLDER) -> None:
     console.print(table)
     for line in flow(stack):
         console.print(line)
+    _warn_of_shared_account()
     if not all_ready:
         raise typer.Exit(1)
 
@@ -89,11 +94,29 @@ def logs(
 
 def main() -> None:
     """Run the command line; what goes wrong is one line on stderr."""
+    # A stricter mask of whoever calls would keep services out of folders on the way to their files.
+    os.umask(0o022)
     try:
         app()
     except (StackError, httpx.HTTPError, psycopg.Error) as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(failure))
+    except OSError as failure:
+        _fail(describe(failure))
+    except Exception as failure:
+        # Nobody foresaw it: whoever mends it needs the traceback, whoever ran the command does not.
+        with NamedTemporaryFile("w", prefix="esp-stack-", suffix=".log", delete=False) as report:
+            report.write(traceback.format_exc())
+        _fail(f"{type(failure).__name__}: {describe(failure)} — the traceback is in {report.name}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _warn_of_shared_account() -> None:
+    if warning := shared_account_warning():
+        console.print(f"[bold red]{warning}[/]")
 
 
 def _summary(stack: Stack, *, first: bool) -> str:

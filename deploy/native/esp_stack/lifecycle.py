@@ -8,18 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from esp_stack.accounts import check_accounts
 from esp_stack.certificates import renew
 from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints, write_environment
+from esp_stack.failures import START_FAILURES, start_failure
 from esp_stack.plain_http import ask
 from esp_stack.programs import Program, StackError, give, is_free, private_file, wait_for
 from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
 from esp_stack.stack import DATABASE, Stack
+from esp_stack.supervision import StartWatch
 from esp_stack.vault import APP_ROLES, ensure_login_maker
 
 READY_TIMEOUT_S = 180
-LAYOUT = "3"
+LAYOUT = "4"
 """Of what the stack writes. A running stack of another layout is stopped before it is started as this one."""
 ORPHANS_TIMEOUT_S = 60
 PAUSE_S = 0.2
@@ -38,14 +41,42 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def up(stack: Stack, say: Say) -> None:
-    """Start whatever does not run and return when all of it is ready; harmless when it is already."""
+    """Start whatever does not run and return when all of it is ready; harmless when it is already.
+
+    When a part does not start, what this call started is stopped again.
+    """
+    ran_before = {state.name for state in stack.supervisor.states() if state.pid}
+    try:
+        _start_all(stack, say)
+    except BaseException:
+        if stack.supervisor.pid is not None:
+            say("Stopping what was started")
+            _stop_started(stack, ran_before)
+        raise
+
+
+def _stop_started(stack: Stack, ran_before: set[str]) -> None:
+    """Stop what does not belong to `ran_before`; all of the stack if nothing ran."""
+    if not ran_before:
+        down(stack)
+        return
+    started = [
+        state.name
+        for state in stack.supervisor.states()
+        if state.state != "stopped" and state.name not in ran_before
+    ]
+    stack.supervisor.stop_programs(started)
+
+
+def _start_all(stack: Stack, say: Say) -> None:
+    check_accounts()
+    _stop_earlier_layout(stack, say)
     roles = Roles(stack)
     everything = roles.all()
-    _stop_earlier_layout(stack, say)
     fresh = stack.supervisor.pid is None
     if fresh:
         _wait_for_orphans(stack)
-        stack.openbao.prepare()
+        _prepare_server(stack.openbao)
     stack.supervisor.configure(
         [
             *(program for server in stack.servers for program in server.programs()),
@@ -58,7 +89,7 @@ def up(stack: Stack, say: Say) -> None:
     renewed = _renew_certificates(stack)
     for server in stack.servers:
         if fresh and server is not stack.openbao:
-            server.prepare()
+            _prepare_server(server)
         if not fresh and server in renewed:
             say(f"{server.name} has a new certificate: restarting it")
             stack.supervisor.restart(server.programs())
@@ -98,7 +129,7 @@ def _prepare_data(stack: Stack, roles: Roles) -> None:
         _prepare_database(stack, roles)
         assets = stack.homes / "simulated-field.yaml"
         assets.write_text(generated.result())
-    give(assets, stack.user, 0o644)
+    give(assets, None, 0o644)
     _run_once(roles.import_assets(assets))
     for server in stack.servers:
         _wait_server(stack, server)
@@ -111,7 +142,10 @@ def _prepare_database(stack: Stack, roles: Roles) -> None:
     # While the broker, the slowest to start, is still at it.
     for migration in roles.migrations():
         _run_once(migration)
-    _run_once(roles.bootstrap())
+    try:
+        _run_once(roles.bootstrap())
+    finally:
+        roles.bootstrap_file.unlink(missing_ok=True)
 
 
 def _stop_earlier_layout(stack: Stack, say: Say) -> None:
@@ -120,6 +154,10 @@ def _stop_earlier_layout(stack: Stack, say: Say) -> None:
     if stack.supervisor.pid is not None and not (layout.exists() and layout.read_text() == LAYOUT):
         say("The running stack was started by another version: stopping it first")
         down(stack)
+    if not (layout.exists() and layout.read_text() == LAYOUT):
+        # They are written again, each for the account that reads it now.
+        for folder in ("secrets", "secrets-of-cluster"):
+            shutil.rmtree(stack.homes / folder, ignore_errors=True)
     layout.write_text(LAYOUT)
 
 
@@ -128,7 +166,7 @@ def _renew_certificates(stack: Stack) -> list[Server]:
     stack.vault.ensure_engines()
     authority = stack.vault.ensure_authority()
     if not stack.ca_file.exists() or stack.ca_file.read_text() != authority:
-        give(private_file(stack.ca_file, authority, stack.user), stack.user, 0o644)
+        give(private_file(stack.ca_file, authority, None), None, 0o644)
     renewed = []
     for server, tls in stack.certificates.items():
         tls.server.parent.mkdir(exist_ok=True)
@@ -171,23 +209,37 @@ def _run_once(program: Program) -> str:
         check=False,
     )
     if done.returncode:
-        complaint = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        raise StackError(f"{' '.join(program.argv)} failed: {complaint}")
+        complaint = " / ".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise start_failure(program.name, StackError(f"{' '.join(program.argv)} failed: {complaint}"))
     return done.stdout
 
 
-def _wait_server(stack: Stack, server: Server) -> None:
+def _prepare_server(server: Server) -> None:
     try:
-        server.wait_ready()
-    except StackError as failure:
-        raise StackError(f"{failure} — see {stack.supervisor.log(server.name)}") from failure
+        server.prepare()
+    except START_FAILURES as failure:
+        raise server.start_failure(failure, ()) from failure
+
+
+def _wait_server(stack: Stack, server: Server) -> None:
+    names = [program.name for program in server.programs()]
+    try:
+        server.wait_ready(StartWatch(stack.supervisor, names).check)
+    except START_FAILURES as failure:
+        raise server.start_failure(failure, [stack.supervisor.log(name) for name in names]) from failure
 
 
 def _wait_role(stack: Stack, role: Role) -> None:
     name, url = role.program.name, role.ready_url
     if url is None:
         return
+    watch = StartWatch(stack.supervisor, [name])
+
+    def check() -> None:
+        watch.check()
+        ask("GET", url, timeout=2).raise_for_status()
+
     try:
-        wait_for(lambda: ask("GET", url, timeout=2).raise_for_status(), name, READY_TIMEOUT_S, PAUSE_S)
+        wait_for(check, name, READY_TIMEOUT_S, PAUSE_S)
     except StackError as failure:
-        raise StackError(f"{failure} — see {stack.supervisor.log(name)}") from failure
+        raise start_failure(name, failure, [stack.supervisor.log(name)]) from failure

@@ -5,8 +5,9 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import choice
+from typing import Any
 
-from esp_stack.programs import first_free_port, is_free, private_file
+from esp_stack.programs import StackError, first_free_port, is_free, private_file
 
 PASSWORD_ALPHABET = string.ascii_letters + string.digits
 PASSWORD_LENGTH = 32
@@ -22,7 +23,7 @@ class Credentials:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        self._known: dict[str, str] = _remembered(path)
 
     def knows(self, name: str) -> bool:
         """Return whether there is such a secret already."""
@@ -44,12 +45,22 @@ class Credentials:
         return list(self._known.values())
 
 
+def _remembered(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise StackError(f"{path} cannot be read: {error} — put back a copy of it") from None
+    if not isinstance(found, dict):
+        raise StackError(f"{path} cannot be read: no names with values — put back a copy of it")
+    return found
+
+
 def remembered_ports(path: Path, preferred: Mapping[str, int], *, running: bool) -> dict[str, int]:
     """Return a port for each name of `preferred`: the one used before, or one that is free.
 
     Unless the stack is `running`, a remembered port that somebody else has taken is replaced.
     """
-    before: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    before: dict[str, int] = _remembered(path)
     ports: dict[str, int] = {}
     for name, wanted in preferred.items():
         port = before.get(name)

@@ -69,10 +69,18 @@ def account(name: str) -> str | None:
 
 
 @cache
-def service_account() -> str | None:
-    """Return the account for what runs out of this checkout: None where it may not even read that."""
-    user = account("esp")
-    return user if user and may(user, sys.executable, "-c", "import esp_common") else None
+def separate_accounts() -> bool:
+    """Return whether what runs out of this checkout can have accounts of its own.
+
+    It takes root to choose an account, and a checkout that other accounts can read.
+    """
+    user = account("esp-auth")
+    return user is not None and may(user, sys.executable, "-c", "import esp_common")
+
+
+def own_account(name: str) -> str | None:
+    """Return the account `name` for a program of this checkout; None where all of them run as one."""
+    return account(name) if separate_accounts() else None
 
 
 def may(user: str, *argv: str) -> bool:
@@ -91,10 +99,21 @@ def give(path: Path, user: str | None, mode: int) -> None:
 
 
 def private_folder(path: Path, user: str | None) -> Path:
-    """Make `path` a folder only `user` can enter."""
+    """Make `path` a folder only `user` can enter; what is in it follows when it had another owner."""
     path.mkdir(parents=True, exist_ok=True)
+    before = path.stat().st_uid
     give(path, user, 0o700)
+    if path.stat().st_uid != before:
+        _give_contents(path)
     return path
+
+
+def _give_contents(folder: Path) -> None:
+    """Give everything in `folder` its owner and group; symbolic links are not followed."""
+    owner = folder.stat()
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(Path(parent, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def private_file(path: Path, text: str, user: str | None) -> Path:

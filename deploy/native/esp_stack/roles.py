@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esp_common import topology
 
+from esp_stack.accounts import account_of
 from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
@@ -52,14 +53,26 @@ class Secrets:
         return str(private_file(self.folder / name, value, self.user))
 
 
+@dataclass(frozen=True)
+class Identity:
+    """As which account a process runs, and the settings it has there."""
+
+    user: str | None
+    settings: Mapping[str, str]
+
+
 class Roles:
     """The roles of a stack. Credentials reach them as files that only their account can read."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._secrets = Secrets(stack.homes / "secrets", stack.user)
-        # What backs the database up reads its files, so it is of the database's account.
-        self._cluster_secrets = Secrets(stack.homes / "secrets-of-cluster", stack.cluster_user)
+        folder = stack.homes / "secrets"
+        self._secrets = {
+            app_role: Secrets(folder / app_role.name, account_of(app_role.name)) for app_role in APP_ROLES
+        }
+        self._gateway_secrets = Secrets(folder / "gateway", account_of("gateway"))
+        # The backup worker reads the database's files, so it runs as the database's account.
+        self._cluster_secrets = Secrets(folder / "backup-worker", stack.cluster_user)
 
     def all(self) -> list[Role]:
         """Return every role, in starting order."""
@@ -77,15 +90,14 @@ class Roles:
             self._role("diagnostics-notifier", "esp-diagnostics", ("notifier",), diagnostics),
             self._role("archiver-api", "esp-archiver", ("api",), archiver),
             self._role("archiver-worker", "esp-archiver", ("worker",), archiver),
-            self._role("backup-api", "esp-backup", ("api",), self._backup_settings(self._secrets)),
+            self._role("backup-api", "esp-backup", ("api",), self._backup_settings()),
             self._role(
                 "backup-worker",
                 "esp-backup",
                 ("worker",),
                 self._backup_settings(self._cluster_secrets),
-                of_cluster=True,
             ),
-            Role(self._program(SIMULATOR, "esp-gateway", self._simulator(), {}), None),
+            Role(self._gateway_program(SIMULATOR, self._simulator()), None),
         ]
 
     def migrations(self) -> list[Program]:
@@ -101,6 +113,11 @@ class Roles:
     def _migration(self, service: str, owner: str) -> Program:
         return self._program(f"{service}-migrate", f"esp-{service}", ("migrate",), self._settings(owner))
 
+    @property
+    def bootstrap_file(self) -> Path:
+        """The file `bootstrap()` reads: it has keys of others, so it is removed when that has run."""
+        return self._secrets[_app_role("esp_auth")].folder / "auth.bootstrap"
+
     def bootstrap(self) -> Program:
         """Return what makes the first user and the first API keys, where there are none."""
         stack = self._stack
@@ -109,12 +126,13 @@ class Roles:
             "admin": {"username": ADMIN, "password": stack.admin_password},
             "gateways": stack.gateway_keys,
         }
-        arguments = ("bootstrap", "--file", self._secrets.write("auth.bootstrap", json.dumps(first)))
+        secrets = self._secrets[_app_role("esp_auth")]
+        arguments = ("bootstrap", "--file", secrets.write(self.bootstrap_file.name, json.dumps(first)))
         return self._program("bootstrap", "esp-auth", arguments, self._settings("esp_auth"))
 
     def simulated_assets(self) -> Program:
         """Return what prints the simulated field's assets."""
-        return self._program("assets", "esp-gateway", ("simulate", "--assets"), {})
+        return self._gateway_program("assets", ("simulate", "--assets"))
 
     def import_assets(self, assets: Path) -> Program:
         """Return what imports `assets`."""
@@ -125,8 +143,8 @@ class Roles:
         """Return the settings with which a person runs the services' commands: from files, not the vault."""
         files = {
             name: path
-            for service in topology.SERVICES
-            for name, path in self._files(_app_role(f"esp_{service}"), self._secrets).items()
+            for app_role in map(_app_role, (f"esp_{service}" for service in topology.SERVICES))
+            for name, path in self._files(app_role, self._secrets[app_role]).items()
         }
         return files | self._cluster()
 
@@ -134,7 +152,9 @@ class Roles:
         """Put what the services read into the vault, and what they log in to it with into files."""
         vault = self._stack.vault
         for app_role in APP_ROLES:
-            places = [self._secrets, *([self._cluster_secrets] if app_role.service == "backup" else [])]
+            places = [self._secrets[app_role]]
+            if app_role.database_role == "esp_backup":
+                places.append(self._cluster_secrets)
             for secrets in places:
                 self._let_log_in(app_role, secrets)
         vault.ensure_snapshot_token(self._stack.snapshot_token)
@@ -149,47 +169,43 @@ class Roles:
         if not (known.exists() and vault.knows_secret_id(app_role, known.read_text())):
             secrets.write(known.name, vault.new_secret_id(app_role))
 
-    def _role(
-        self,
-        name: str,
-        command: str,
-        arguments: tuple[str, ...],
-        settings: Mapping[str, str],
-        *,
-        of_cluster: bool = False,
-    ) -> Role:
-        stack = self._stack
-        port, user = stack.ports[name], stack.cluster_user if of_cluster else stack.user
+    def _role(self, name: str, command: str, arguments: tuple[str, ...], identity: Identity) -> Role:
+        stack, port = self._stack, self._stack.ports[name]
         prefix = command.replace("-", "_").upper()
         own = {
             f"{prefix}_HTTP_PORT": str(port),
-            f"{prefix}_AUDIT_FOLDER": str(private_folder(stack.homes / "audit" / name, user)),
+            f"{prefix}_AUDIT_FOLDER": str(private_folder(stack.homes / "audit" / name, identity.user)),
         }
-        program = self._program(name, command, arguments, {**settings, **own})
-        return Role(replace(program, user=user), f"http://127.0.0.1:{port}/health/ready")
+        program = self._program(name, command, arguments, identity)
+        program = replace(program, environment={**identity.settings, **own})
+        return Role(program, f"http://127.0.0.1:{port}/health/ready")
 
-    def _program(
-        self, name: str, command: str, arguments: tuple[str, ...], settings: Mapping[str, str]
-    ) -> Program:
+    def _gateway_program(self, name: str, arguments: tuple[str, ...]) -> Program:
+        return self._program(name, "esp-gateway", arguments, Identity(account_of("gateway"), {}))
+
+    def _program(self, name: str, command: str, arguments: tuple[str, ...], identity: Identity) -> Program:
         path = executable(command, str(Path(sys.executable).parent))
-        return Program(name, (path, *arguments), self._stack.homes, self._stack.user, settings)
+        return Program(name, (path, *arguments), self._stack.homes, identity.user, identity.settings)
 
-    def _settings(self, database_role: str, secrets: Secrets | None = None) -> dict[str, str]:
-        """Return the settings of a process with the rights of `database_role`: the vault, and the files
-        that stand in for it.
+    def _settings(self, database_role: str, secrets: Secrets | None = None) -> Identity:
+        """Return as whom a process with the rights of `database_role` runs, and its settings: the vault,
+        and the files that stand in for it.
         """
-        app_role, secrets = _app_role(database_role), secrets or self._secrets
-        return {
+        app_role = _app_role(database_role)
+        secrets = secrets or self._secrets[app_role]
+        settings = {
             "ESP_VAULT_URL": self._stack.openbao.url,
             "ESP_VAULT_ROLE_ID_FILE": str(secrets.folder / f"{app_role.name}.role-id"),
             "ESP_VAULT_SECRET_ID_FILE": str(secrets.folder / f"{app_role.name}.secret-id"),
             "ESP_VAULT_DATABASE_ROLE": app_role.database_role,
             **self._files(app_role, secrets),
         }
+        return Identity(secrets.user, settings)
 
-    def _backup_settings(self, secrets: Secrets) -> dict[str, str]:
+    def _backup_settings(self, secrets: Secrets | None = None) -> Identity:
         """Return the settings of a role of backup: the cluster's files, and where backups go."""
-        return self._settings("esp_backup", secrets) | self._cluster()
+        identity = self._settings("esp_backup", secrets)
+        return replace(identity, settings={**identity.settings, **self._cluster()})
 
     def _cluster(self) -> dict[str, str]:
         stack = self._stack
@@ -249,7 +265,7 @@ class Roles:
     def _simulator(self) -> tuple[str, ...]:
         stack = self._stack
         keys = {name: key for name, key in stack.gateway_keys.items() if name != ENGINEERS_GATEWAY}
-        spool = private_folder(stack.homes / "spool", stack.user)
+        spool = private_folder(stack.homes / "spool", account_of("gateway"))
         return (
             "simulate",
             "--url",
@@ -257,7 +273,7 @@ class Roles:
             "--ca-file",
             str(stack.ca_file),
             "--gateways-file",
-            self._secrets.write("gateway.keys", json.dumps(keys)),
+            self._gateway_secrets.write("gateway.keys", json.dumps(keys)),
             "--spool",
             str(spool),
             *(_past(stack.history_h) if stack.history_h else ()),

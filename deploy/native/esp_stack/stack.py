@@ -13,7 +13,7 @@ from esp_common.auth import new_api_key
 from esp_stack.certificates import Tls
 from esp_stack.databases import ROLES
 from esp_stack.memory import Credentials, remembered_ports
-from esp_stack.programs import account, may, service_account
+from esp_stack.programs import account, may, separate_accounts
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, RabbitMQ, RabbitPorts, Redis, Server
 from esp_stack.servers.azurite import new_account_key
 from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS, SESSION_KEEPER
@@ -67,7 +67,6 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
         self.homes = _homes(folder)
-        self.user = service_account()
         self.supervisor = Supervisor(folder)
         self.credentials = Credentials(folder / "credentials.json")
 
@@ -212,8 +211,8 @@ class Stack:
 
     @property
     def cluster_user(self) -> str | None:
-        """The account for what reads the database's files: root, where only root may run our programs."""
-        return account("postgres") if self.user else None
+        """The account for what reads the database's files: None where all processes run as one."""
+        return account("postgres") if separate_accounts() else None
 
     @property
     def snapshot_token(self) -> str:

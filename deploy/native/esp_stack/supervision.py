@@ -64,16 +64,23 @@ stdout_logfile=NONE
 OPEN_FILES = 65_536
 LONGEST_SOCKET_PATH = 100
 STOP_TIMEOUT_S = 120
+MAX_STARTS = 4
+"""Starts of a program after which its end is no accident."""
 
 
 @dataclass(frozen=True)
 class ProcessState:
-    """How one program is: `state` in supervisord's words, times in seconds."""
+    """How one program is: `state` in supervisord's words, times in seconds.
+
+    `started_s`: when it was started last (Unix time); `exit_status`: of its last run.
+    """
 
     name: str
     state: str
     pid: int | None
     uptime_s: int
+    started_s: int = 0
+    exit_status: int = 0
 
 
 class Supervisor:
@@ -99,6 +106,8 @@ class Supervisor:
     def configure(self, programs: Sequence[Program]) -> None:
         """Write the configuration that keeps `programs` running, each started when asked to."""
         self.logs.mkdir(exist_ok=True)
+        # What one process logs is not for the account of another.
+        self.logs.chmod(0o700)
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         text = CONFIGURATION.format(
             socket=self._socket,
@@ -141,6 +150,10 @@ class Supervisor:
                 self._call("stopProcess", program.name)
             self.run([program])
 
+    def stop_programs(self, names: Sequence[str]) -> None:
+        """Stop these programs and return when they have ended; the others run on."""
+        self._stop_lot(names)
+
     def stop(self, *first: Sequence[str]) -> None:
         """Stop the programs named in `first`, lot by lot, then the rest and supervisord; each lot at once."""
         if not (pid := self.pid):
@@ -163,6 +176,8 @@ class Supervisor:
                 state=info["statename"].lower(),
                 pid=info["pid"] or None,
                 uptime_s=info["now"] - info["start"] if info["state"] == ProcessStates.RUNNING else 0,
+                started_s=info["start"],
+                exit_status=info["exitstatus"],
             )
             for info in infos
         ]
@@ -211,6 +226,27 @@ class Supervisor:
             stop_timeout_s=program.stop_timeout_s,
             logs=self.logs,
         )
+
+
+class StartWatch:
+    """Notices when supervisord starts programs again and again, so that nobody waits for them in vain."""
+
+    def __init__(self, supervisor: Supervisor, names: Iterable[str]) -> None:
+        self._supervisor = supervisor
+        self._starts: dict[str, set[int]] = {name: set() for name in names}
+
+    def check(self) -> None:
+        """Raise `StackError` when a program has ended too often since this watch began."""
+        for state in self._supervisor.states():
+            if state.name not in self._starts or not state.started_s:
+                continue
+            starts = self._starts[state.name]
+            starts.add(state.started_s)
+            if len(starts) > MAX_STARTS:
+                raise StackError(
+                    f"{state.name} ended {MAX_STARTS} times while starting,"
+                    f" at last with status {state.exit_status}"
+                )
 
 
 def _literally(text: str) -> str:

@@ -8,7 +8,7 @@ from secrets import token_bytes
 import httpx
 
 from esp_stack.certificates import Tls
-from esp_stack.programs import Program, executable, free_port, private_file, private_folder, service_account
+from esp_stack.programs import Program, executable, free_port, own_account, private_file, private_folder
 from esp_stack.servers.server import Server
 
 ACCOUNT = "esp"
@@ -27,6 +27,7 @@ class Azurite(Server):
     """
 
     name = "azurite"
+    data_remedy = "put a copy of {home}/data back: archives and backups are in it"
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class Azurite(Server):
         account_key: str | None = None,
         tls: Tls | None = None,
     ) -> None:
-        super().__init__(home, service_account())
+        super().__init__(home, own_account("esp-blob"))
         self.port = port or free_port()
         self.account_key = account_key or new_account_key()
         self.tls = tls

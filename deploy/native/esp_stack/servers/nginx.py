@@ -141,6 +141,7 @@ class Nginx(Server):
     """
 
     name = "nginx"
+    data_remedy = "move {home} away: nginx keeps no data"
 
     def __init__(self, home: Path, *, port: int | None = None, apis: Mapping[str, int], tls: Tls) -> None:
         super().__init__(home, account("www-data"))

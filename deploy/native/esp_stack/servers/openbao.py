@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from esp_stack.plain_http import ask
-from esp_stack.programs import Program, executable, free_port, private_file, private_folder, service_account
+from esp_stack.programs import Program, executable, free_port, own_account, private_file, private_folder
 from esp_stack.servers.server import Server
 
 CONFIGURATION = """\
@@ -48,9 +48,10 @@ class OpenBao(Server):
     """One OpenBao server; its root token is in a file of its home, made at the first start."""
 
     name = "openbao"
+    data_remedy = "move {home} away: `make up` then makes a new vault, a new authority and new certificates"
 
     def __init__(self, home: Path, *, port: int | None = None, cluster_port: int | None = None) -> None:
-        super().__init__(home, service_account())
+        super().__init__(home, own_account("esp-vault"))
         self.port = port or free_port()
         self.cluster_port = cluster_port or free_port()
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from getpass import getuser
 from pathlib import Path
 from secrets import token_urlsafe
@@ -90,6 +90,7 @@ class Postgres(Server):
     """
 
     name = "postgres"
+    data_remedy = "restore the database: docs/runbooks/restore.md"
 
     def __init__(
         self,
@@ -172,9 +173,9 @@ class Postgres(Server):
         """Raise unless the server takes a connection."""
         psycopg.connect(self.admin_url, connect_timeout=2).close()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, check_alive: Callable[[], None] | None = None) -> None:
         """Wait for connections, then make sure the roles are there."""
-        super().wait_ready()
+        super().wait_ready(check_alive)
         ensure_roles(self.admin_url, {role: self.passwords[role] for role in ROLES})
 
     def ensure_database(self, name: str, *, timescale: bool) -> None:

@@ -1,7 +1,7 @@
 """RabbitMQ: a private node with the platform's topology loaded from generated definitions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex, token_urlsafe
@@ -129,6 +129,7 @@ class RabbitMQ(Server):
     """
 
     name = "rabbitmq"
+    data_remedy = "move {home}/mnesia away. The node then starts empty: messages that waited in it are lost"
     start_timeout_s = 120.0
     start_pause_s = 0.2
 
@@ -245,9 +246,9 @@ class RabbitMQ(Server):
             text += AUTH_BACKEND.format(url=self._auth_url, ttl_ms=self._auth_cache_ttl_ms)
         private_file(self.home / "rabbitmq.conf", text, self.user)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, check_alive: Callable[[], None] | None = None) -> None:
         """Wait for the topology, then remove users it does not have any more: definitions only add."""
-        super().wait_ready()
+        super().wait_ready(check_alive)
         known = {user["name"] for user in self.definitions()["users"]}
         for user in self.api("GET", "users?columns=name").json():
             if user["name"] not in known:

@@ -51,6 +51,10 @@ class Redis(Server):
     """
 
     name = "redis"
+    data_remedy = (
+        "repair it with `redis-check-aof --fix` on the manifest in "
+        "{home}/appendonlydir, or move that folder away: no reading is in it"
+    )
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
+from esp_stack.failures import START_FAILURES, StartFailure, start_failure
 from esp_stack.programs import Program, StackError, private_folder, wait_for
 
 _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawn")
@@ -32,6 +33,8 @@ class Server(ABC):
     """
 
     name: str
+    data_remedy: str
+    """What to do when the data in `{home}` are damaged."""
     start_timeout_s = 60.0
     start_pause_s = 0.05
 
@@ -58,17 +61,33 @@ class Server(ABC):
         self.configure()
 
     def start(self) -> None:
-        """Start the server and return when it is ready."""
-        self.prepare()
-        self._processes = [_spawner.submit(self._spawn, program).result() for program in self.programs()]
-        self.wait_ready()
-
-    def wait_ready(self) -> None:
-        """Return when the server is ready; raise `StackError` with the end of its log if it is late."""
+        """Start the server and return when it is ready; if it does not start, none of it is left running."""
         try:
-            wait_for(self._check_alive, self.name, self.start_timeout_s, self.start_pause_s)
-        except StackError as failure:
-            raise StackError(f"{failure}\n{self.log_tail()}") from failure
+            self.prepare()
+            self._processes = [_spawner.submit(self._spawn, program).result() for program in self.programs()]
+            self.wait_ready()
+        except START_FAILURES as failure:
+            self.kill()
+            logs = sorted(self.home.parent.glob(f"{self.home.name}.*.log"))
+            raise self.start_failure(failure, logs) from failure
+
+    def wait_ready(self, check_alive: Callable[[], None] | None = None) -> None:
+        """Return when the server is ready; raise `StackError` if it is late.
+
+        `check_alive`: raises `StackError` when waiting is of no use; by default, when a process of
+        `start()` has ended.
+        """
+        check_alive = check_alive or self._check_alive
+
+        def check() -> None:
+            check_alive()
+            self.check()
+
+        wait_for(check, self.name, self.start_timeout_s, self.start_pause_s)
+
+    def start_failure(self, reason: Exception, logs: Sequence[Path]) -> StartFailure:
+        """Return the error that says why the server did not start, from its `logs`."""
+        return start_failure(self.name, reason, logs, data_remedy=self.data_remedy.format(home=self.home))
 
     def ready(self) -> bool:
         """Return whether the server answers now."""
@@ -131,8 +150,7 @@ class Server(ABC):
     def _check_alive(self) -> None:
         for process in self._processes:
             if process.poll() is not None:
-                raise StackError(f"{self.name} ended with status {process.returncode} while starting")
-        self.check()
+                raise StackError(f"it ended with status {process.returncode} while starting")
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes:
