@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import aio_pika
 import orjson
@@ -126,6 +127,29 @@ async def test_a_bad_reading_in_a_good_batch_is_named(api) -> None:
         (2, "unknown-channel"),
     ]
     assert len(orjson.loads((await taken(api))[0].body)) == 3
+
+
+async def test_a_bad_channel_is_named_and_its_reading_is_accepted(api) -> None:
+    sent = reading(frequency_hz=50, motor_temp_c=120, wellhead_pressure_psi=-9999)
+    answer = await api.client.post(PATH, json=[reading(), sent])
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+    [refused] = answer.json()["rejected"]
+    assert (refused["index"], refused["channel"]) == (1, "wellhead_pressure_psi")
+    assert (refused["reason"], refused["detail"]) == (
+        "sentinel-value",
+        "wellhead_pressure_psi = -9999 is a sentinel, not a value",
+    )
+    assert UUID(refused["error_id"])
+    await taken(api)
+
+
+async def test_a_reading_with_no_channel_left_is_refused_whole(api) -> None:
+    answer = await api.client.post(PATH, json=reading(wellhead_pressure_psi="Bad"))
+    assert answer.status_code == 422
+    [refused] = answer.json()["rejected"]
+    assert (refused["channel"], refused["reason"]) == (None, "status-text")
+    assert "Bad" in refused["detail"]
+    await taken(api)
 
 
 async def test_nothing_acceptable_is_a_problem_and_is_still_published(api) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,15 +20,17 @@ import orjson
 import pytest
 from esp_common import topology
 from esp_common.contracts import arrow
+from esp_common.contracts.channels import CHANNEL_INDEX, MASK_BIT
 from esp_common.contracts.events import Event
-from esp_common.contracts.readings import empty_readings
+from esp_common.contracts.readings import JUDGED_HEADER, empty_readings
 from esp_common.database import create_pool
 from esp_common.errors import Conflict, Nacked, NotFound
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_ingest import intake
+from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import Worker, open_worker
 from esp_ingest.dead_letters import DeadLetters
-from esp_ingest.domain.decode import ARROW_TYPE
+from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body
 from esp_ingest.quarantine import Quarantine
 from esp_ingest.reconcile import Reconciliation, reconcile
 from esp_ingest.settings import IngestSettings
@@ -289,9 +292,10 @@ async def test_a_contradiction_is_kept_in_quarantine_and_the_first_value_stays(s
         await site.drained()
     assert (await site.stored(sent))["frequency_hz"] == 50.0
     row = await site.stored(other)
-    assert (row["frequency_hz"], row["motor_current_a"]) == (50.0, None)
+    assert (row["frequency_hz"], row["motor_current_a"]) == (50.0, 7.0)
+    assert row["refused_channels"] == (await site.stored(sent))["refused_channels"] == ["frequency_hz"]
     refused = await site.refused()
-    assert [row["reason"] for row in refused] == ["conflict", "conflict"]
+    assert [(row["reason"], row["channel"]) for row in refused] == [("conflict", "frequency_hz")] * 2
     assert {orjson.loads(row["payload"])["frequency_hz"] for row in refused} == {51.0, 49.0}
     ledger = await site.ledger()
     assert (
@@ -307,7 +311,7 @@ async def test_bad_readings_are_quarantined_one_by_one_and_only_once(site: Field
         site.reading(pump_id="P2"),
         site.reading(frequency_hz=900.0),
         site.reading(time=(NOW + timedelta(hours=1)).isoformat()),
-        site.reading(spin=1),
+        site.reading(frequency_hz=..., spin=1),
         site.reading(frequency_hz="a\u0000b"),
     ]
     async with site.worker():
@@ -331,6 +335,152 @@ async def test_bad_readings_are_quarantined_one_by_one_and_only_once(site: Field
         "unknown-pump",
         "unsupported-media-type",
     ]
+
+
+async def test_a_bad_channel_costs_its_reading_nothing_else(site: Field) -> None:
+    sent = site.reading(motor_current_a=41.5, motor_temp_c=120, wellhead_pressure_psi=-9999, choke_pct=100.2)
+    other = site.reading(running="Bad", water_cut_pct="No Data", spin=1)
+    batch = empty_readings(1)
+    batch.pump_id[:] = "P1"
+    batch.time_us[:] = round((site.next_time + timedelta(seconds=1)).timestamp() * 1e6)
+    batch.values[:, [CHANNEL_INDEX["motor_temp_c"], CHANNEL_INDEX["wellhead_pressure_psi"]]] = 121, 1e38
+    async with site.worker():
+        for _ in range(2):
+            await site.send([sent])
+            await site.send(other)
+            await site.send(arrow.encode(batch), content_type=ARROW_TYPE)
+            await site.drained()
+    row = await site.stored(sent)
+    assert (row["motor_temp_c"], row["motor_current_a"], row["wellhead_pressure_psi"]) == (120, 41.5, None)
+    assert row["refused_channels"] == ["wellhead_pressure_psi"]
+    assert (row["clamped_channels"], row["choke_pct"]) == (["choke_pct"], 100)
+    assert (await site.stored(other))["refused_channels"] == ["water_cut_pct", "running"]
+    assert await site.count() == 3
+    refused = {(row["channel"], row["reason"]) for row in await site.refused()}
+    assert refused == {
+        ("wellhead_pressure_psi", "sentinel-value"),
+        ("running", "status-text"),
+        ("water_cut_pct", "status-text"),
+        ("spin", "unknown-channel"),
+    }
+    payloads = [orjson.loads(row["payload"]) for row in await site.refused()]
+    assert len(payloads) == 5
+    kept = {"pump_id": "P1", "time": sent["time"], "wellhead_pressure_psi": -9999}
+    assert kept in payloads
+    announced = [arrow.decode_accepted(message.body) for message in site.announced]
+    hot = [
+        each for each in announced if (each.readings.values[:, CHANNEL_INDEX["motor_temp_c"]] == 120).any()
+    ]
+    assert hot[0].refused_mask[0] == 1 << MASK_BIT["wellhead_pressure_psi"]
+    ledger = await site.ledger()
+    assert (ledger["stored"], ledger["duplicates"], ledger["quarantined"]) == (3, 3, 0)
+    assert (await site.reconciled()).agrees
+
+
+async def test_a_refused_channel_fills_its_reading_once_its_cause_is_mended(site: Field) -> None:
+    sent = site.reading(spin=1450.0)
+    async with site.worker() as worker:
+        await site.send(sent)
+        await site.drained()
+        [refused] = await site.refused()
+        await site.admin.execute(
+            "INSERT INTO ingest.tag_maps (gateway_id, tag, channel, factor, offset_)"
+            " VALUES ('gw-01', 'spin', 'motor_voltage_v', 1, 0)"
+        )
+        try:
+            await worker.registry.load()
+            async with await create_pool(site.settings, role="replay") as pool:
+                await Quarantine(pool, site.publisher).replay(refused["id"], "u-1")
+            await site.drained()
+        finally:
+            await site.admin.execute("TRUNCATE ingest.tag_maps")
+    row = await site.stored(sent)
+    assert (row["motor_voltage_v"], row["frequency_hz"]) == (1450, 50)
+    assert row["refused_channels"] == []
+    [refused] = await site.refused()
+    assert refused["state"] == "replayed"
+    assert (await site.reconciled()).agrees
+
+
+async def test_a_channel_refused_again_is_pending_again_under_its_id(site: Field) -> None:
+    sent = site.reading(wellhead_pressure_psi=-12.5)
+    async with site.worker():
+        await site.send(sent)
+        await site.drained()
+        [refused] = await site.refused()
+        async with await create_pool(site.settings, role="replay") as pool:
+            await Quarantine(pool, site.publisher).replay(refused["id"], "u-1")
+        await site.drained()
+        [again] = await site.refused()
+        assert (again["id"], again["state"]) == (refused["id"], "pending")
+        assert again["channel"] == "wellhead_pressure_psi"
+        await site.send({**sent, "wellhead_pressure_psi": 12.5})
+        await site.drained()
+    row = await site.stored(sent)
+    assert (row["wellhead_pressure_psi"], row["refused_channels"]) == (12.5, [])
+    assert (await site.reconciled()).agrees
+
+
+async def test_a_receipt_accounts_for_channels(site: Field, tmp_path: Path) -> None:
+    sent = [
+        site.reading(wellhead_pressure_psi=-9999),
+        site.reading(choke_pct=50),
+        site.reading(choke_pct=50, water_cut_pct=10),
+    ]
+    other = sent[1] | {"choke_pct": 51}
+    async with site.worker():
+        await site.send([*sent, other])
+        await site.drained()
+    receipt = tmp_path / "receipt.jsonl"
+    lines = [orjson.dumps({"gateway_id": "gw-01", "reading": each}) for each in (*sent, other)]
+    receipt.write_bytes(b"\n".join(lines))
+    outcome = await site.reconciled(receipt)
+    assert outcome.receipt is not None
+    assert (outcome.receipt.confirmed, outcome.receipt.stored, outcome.receipt.lost) == (4, 4, 0)
+    assert (outcome.receipt.channels_stored, outcome.receipt.channels_refused) == (7, 2)
+    assert "7 channels stored / 2 refused" in outcome.text()
+    await site.admin.execute("UPDATE ingest.telemetry SET water_cut_pct = NULL")
+    await site.admin.execute("DELETE FROM ingest.quarantine WHERE reason = 'conflict'")
+    broken = await site.reconciled(receipt)
+    assert broken.receipt is not None
+    assert broken.receipt.lost == 2
+    assert any("channels refused" in difference for difference in broken.differences)
+
+
+async def test_every_error_id_names_a_row_of_quarantine(site: Field) -> None:
+    deep: Any = 1
+    for _ in range(33):
+        deep = [deep]
+    # The API's clock is a minute behind: what it finds too far ahead, the worker's own would store.
+    ahead = datetime.now(UTC) + timedelta(seconds=270)
+    bodies = [
+        {},
+        site.reading(deep=deep),
+        {"deep": deep},
+        site.reading(time=ahead.isoformat()),
+        site.reading(wellhead_pressure_psi="Bad"),
+        [site.reading(), {}, 5],
+    ]
+    async with Publisher(site.vhost.url_for("ingest")) as publisher, site.worker() as worker:
+        await until(lambda: _true(worker.registry.loaded), "registry loaded")
+        coalescer = Coalescer(publisher, worker.registry, site.settings, now=lambda: time.time() - 60)
+        receipts = await asyncio.gather(
+            *(coalescer.post(Body(orjson.dumps(body), JSON_TYPE, "gw-01")) for body in bodies)
+        )
+        await site.drained()
+    answered = {refusal.row.id for receipt in receipts for refusal in receipt.rejected}
+    assert {row["id"] for row in await site.refused()} == answered
+    assert [receipt.accepted for receipt in receipts] == [0, 1, 0, 0, 1, 1]
+    assert await site.count() == 3
+
+
+async def test_the_time_of_a_verdict_is_only_believed_of_the_service_itself(site: Field) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    async with site.worker():
+        stamp = {JUDGED_HEADER: str(round(later.timestamp() * 1e6))}
+        await site.send(site.reading(time=later.isoformat()), headers=stamp)
+        await site.drained()
+    assert [row["reason"] for row in await site.refused()] == ["time-in-future"]
 
 
 async def test_a_pump_registered_a_moment_ago_is_known(site: Field) -> None:

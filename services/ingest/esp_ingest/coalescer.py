@@ -14,6 +14,7 @@ from typing import ClassVar, Final, NamedTuple, Protocol
 
 import structlog
 from esp_common import topology
+from esp_common.contracts.readings import JUDGED_HEADER
 from esp_common.errors import EspError, Unavailable
 from esp_common.messaging import Publisher
 
@@ -64,7 +65,7 @@ class Assets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one post's readings: how many were accepted, and each that was not."""
+    """What became of one post's readings: how many were accepted, and what was not."""
 
     accepted: int
     rejected: Sequence[Rejected] = ()
@@ -219,7 +220,8 @@ class Coalescer:
             post.answer(outcome)
 
     async def _receipts(self, posts: Sequence[_Post]) -> "list[Receipt | EspError]":
-        outcomes = _outcomes(await self._screen([post.body for post in posts]))
+        now_us = self._now_us()
+        outcomes = _outcomes(await self._screen([post.body for post in posts], now_us))
         elements = [
             post.elements
             for post, outcome in zip(posts, outcomes, strict=True)
@@ -227,17 +229,18 @@ class Coalescer:
         ]
         if elements:
             content = b"[%b]" % b",".join(elements)
-            await self._confirmed(Body(content, JSON_TYPE, posts[0].body.gateway_id))
+            await self._confirmed(Body(content, JSON_TYPE, posts[0].body.gateway_id), now_us)
         return outcomes
 
     async def _send_alone(self, body: Body) -> Receipt:
-        (outcome,) = _outcomes(await self._screen([body]))
+        now_us = self._now_us()
+        (outcome,) = _outcomes(await self._screen([body], now_us))
         if isinstance(outcome, EspError):
             raise outcome
-        await self._confirmed(body)
+        await self._confirmed(body, now_us)
         return outcome
 
-    async def _screen(self, bodies: Sequence[Body]) -> Screened:
+    async def _screen(self, bodies: Sequence[Body], now_us: int) -> Screened:
         if not self._assets.loaded:
             raise Unavailable("the assets are not loaded yet")
         decoded = (
@@ -245,22 +248,26 @@ class Coalescer:
             if len(bodies[0].content) > OFF_LOOP_BYTES
             else decode(bodies)
         )
-        screened = screen(decoded, self._assets.current, self._now_us())
+        registry = self._assets.current
+        screened = screen(decoded, registry, now_us)
         if any(rejected.row.reason in UNKNOWN for rejected in screened.rejected):
             await self._assets.refresh()
-            screened = screen(decoded, self._assets.current, self._now_us())
+            if self._assets.current is not registry:
+                screened = screen(decoded, self._assets.current, now_us)
         return screened
 
     def _now_us(self) -> int:
         return int(self._now() * 1_000_000)
 
-    async def _confirmed(self, message: Body) -> None:
+    async def _confirmed(self, message: Body, judged_us: int) -> None:
+        """Publish a message with the time it was judged at: the worker judges it by the same clock."""
         await self._publisher.publish(
             topology.INGEST,
             topology.telemetry_key(message.gateway_id),
             message.content,
             content_type=message.content_type or JSON_TYPE,
             message_id=message.message_id,
+            headers={JUDGED_HEADER: str(judged_us)},
         )
 
 
@@ -295,7 +302,8 @@ def _outcome(count: int, rejected: list[Rejected]) -> Receipt | EspError:
     for refusal in rejected:
         if refusal.row.reason is Reason.UNDECODABLE:
             return MalformedBody(refusal.row.detail, error_id=str(refusal.row.id))
-    return Receipt(count - len(rejected), rejected)
+    whole = sum(refusal.row.channel is None for refusal in rejected)
+    return Receipt(count - whole, rejected)
 
 
 def _fulfil(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:

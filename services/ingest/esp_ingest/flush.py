@@ -10,21 +10,23 @@ import numpy as np
 import numpy.typing as npt
 from esp_common import topology
 from esp_common.contracts import arrow
+from esp_common.contracts.channels import MASK_NAMES
 from esp_common.contracts.readings import Int64Array, ObjectArray, Readings
 
 from esp_ingest.domain.frozen import FrozenTracker
-from esp_ingest.domain.merge import Merged, Outcome, merge
+from esp_ingest.domain.merge import Masks, Merged, Outcome, merge
 from esp_ingest.domain.readings import Quarantined, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.scaling import to_scaled, to_units
 from esp_ingest.domain.screen import Accepted, Screened, as_datetime
-from esp_ingest.store.batch import MASKS, Batch, FlushCounts, Tally
+from esp_ingest.domain.verdicts import Refusal
+from esp_ingest.store.batch import MASKS, Batch, Conflicts, FlushCounts, Tally
 
 LATE_AFTER_US: Final = 5 * 60 * 1_000_000
 """Age from which an arriving reading counts as late in its pump's quality."""
 
 _HOUR_US: Final = 3_600_000_000
-_CONFLICT: Final = "contradicts the reading of the same pump and time that came first"
+_CONFLICT: Final = "contradicts the value of the same pump and time that came first"
 
 
 class Announcement(NamedTuple):
@@ -48,26 +50,29 @@ class Flush:
     counts: FlushCounts
 
     def reasons(self) -> Counter[Reason]:
-        """Return how many readings are refused, by reason."""
-        return Counter(row.reason for row in self.quarantined)
+        """Return how many readings are refused whole, by reason."""
+        return Counter(row.reason for row in self.quarantined if row.channel is None)
 
-    def contrary(self, positions: Int64Array) -> list[Quarantined]:
-        """Return the readings that rows `positions` were made of, refused as contradicting stored ones."""
-        contrary = np.isin(self.merged.row, positions) & (self.merged.outcome != Outcome.CONFLICT)
-        rows = {row.id: row for row in map(self._conflict, np.flatnonzero(contrary).tolist())}
-        return list(rows.values())
+    def channel_reasons(self) -> Counter[Reason]:
+        """Return how many channels are refused of readings that are kept, by reason."""
+        return Counter(row.reason for row in self.quarantined if row.channel is not None)
 
-    def _conflict(self, reading: int) -> Quarantined:
-        return _conflict(self.registry, self.screened, reading)
+    def contrary(self, conflicts: Conflicts) -> list[Quarantined]:
+        """Return the channels of the readings that contradicting rows were made of, refused."""
+        masks = np.zeros(len(self.batch), dtype=np.int32)
+        masks[conflicts.positions] = conflicts.masks
+        # What a reading contradicts within the flush is refused already.
+        of_reading = masks[self.merged.row] & ~self.merged.conflicts
+        rows = _conflicting(self.registry, self.screened, of_reading)
+        return list({row.id: row for row in rows}.values())
 
-    def announcements(self, without: Int64Array) -> list[Announcement]:
-        """Return what to publish of the batch but for rows `without`: as stored, by field and partition."""
-        keep = np.ones(len(self.batch), dtype=np.bool_)
-        keep[without] = False
-        rows = np.flatnonzero(keep)
+    def announcements(self, conflicts: Conflicts) -> list[Announcement]:
+        """Return what to publish of the batch, by field and partition: as stored, so without `conflicts`."""
+        batch = self.batch if not len(conflicts) else self.batch.without(conflicts)
+        rows = np.flatnonzero(batch.measures())
         if not len(rows):
             return []
-        numbers, which = np.unique(self.batch.pump_no[rows], return_inverse=True)
+        numbers, which = np.unique(batch.pump_no[rows], return_inverse=True)
         pumps = [self.registry.by_no[number] for number in numbers.tolist()]
         places = [(pump.field_id, topology.partition(pump.pump_id)) for pump in pumps]
         codes = {place: code for code, place in enumerate(dict.fromkeys(places))}
@@ -75,22 +80,22 @@ class Flush:
         order = np.argsort(of_row, kind="stable")
         ends = np.cumsum(np.bincount(of_row)).tolist()
         names = np.array([pump.pump_id for pump in pumps], dtype=object)[which[order]]
-        bodies = self._streams(rows[order], names, ends)
+        bodies = _streams(batch, rows[order], names, ends)
         return [
             Announcement(f"telemetry.{place[0]}", place[1], bodies[code]) for place, code in codes.items()
         ]
 
-    def _streams(self, rows: Int64Array, pump_ids: ObjectArray, ends: list[int]) -> list[bytes]:
-        batch = self.batch
-        readings = Readings(
-            pump_ids,
-            batch.time_us[rows],
-            to_units(batch.scaled[rows]),
-            batch.running[rows],
-            batch.trip_code[rows],
-        )
-        masks = {name: mask[rows] for name, mask in zip(MASKS, batch.masks(), strict=True)}
-        return arrow.encode_parts(readings, ends, **masks)
+
+def _streams(batch: Batch, rows: Int64Array, pump_ids: ObjectArray, ends: list[int]) -> list[bytes]:
+    readings = Readings(
+        pump_ids,
+        batch.time_us[rows],
+        to_units(batch.scaled[rows]),
+        batch.running[rows],
+        batch.trip_code[rows],
+    )
+    masks = {name: mask[rows] for name, mask in zip(MASKS, batch.masks(), strict=True)}
+    return arrow.encode_parts(readings, ends, **masks)
 
 
 def assemble(
@@ -98,28 +103,22 @@ def assemble(
 ) -> Flush:
     """Turn screened messages into a flush; `counts` is of messages and readings known before."""
     accepted = screened.accepted
-    merged = merge(
-        accepted.pump_no,
-        accepted.time_us,
-        to_scaled(accepted.values),
-        accepted.running,
-        accepted.trip_code,
-        accepted.fault_mask,
-    )
+    masks = Masks(accepted.fault_mask, accepted.refused_mask, accepted.clamped_mask)
+    scaled = to_scaled(accepted.values)
+    merged = merge(accepted.pump_no, accepted.time_us, scaled, accepted.running, accepted.trip_code, masks)
     batch = Batch(
         merged.pump_no,
         merged.time_us,
         merged.scaled,
         merged.running,
         merged.trip_code,
-        merged.fault_mask,
+        merged.masks.fault,
         frozen.judge(merged.pump_no, merged.time_us, merged.scaled, merged.running),
-        np.zeros_like(merged.fault_mask),
-        np.zeros_like(merged.fault_mask),
+        merged.masks.refused,
+        merged.masks.clamped,
     )
-    clashing = np.flatnonzero(merged.outcome == Outcome.CONFLICT).tolist()
     quarantined = [each.row for each in screened.rejected]
-    quarantined += [_conflict(registry, screened, reading) for reading in clashing]
+    quarantined += _conflicting(registry, screened, merged.conflicts)
     whole = FlushCounts(
         counts.worker,
         counts.messages + len(screened.counts),
@@ -131,11 +130,19 @@ def assemble(
     return Flush(registry, screened, merged, batch, quarantined, tallies, whole)
 
 
-def _conflict(registry: Registry, screened: Screened, reading: int) -> Quarantined:
+def _conflicting(
+    registry: Registry, screened: Screened, masks: npt.NDArray[np.int32]
+) -> Iterator[Quarantined]:
+    """Yield a refusal for each channel that accepted readings carry and the (n,) `masks` name."""
     accepted = screened.accepted
-    pump_id = registry.by_no[int(accepted.pump_no[reading])].pump_id
-    time_us = int(accepted.time_us[reading])
-    return screened.quarantined(int(accepted.number[reading]), pump_id, time_us, Reason.CONFLICT, _CONFLICT)
+    for reading in np.flatnonzero(masks).tolist():
+        mask = int(masks[reading]) & accepted.measured(reading)
+        pump_id = registry.by_no[int(accepted.pump_no[reading])].pump_id
+        number, time_us = int(accepted.number[reading]), int(accepted.time_us[reading])
+        for bit, channel in enumerate(MASK_NAMES):
+            if mask >> bit & 1:
+                refusal = Refusal(Reason.CONFLICT, f"{channel} {_CONFLICT}")
+                yield screened.quarantined_channel(number, pump_id, time_us, channel, refusal)
 
 
 def _tallies(screened: Screened, merged: Merged, now_us: int) -> Iterator[Tally]:
@@ -146,13 +153,13 @@ def _tallies(screened: Screened, merged: Merged, now_us: int) -> Iterator[Tally]
     noticed: Mapping[str, npt.NDArray[np.bool_]] = {
         "late": late & (merged.outcome == Outcome.FIRST),
         "duplicates": merged.outcome == Outcome.DUPLICATE,
-        "conflicts": merged.outcome == Outcome.CONFLICT,
+        "conflicts": merged.conflicts != 0,
     }
     for kind, where in noticed.items():
         for key, count in _by_hour(accepted, where):
             found.setdefault(key, Counter())[kind] += count
     for each in screened.rejected:
-        if each.pump_no is not None:
+        if each.pump_no is not None and each.row.channel is None:
             key = (each.pump_no, _hour_of(each.row.time, now_us))
             found.setdefault(key, Counter())["rejected"] += 1
     for (pump_no, hour), counts in found.items():

@@ -19,6 +19,7 @@ import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.events import event_headers
+from esp_common.contracts.readings import JUDGED_HEADER
 from esp_common.database import OUTAGES, is_outage
 from esp_common.errors import BrokerUnavailable, EspError, Nacked
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
@@ -40,6 +41,9 @@ log = structlog.get_logger()
 
 READINGS = Metric("esp_ingest_readings_total", "Readings by what became of them.", ["outcome"])
 REFUSED = Metric("esp_ingest_readings_refused_total", "Readings put in quarantine, by reason.", ["reason"])
+REFUSED_CHANNELS = Metric(
+    "esp_ingest_channels_refused_total", "Channels of kept readings put in quarantine, by reason.", ["reason"]
+)
 MESSAGES = Metric("esp_ingest_messages_total", "Messages by what became of them.", ["outcome"])
 FLUSH_S = Histogram(
     "esp_ingest_flush_seconds",
@@ -283,7 +287,7 @@ class Intake:
 
     async def _prepare(self, deliveries: Sequence[Delivery]) -> "_Prepared":
         """Find the messages that are stored already, and screen the readings of the others."""
-        bodies = [body_of_delivery(delivery) for delivery in deliveries]
+        bodies = [body_of_delivery(delivery, self._publisher.user) for delivery in deliveries]
         keys, counts = await self._recall(bodies)
         known = [
             count is not None and not delivery.redelivered
@@ -466,9 +470,14 @@ class Intake:
         FLUSH_READINGS.observe(flush.counts.readings)
         if len(flush.batch):
             LAG_S.set(self._now() - int(flush.batch.time_us.max()) / 1e6)
-        reasons = flush.reasons()
-        reasons[Reason.CONFLICT] += len(result.conflicts)
-        self._refusals.note(+reasons, flush, self._now())
+        readings = flush.reasons()
+        for reason, count in readings.items():
+            REFUSED.labels(reason).inc(count)
+        channels = flush.channel_reasons()
+        channels[Reason.CONFLICT] += result.conflicts.channels
+        for reason, count in (+channels).items():
+            REFUSED_CHANNELS.labels(reason).inc(count)
+        self._refusals.note(readings + channels, flush, self._now())
 
 
 class _Prepared(NamedTuple):
@@ -488,7 +497,6 @@ class _Refusals:
 
     def note(self, reasons: Mapping[Reason, int], flush: Flush, now: float) -> None:
         for reason, count in reasons.items():
-            REFUSED.labels(reason).inc(count)
             self._unsaid[reason] += count
             if now - self._said.get(reason, 0.0) < _LOG_EVERY_S:
                 continue
@@ -504,10 +512,19 @@ class _Refusals:
             )
 
 
-def body_of_delivery(delivery: Delivery) -> Body:
-    """Return a delivery as the decoder takes it."""
+def body_of_delivery(delivery: Delivery, own_user: str | None = None) -> Body:
+    """Return a delivery as the decoder takes it; `own_user`: the broker user of this service."""
     gateway_id = gateway_of(delivery.routing_key)
-    return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id)
+    judged_us = _judged_us(delivery) if own_user and delivery.user_id == own_user else None
+    return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id, judged_us)
+
+
+def _judged_us(delivery: Delivery) -> int | None:
+    """Return when the ingest API judged the readings. The broker lets nobody else name the API's user."""
+    stamp = delivery.headers.get(JUDGED_HEADER)
+    if isinstance(stamp, str) and stamp.isascii() and stamp.isdecimal() and len(stamp) <= 17:
+        return int(stamp)
+    return None
 
 
 def trace_of(deliveries: Sequence[Delivery]) -> dict[str, str]:

@@ -1,14 +1,15 @@
 """Reconciliation: does what was confirmed to gateways agree with what is kept?
 
 The ledger is compared with the tables, and with a receipt each confirmed reading is looked up by the
-worker's own decoding: by pump and time in the store, value by value, else by its id in quarantine, else
-in the dead letters. What is found nowhere is lost.
+worker's own decoding: by pump and time in the store, channel by channel, where a channel that the store
+has not, or has otherwise, must be in quarantine by its id; else by the reading's id in quarantine, else in
+the dead letters. What is found nowhere is lost.
 """
 
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.scaling import RESOLUTIONS
 from esp_ingest.domain.screen import Screened, as_datetime, screen
+from esp_ingest.domain.verdicts import Refusal
 from esp_ingest.intake import gateway_of
 from esp_ingest.store import operations
 from esp_ingest.store.assets import load_registry
@@ -43,10 +45,11 @@ _SLACK: Final = 0.5 + 1e-6
 
 @dataclass(slots=True)
 class Receipt:
-    """What became of the readings a receipt holds, each counted once.
+    """What became of the readings a receipt holds, each counted once, and of their channels.
 
-    `lost`: kept nowhere, or with other values. `duplicated`: stored more than once. `unexpected`: rows in
-    the store that the receipt does not name (sent by others, or stored though never confirmed).
+    `channels_refused`: channels of stored readings that are in quarantine. `lost`: kept nowhere, or with
+    other values. `duplicated`: stored more than once. `unexpected`: rows in the store that the receipt does
+    not name (sent by others, or stored though never confirmed).
     """
 
     confirmed: int = 0
@@ -56,6 +59,8 @@ class Receipt:
     lost: int = 0
     duplicated: int = 0
     unexpected: int = 0
+    channels_stored: int = 0
+    channels_refused: int = 0
     examples: list[str] = field(default_factory=list)
 
 
@@ -77,6 +82,7 @@ class Reconciliation:
             ("readings taken", s["readings"], "accounted for", accounted),
             ("rows stored", s["stored"], "in the store or dropped", s["rows"] + s["rows_dropped"]),
             ("readings quarantined", s["quarantined"], "in quarantine", s["rows_quarantined"]),
+            ("channels refused", s["refused_channels"], "in quarantine", s["channels_quarantined"]),
         ]
         found = [f"{a} {m} but {n} {b}" for a, m, b, n in checks if m != n]
         if self.receipt and self.receipt.lost:
@@ -95,9 +101,10 @@ class Reconciliation:
         s = self.sums
         lines = [
             f"ledger:  {s['messages']} messages, {s['readings']} readings = {s['stored']} stored"
-            f" + {s['merged']} merged + {s['duplicates']} duplicates + {s['quarantined']} quarantined",
+            f" + {s['merged']} merged + {s['duplicates']} duplicates + {s['quarantined']} quarantined;"
+            f" {s['refused_channels']} channels refused",
             f"tables:  {s['rows']} rows stored, {s['rows_dropped']} dropped by retention,"
-            f" {s['rows_quarantined']} in quarantine",
+            f" {s['rows_quarantined']} readings and {s['channels_quarantined']} channels in quarantine",
             f"broker:  {self.queued} messages waiting, {self.dead_letters} dead letters",
         ]
         if self.receipt:
@@ -106,6 +113,10 @@ class Reconciliation:
                 f"receipt: {r.confirmed} confirmed / {r.stored} stored / {r.quarantined} quarantined"
                 f" / {r.dead_lettered} dead-lettered / {r.lost} lost / {r.duplicated} duplicated"
                 f" / {r.unexpected} unexpected"
+            )
+            lines.append(
+                f"         of stored readings: {r.channels_stored} channels stored"
+                f" / {r.channels_refused} refused and in quarantine"
             )
             lines += [f"         lost: {example}" for example in r.examples]
         return "\n".join([*lines, *(self.differences or ["all accounts agree"])])
@@ -149,27 +160,56 @@ def _ids_of(letters: Iterable[DeadLetter], registry: Registry) -> set[UUID]:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One reading as sent: its id in quarantine, and if it passes today's rules its key and values."""
+    """One reading as sent: its id in quarantine, and if it passes today's rules its key and values.
+
+    `refused`: ids of its channels that do not pass, by name. `channel_id` returns the id of any other.
+    """
 
     id: UUID
     key: Key | None
     cells: Mapping[str, float]
     words: str
+    refused: Mapping[str, UUID] = field(default_factory=dict)
+    channel_id: Callable[[str], UUID] | None = None
+
+    def missing(self, row: Mapping[str, Any]) -> list[UUID]:
+        """Return the ids of the channels that a stored row has not, or has otherwise.
+
+        A refused channel that the row has was mended and sent in again.
+        """
+        refused = [id_ for name, id_ in self.refused.items() if row.get(name) is None]
+        other = [name for name, value in self.cells.items() if not _holds(row, name, value)]
+        return [*refused, *(self.channel_id(name) for name in other if self.channel_id)]
 
 
 def _readings(bodies: list[Body], registry: Registry) -> Iterator[_Reading]:
     screened = screen(decode(bodies), registry, _END_OF_TIME_US)
+    refused: dict[tuple[int, int], dict[str, UUID]] = {}
     for each in screened.rejected:
-        yield _Reading(each.row.id, None, {}, f"{each.row.reason}: {each.row.payload}")
+        if each.row.channel is None:
+            yield _Reading(each.row.id, None, {}, f"{each.row.reason}: {each.row.payload}")
+        else:
+            refused.setdefault((each.body, each.index), {})[each.row.channel] = each.row.id
     for position in range(len(screened.accepted)):
-        yield _accepted(screened, position, registry)
+        yield _accepted(screened, position, registry, refused)
 
 
-def _accepted(screened: Screened, position: int, registry: Registry) -> _Reading:
-    accepted = screened.accepted
+def _accepted(
+    screened: Screened,
+    position: int,
+    registry: Registry,
+    refused: Mapping[tuple[int, int], Mapping[str, UUID]],
+) -> _Reading:
+    accepted, decoded = screened.accepted, screened.decoded
+    number = int(accepted.number[position])
     pump_no, time_us = int(accepted.pump_no[position]), int(accepted.time_us[position])
     pump_id = registry.by_no[pump_no].pump_id
-    row = screened.quarantined(int(accepted.number[position]), pump_id, time_us, Reason.CONFLICT, "")
+    row = screened.quarantined(number, pump_id, time_us, Reason.CONFLICT, "")
+
+    def channel_id(channel: str) -> UUID:
+        refusal = Refusal(Reason.CONFLICT, "")
+        return screened.quarantined_channel(number, pump_id, time_us, channel, refusal).id
+
     measured = np.flatnonzero(~np.isnan(accepted.values[position]))
     cells = {CHANNEL_NAMES[i]: float(accepted.values[position, i] / RESOLUTIONS[i]) for i in measured}
     if accepted.running[position] != RUNNING_ABSENT:
@@ -177,7 +217,9 @@ def _accepted(screened: Screened, position: int, registry: Registry) -> _Reading
     if accepted.trip_code[position] != TRIP_CODE_ABSENT:
         cells[TRIP_CODE] = float(accepted.trip_code[position])
     time = as_datetime(time_us)
-    return _Reading(row.id, (pump_no, time) if time else None, cells, str(row.payload))
+    key = (pump_no, time) if time else None
+    place = (int(decoded.body_of[number]), int(decoded.index_of[number]))
+    return _Reading(row.id, key, cells, str(row.payload), refused.get(place, {}), channel_id)
 
 
 class _Lookup:
@@ -200,15 +242,22 @@ class _Lookup:
         self._twice |= {key for key, count in found.items() if count > 1}
         self._keys |= found.keys()
         by_key = {(row["pump_no"], row["time"]): row for row in rows}
-        kept = await operations.quarantined_ids(self._connection, {reading.id for reading in readings})
-        for reading in readings:
-            self._count(reading, by_key.get(reading.key) if reading.key else None, kept)
+        stored = [by_key.get(reading.key) if reading.key else None for reading in readings]
+        missing = [reading.missing(row) if row else [] for reading, row in zip(readings, stored, strict=True)]
+        ids = {reading.id for reading in readings}.union(*missing)
+        kept = await operations.quarantined_ids(self._connection, ids)
+        for reading, row, absent in zip(readings, stored, missing, strict=True):
+            self._count(reading, row, absent, kept)
 
-    def _count(self, reading: _Reading, row: Mapping[str, Any] | None, kept: set[UUID]) -> None:
+    def _count(
+        self, reading: _Reading, row: Mapping[str, Any] | None, missing: Sequence[UUID], kept: set[UUID]
+    ) -> None:
         receipt = self._receipt
         receipt.confirmed += 1
-        if row is not None and _holds(row, reading.cells):
+        if row is not None and kept.issuperset(missing):
             receipt.stored += 1
+            receipt.channels_refused += len(missing)
+            receipt.channels_stored += len(reading.cells) + len(reading.refused) - len(missing)
         elif reading.id in kept:
             receipt.quarantined += 1
         elif reading.id in self._dead:
@@ -227,9 +276,9 @@ class _Lookup:
         return self._receipt
 
 
-def _holds(row: Mapping[str, Any], cells: Mapping[str, float]) -> bool:
-    """Whether a stored row has every value that was sent, to half a resolution."""
-    return all(row[name] is not None and abs(row[name] - value) <= _SLACK for name, value in cells.items())
+def _holds(row: Mapping[str, Any], name: str, value: float) -> bool:
+    """Whether a stored row has a value as it was sent, to half a resolution."""
+    return row[name] is not None and abs(row[name] - value) <= _SLACK
 
 
 def _line_body(line: bytes) -> Body:

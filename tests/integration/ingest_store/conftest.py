@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ from esp_common.contracts.channels import CHANNEL_COUNT, CHANNEL_INDEX
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_ingest.domain.readings import Quarantined
 from esp_ingest.domain.scaling import NULL_INT
-from esp_ingest.store.batch import Batch, FlushCounts, Positions, StoreResult, Tally
+from esp_ingest.store.batch import Batch, Conflicts, FlushCounts, OnConflict, StoreResult, Tally
 from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import Engine, TelemetryStore, prepare
 
@@ -49,9 +50,9 @@ def make_batch(
     )
 
 
-def no_conflict(positions: Positions) -> list[Quarantined]:
+def no_conflict(conflicts: Conflicts) -> list[Quarantined]:
     """Fail: the test expects no conflict."""
-    raise AssertionError(f"unexpected conflict at {positions}")
+    raise AssertionError(f"unexpected conflict at {conflicts.positions}")
 
 
 @dataclass
@@ -71,7 +72,7 @@ class StoreUnderTest:
         quarantined: Sequence[Quarantined] = (),
         tallies: Sequence[Tally] = (),
         counts: FlushCounts | None = None,
-        on_conflict: Callable[[Positions], list[Quarantined]] = no_conflict,
+        on_conflict: OnConflict = no_conflict,
     ) -> StoreResult:
         """Write one flush."""
         counts = counts or FlushCounts("test", 1, len(batch) + len(quarantined))
@@ -118,11 +119,13 @@ async def stored(engine: str, database: Any) -> AsyncIterator[StoreUnderTest]:
         yield StoreUnderTest(installed, database, pool, owner, TelemetryStore(pool, installed))
 
 
+_DAYS = count()
+
+
 @pytest.fixture
-def new_day(request: pytest.FixtureRequest) -> datetime:
+def new_day() -> datetime:
     """A day of the test's own, well in the past, so that tests of a module do not meet."""
-    number = sum(map(ord, request.node.name)) % 2000
-    return datetime.fromtimestamp(datetime(2015, 1, 1, tzinfo=UTC).timestamp() + number * 86400, UTC)
+    return datetime(2015, 1, 1, tzinfo=UTC) + timedelta(days=next(_DAYS))
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,17 @@ async def test_what_is_wrong_shows_in_its_own_share(stored: Any, batch_of: Batch
     assert hour["consistency"] == pytest.approx(1 - 180 / 270)
 
 
+async def test_refused_and_clamped_channels_are_counted_once(stored: Any, batch_of: BatchOf) -> None:
+    refused = batch_of(every_10_s(10, CLOSED, 36), choke_pct=1, refused_mask=1 << 18 | 1 << 24)
+    for _ in range(2):
+        await stored.write(refused)
+    await stored.write(batch_of(every_10_s(10, CLOSED + HOUR / 10, 324), choke_pct=0, clamped_mask=1 << 23))
+    await score(stored)
+    hour = await hour_of(stored, 10)
+    assert (hour["readings"], hour["refused_channels"], hour["clamped_channels"]) == (360, 72, 324)
+    assert hour["validity"] == pytest.approx(324 / 360)
+
+
 async def test_an_hour_is_scored_only_when_it_is_over(stored: Any, batch_of: BatchOf) -> None:
     await stored.write(batch_of(every_10_s(3, CLOSED + HOUR, 60), choke_pct=1))
     await score(stored)

@@ -4,14 +4,15 @@ import asyncio
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from esp_common.contracts.channels import CHANNELS
+from esp_common.contracts.channels import CHANNELS, MASK_BIT
 from esp_ingest.domain.readings import Quarantined, Reason
-from esp_ingest.store.batch import Batch, FlushCounts, Positions, Tally
+from esp_ingest.store.batch import Batch, Conflicts, FlushCounts, Tally
 
 BatchOf = Callable[..., Batch]
 
@@ -32,8 +33,13 @@ def refusal(*, id_: UUID | None = None, payload: dict[str, Any] | None = None, *
     return Quarantined(id=id_ or uuid4(), payload=payload or {}, **{**values, **changed})
 
 
-def refuse(positions: Positions) -> list[Quarantined]:
-    return [refusal(payload={"position": int(position)}) for position in positions]
+def refuse(conflicts: Conflicts) -> list[Quarantined]:
+    return [
+        refusal(payload={"position": position}, channel=channel)
+        for position, mask in zip(conflicts.positions.tolist(), conflicts.masks.tolist(), strict=True)
+        for channel, bit in MASK_BIT.items()
+        if mask >> bit & 1
+    ]
 
 
 async def test_every_value_comes_out_as_it_went_in(stored: Any, new_day: datetime, batch_of: BatchOf) -> None:
@@ -77,32 +83,39 @@ async def test_gauge_and_drive_readings_of_one_instant_become_one_row(
 ) -> None:
     instants = keys(new_day, range(1, 5))
     await stored.write(batch_of(instants, intake_pressure_psi=9_490_690, fault_mask=1))
-    result = await stored.write(batch_of(instants, frequency_hz=60_000, running=1, frozen_mask=2))
+    frozen = 1 << MASK_BIT["frequency_hz"]
+    result = await stored.write(batch_of(instants, frequency_hz=60_000, running=1, frozen_mask=frozen))
     assert (result.stored, result.merged, result.duplicates) == (0, 40, 0)
     rows = await stored.rows(
         "SELECT DISTINCT intake_pressure_psi, frequency_hz, running, trip_code, fault_mask, frozen_mask"
         " FROM ingest.telemetry WHERE time >= $1 AND time < $1 + '1 day'",
         new_day,
     )
-    assert [tuple(row) for row in rows] == [(9_490_690, 60_000, True, None, 1, 2)]
+    assert [tuple(row) for row in rows] == [(9_490_690, 60_000, True, None, 1, frozen)]
 
 
-async def test_a_contradicting_reading_is_refused_whole(
+async def test_only_the_contradicting_channel_of_a_reading_is_refused(
     stored: Any, new_day: datetime, batch_of: BatchOf
 ) -> None:
     instants = keys(new_day, range(1, 3), 3)
     await stored.write(batch_of(instants, intake_pressure_psi=100))
     other = batch_of(instants, intake_pressure_psi=[100, 101, 100, 100, 100, 99], motor_current_a=5)
     result = await stored.write(other, on_conflict=refuse)
-    assert sorted(result.conflicts.tolist()) == [1, 5]
-    assert (result.stored, result.merged, result.duplicates, result.quarantined) == (0, 4, 0, 2)
+    assert sorted(result.conflicts.positions.tolist()) == [1, 5]
+    assert result.conflicts.masks.tolist() == [1, 1]
+    assert (result.stored, result.merged, result.duplicates) == (0, 6, 0)
+    assert (result.quarantined, result.refused_channels) == (0, 2)
     rows = await stored.rows(
-        "SELECT intake_pressure_psi, motor_current_a FROM ingest.telemetry"
+        "SELECT intake_pressure_psi, motor_current_a, refused_mask FROM ingest.telemetry"
         " WHERE time >= $1 AND time < $1 + '1 day' ORDER BY pump_no, time",
         new_day,
     )
-    assert [tuple(row) for row in rows] == [(100, 5), (100, None), (100, 5), (100, 5), (100, 5), (100, None)]
+    plain, marked = (100, 5, None), (100, 5, 1)
+    assert [tuple(row) for row in rows] == [plain, marked, plain, plain, plain, marked]
     conflicts = "SELECT sum(conflicts) FROM ingest.quality_tally WHERE hour = $1"
+    assert await stored.value(conflicts, new_day) == 2
+    again = await stored.write(other, on_conflict=refuse)
+    assert (again.stored, again.merged, again.duplicates) == (0, 0, 6)
     assert await stored.value(conflicts, new_day) == 2
 
 
@@ -115,10 +128,61 @@ async def test_one_flush_may_bring_new_known_fuller_and_contrary_readings(
     batch.scaled[1, 1] = 77
     counts = FlushCounts("mixed", messages=2, readings=7, merged=1, duplicates=1)
     result = await stored.write(batch, quarantined=[refusal()], counts=counts, on_conflict=refuse)
-    assert (result.stored, result.merged, result.duplicates, result.quarantined) == (1, 2, 2, 2)
+    assert (result.stored, result.merged, result.duplicates, result.quarantined) == (1, 3, 2, 1)
+    assert result.refused_channels == 1
     entry = await stored.rows("SELECT * FROM ingest.ledger WHERE worker = 'mixed'")
     accounted = [entry[0][name] for name in ("stored", "merged", "duplicates", "quarantined")]
     assert entry[0]["readings"] == 7 == sum(accounted)
+    assert entry[0]["refused_channels"] == 1
+
+
+async def row_of(stored: Any, time: datetime) -> tuple[Any, ...]:
+    query = "SELECT motor_temp_c, wellhead_pressure_psi, refused_mask, clamped_mask FROM ingest.telemetry"
+    [row] = await stored.rows(query + " WHERE time = $1", time)
+    return tuple(row)
+
+
+async def test_a_refused_channel_is_filled_later_and_sent_again_changes_nothing(
+    stored: Any, new_day: datetime, batch_of: BatchOf
+) -> None:
+    at, bit = [(1, new_day)], 1 << MASK_BIT["wellhead_pressure_psi"]
+    without = batch_of(at, motor_temp_c=2400, refused_mask=bit)
+    assert (await stored.write(without)).stored == 1
+    assert await row_of(stored, new_day) == (2400, None, bit, None)
+    assert (await stored.write(without)).duplicates == 1
+    mended = batch_of(at, wellhead_pressure_psi=0, clamped_mask=bit)
+    for result in ((1, 0), (0, 1)):
+        written = await stored.write(mended)
+        assert (written.merged, written.duplicates) == result
+        assert await row_of(stored, new_day) == (2400, 0, None, bit)
+    assert (await stored.write(without)).duplicates == 1
+    assert await row_of(stored, new_day) == (2400, 0, None, bit)
+
+
+async def test_the_row_is_the_same_whichever_of_its_readings_came_first(
+    stored: Any, new_day: datetime, batch_of: BatchOf
+) -> None:
+    bit = 1 << MASK_BIT["wellhead_pressure_psi"]
+    parts = [
+        {"motor_temp_c": 2400, "refused_mask": bit},
+        {"wellhead_pressure_psi": 50},
+        {"motor_temp_c": 2400, "refused_mask": bit},
+    ]
+    for minute, order in enumerate(permutations(parts)):
+        time = new_day + timedelta(minutes=minute)
+        for part in order:
+            await stored.write(batch_of([(1, time)], **part))
+        assert await row_of(stored, time) == (2400, 50, None, None)
+
+
+async def test_a_channel_that_is_refused_later_is_marked(
+    stored: Any, new_day: datetime, batch_of: BatchOf
+) -> None:
+    bit = 1 << MASK_BIT["wellhead_pressure_psi"]
+    await stored.write(batch_of([(1, new_day)], motor_temp_c=2400))
+    result = await stored.write(batch_of([(1, new_day)], motor_temp_c=2400, refused_mask=bit))
+    assert (result.merged, result.duplicates) == (1, 0)
+    assert await row_of(stored, new_day) == (2400, None, bit, None)
 
 
 async def test_concurrent_workers_lose_nothing_and_store_nothing_twice(
@@ -158,7 +222,7 @@ async def test_a_flush_that_fails_leaves_nothing_behind(
     await stored.write(batch_of([(1, new_day)], choke_pct=1))
     batch = batch_of(keys(new_day, range(1, 2)), choke_pct=2)
 
-    def fail(_: Positions) -> list[Quarantined]:
+    def fail(_: Conflicts) -> list[Quarantined]:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
@@ -183,7 +247,12 @@ async def test_late_readings_join_those_in_the_columnstore(
     fuller = batch_of(keys(new_day, pumps, 50), motor_temp_c=7)
     assert (await stored.write(fuller)).merged == 2000
     contrary = batch_of(keys(new_day, range(3, 4), 2), intake_pressure_psi=5, discharge_pressure_psi=[6, 7])
-    assert (await stored.write(contrary, on_conflict=refuse)).conflicts.tolist() == [1]
+    result = await stored.write(contrary, on_conflict=refuse)
+    assert (result.conflicts.positions.tolist(), result.conflicts.masks.tolist()) == ([1], [2])
+    marked = (
+        "SELECT count(*) FROM ingest.telemetry WHERE refused_mask = 2 AND time >= $1 AND time < $1 + '1 day'"
+    )
+    assert await stored.value(marked, new_day) == 1
     counts = "SELECT count(*), count(discharge_pressure_psi), count(motor_temp_c) FROM ingest.telemetry"
     rows = await stored.rows(counts + " WHERE time >= $1 AND time < $1 + '1 day'", new_day)
     assert tuple(rows[0]) == (8000, 4000, 2000)

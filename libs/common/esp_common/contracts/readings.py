@@ -17,6 +17,9 @@ TRIP_CODE_ABSENT: Final = np.iinfo(np.int32).min
 API_GATEWAY: Final = "_api"
 """The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
 
+JUDGED_HEADER: Final = "esp-judged-us"
+"""Header of a message of the ingest API: when it judged the readings, in microseconds since 1970 UTC."""
+
 FloatMatrix = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]

@@ -99,6 +99,11 @@ class Link:
         """Why the channel is not open, or was closed last; None once it is open."""
 
     @property
+    def user(self) -> str | None:
+        """The broker user it logs in as."""
+        return self._user
+
+    @property
     def connected(self) -> bool:
         """Whether the channel is open, and `_opened` is through with it."""
         usable = self._usable and self._channel is not None and not self._channel.is_closed

@@ -17,11 +17,18 @@ Below = Annotated[float | None, Query(ge=0, le=100, description="Only scores und
 
 
 class QualityHour(BaseModel):
-    """One pump's hour: shares from 0 to 1 (null: nothing to judge by) and the score from 0 to 100."""
+    """One pump's hour: shares from 0 to 1 (null: nothing to judge by) and the score from 0 to 100.
+
+    `readings` are stored, `rejected` were refused whole; `refused_channels` and `clamped_channels` are values
+    of stored readings.
+    """
 
     pump_id: str
     hour: datetime
     readings: int
+    rejected: int
+    refused_channels: int
+    clamped_channels: int
     completeness: float | None
     validity: float | None
     uniqueness: float | None

@@ -8,6 +8,7 @@ import json
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -18,6 +19,7 @@ import pyarrow as pa
 from esp_common.contracts.readings import Int64Array
 
 from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.repeated_keys import loads, may_repeat
 
 JSON_TYPE: Final = "application/json"
 ARROW_TYPE: Final = "application/vnd.apache.arrow.stream"
@@ -31,12 +33,16 @@ _TOO_MANY: Final = f"the body holds more than {MAX_READINGS_PER_BODY} readings"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One message as it arrived: an AMQP delivery, or one HTTP request, of `gateway_id`."""
+    """One message as it arrived: an AMQP delivery, or one HTTP request, of `gateway_id`.
+
+    `judged_us`: the time at which the ingest API answered for it; its readings are judged as of then.
+    """
 
     content: bytes
     content_type: str | None
     gateway_id: str
     message_id: str | None = None
+    judged_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,15 @@ class Decoded:
     def __len__(self) -> int:
         """Return N."""
         return len(self.body_of)
+
+    def gateway_of(self, number: int) -> str:
+        """Return the gateway that sent reading `number`."""
+        return self.bodies[int(self.body_of[number])].gateway_id
+
+    def clock(self, now_us: int) -> Int64Array:
+        """Return (N,): when each reading is judged, `now_us` unless its body was judged before."""
+        clocks = [now_us if body.judged_us is None else body.judged_us for body in self.bodies]
+        return np.array(clocks, dtype=np.int64)[self.body_of]
 
     def sent(self, number: int) -> dict[str, Any]:
         """Return reading `number` as its gateway sent it."""
@@ -175,6 +190,10 @@ def decode(bodies: Sequence[Body]) -> Decoded:
             except orjson.JSONDecodeError:
                 _add_lenient_json(found, number)
                 continue
+            if may_repeat(body.content, value):
+                # Nested too deep for Python's parser it is no reading, whatever its keys.
+                with suppress(RecursionError):
+                    value = loads(body.content.decode(), _integer)
             found.add_json(number, value)
         elif media_type == ARROW_TYPE:
             found.add_arrow(number)
@@ -185,9 +204,9 @@ def decode(bodies: Sequence[Body]) -> Decoded:
 
 
 def _add_lenient_json(found: _Collector, number: int) -> None:
-    """Take a body that is JSON but for NaN and Infinity, so that only the readings with them are refused."""
+    """Take a body that is JSON but for NaN and Infinity, so that only the channels with them are refused."""
     try:
-        value = json.loads(found.bodies[number].content.decode(), parse_int=_integer)
+        value = loads(found.bodies[number].content.decode(), _integer)
         json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
     except (ValueError, TypeError, RecursionError) as error:
         found.add_fault(number, Reason.UNDECODABLE, f"not JSON: {_first_line(error)}")

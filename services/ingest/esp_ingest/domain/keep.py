@@ -1,6 +1,7 @@
 """What quarantine keeps of a refused reading, and the id that follows from it."""
 
 import base64
+import json
 import math
 from datetime import datetime
 from hashlib import blake2b
@@ -10,6 +11,7 @@ from uuid import UUID
 import orjson
 
 _MAX_DEPTH: Final = 32
+_JSON_TYPE: Final = "application/json"
 BODY: Final = "body_base64"
 CONTENT_TYPE: Final = "content_type"
 
@@ -17,14 +19,22 @@ CONTENT_TYPE: Final = "content_type"
 def keep_reading(sent: dict[str, Any]) -> dict[str, Any] | None:
     """Return `sent` as PostgreSQL's jsonb can hold it.
 
-    Not-a-number and infinities become text, bytes and NUL characters are escaped. None for what is nested
-    deeper than a reading has any reason to be: its body is to be kept instead.
+    Not-a-number and infinities become text, bytes and NUL characters are escaped. What is nested deeper than
+    a reading has any reason to be is kept as the bytes of its JSON, which do not depend on the message it
+    came in. None for what is nested deeper than Python can write: its body is to be kept instead.
     """
     try:
         kept: dict[str, Any] = _keep(sent, 0)
     except RecursionError:
-        return None
+        return _keep_deep(sent)
     return kept
+
+
+def _keep_deep(sent: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return keep_body(json.dumps(sent, default=str, separators=(",", ":")).encode(), _JSON_TYPE)
+    except RecursionError:
+        return None
 
 
 def keep_body(content: bytes, content_type: str | None) -> dict[str, Any]:

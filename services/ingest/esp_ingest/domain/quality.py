@@ -22,8 +22,10 @@ HOUR_S: Final = 3600.0
 class HourCounts:
     """What was seen of a pump in an hour.
 
-    `readings`: stored; `flagged` of them carry a gauge's error code or a frozen value, `contradictory` of the
-    `checked` running ones deny themselves (discharge below intake pressure, phases unlike the motor current).
+    `readings`: stored; `flagged` of them carry a gauge's error code or a frozen value, or have a refused
+    channel; `contradictory` of the `checked` running ones deny themselves (discharge below intake pressure,
+    phases unlike the motor current). `rejected`: readings refused whole. `refused_channels`,
+    `clamped_channels`: values of stored readings that were refused, or stored as the limit.
     `windows`: 20-minute windows of the hour with any reading. `observed_s`: seconds of the hour in which the
     pump should have reported. `expected_interval_s`: None if it reports by exception.
     """
@@ -39,6 +41,8 @@ class HourCounts:
     conflicts: int
     observed_s: float = HOUR_S
     expected_interval_s: float | None = None
+    refused_channels: int = 0
+    clamped_channels: int = 0
 
 
 @dataclass(frozen=True, slots=True)

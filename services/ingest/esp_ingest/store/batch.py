@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.contracts.channels import CHANNEL_NAMES, MASK_BIT, MASK_NAMES, RUNNING, TRIP_CODE
 from esp_common.contracts.readings import (
     RUNNING_ABSENT,
     TRIP_CODE_ABSENT,
@@ -74,6 +74,30 @@ class Batch:
         """Return the masks, in the order of `MASKS`."""
         return self.fault_mask, self.frozen_mask, self.refused_mask, self.clamped_mask
 
+    def measures(self) -> npt.NDArray[np.bool_]:
+        """Return (n,): which rows carry anything."""
+        there = np.asarray((self.running != RUNNING_ABSENT) | (self.trip_code != TRIP_CODE_ABSENT))
+        there[~there] = (self.scaled[~there] != NULL_INT).any(axis=1)
+        return there
+
+    def without(self, conflicts: "Conflicts") -> "Batch":
+        """Return the batch with the channels of `conflicts` refused."""
+        masks = np.zeros(len(self), dtype=np.int32)
+        masks[conflicts.positions] = conflicts.masks
+        flags = (masks[:, None] >> np.arange(len(MASK_NAMES), dtype=np.int32) & 1).astype(np.bool_)
+        keep = ~masks
+        return Batch(
+            self.pump_no,
+            self.time_us,
+            np.where(flags[:, : self.scaled.shape[1]], NULL_INT, self.scaled),
+            np.where(flags[:, MASK_BIT[RUNNING]], RUNNING_ABSENT, self.running).astype(np.int8),
+            np.where(flags[:, MASK_BIT[TRIP_CODE]], TRIP_CODE_ABSENT, self.trip_code),
+            self.fault_mask & keep,
+            self.frozen_mask & keep,
+            self.refused_mask | masks,
+            self.clamped_mask & keep,
+        )
+
     def days(self) -> set[int]:
         """Return the UTC days it touches, in days since 1970."""
         return set(np.unique(self.time_us // _DAY_US).tolist())
@@ -115,7 +139,8 @@ class Batch:
 class Tally:
     """What was noticed of one pump and hour that leaves no row: readings known to be repeated, late, refused.
 
-    `duplicates` and `conflicts` that only the database can see are added by the store itself.
+    `conflicts`: readings that contradict others in some channel. `duplicates` and `conflicts` that only the
+    database can see are added by the store itself.
     """
 
     pump_no: int
@@ -131,8 +156,8 @@ class FlushCounts:
     """What a flush took in, and what became of it before it reached the store.
 
     `readings`: all readings of its `messages`. `merged`: those folded into another's row within the flush;
-    `duplicates`: those known to be stored or identical to another of the flush.
-    So readings = rows of the batch + quarantined + merged + duplicates.
+    `duplicates`: those known to be stored or that bring nothing beside another of the flush.
+    So readings = rows of the batch + quarantined + merged + duplicates, where quarantined are whole readings.
     """
 
     worker: str
@@ -143,21 +168,43 @@ class FlushCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreResult:
-    """What became of a flush's readings; `conflicts` are positions of batch rows that contradict stored ones.
+class Conflicts:
+    """Batch rows at `positions` that contradict stored ones, each in the channels of its mask."""
 
-    `quarantined`: rows new in quarantine; a reading that was there already counts as a duplicate.
+    positions: Positions
+    masks: Int32Array
+
+    def __len__(self) -> int:
+        """Return how many rows contradict."""
+        return len(self.positions)
+
+    @property
+    def channels(self) -> int:
+        """How many channels contradict, of all rows."""
+        return int(np.bitwise_count(self.masks).sum())
+
+
+NO_CONFLICTS: Final = Conflicts(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """What became of a flush's readings; `conflicts` are the batch rows that contradict stored ones.
+
+    `quarantined`: readings new in quarantine; one that was there already counts as a duplicate.
+    `refused_channels`: channels of other readings that are new there.
     """
 
     stored: int
     merged: int
     duplicates: int
     quarantined: int
-    conflicts: Positions
+    refused_channels: int
+    conflicts: Conflicts
 
 
-OnConflict = Callable[[Positions], list[Quarantined]]
-"""Given positions of rows that contradict stored ones, return the readings they were made of."""
+OnConflict = Callable[[Conflicts], list[Quarantined]]
+"""Return what quarantine keeps of the contradicting channels: those of the readings the rows were made of."""
 
 
 def _time(time_us: Any) -> datetime:

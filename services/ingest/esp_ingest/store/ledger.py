@@ -27,5 +27,6 @@ async def account(
         result.merged,
         result.duplicates,
         result.quarantined,
+        result.refused_channels,
         *touched.tolist(),
     )

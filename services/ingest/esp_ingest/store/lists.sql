@@ -22,7 +22,7 @@ SELECT * FROM ingest.quarantine WHERE id = $1;
 -- Each pump's newest scored hour, in the order of pump ids; $3 is the last of the page before, or null.
 SELECT
     p.pump_id, h.hour, h.readings, h.completeness, h.validity, h.uniqueness, h.timeliness, h.consistency,
-    h.score, h.computed_at
+    h.score, h.rejected, h.refused_channels, h.clamped_channels, h.computed_at
 FROM ingest.pumps AS p
 JOIN ingest.wells AS w USING (well_id)
 CROSS JOIN LATERAL (
@@ -41,7 +41,7 @@ LIMIT $4;
 -- One pump's scored hours, newest first; $4 is the last of the page before, or null.
 SELECT
     p.pump_id, h.hour, h.readings, h.completeness, h.validity, h.uniqueness, h.timeliness, h.consistency,
-    h.score, h.computed_at
+    h.score, h.rejected, h.refused_channels, h.clamped_channels, h.computed_at
 FROM ingest.quality_hours AS h
 JOIN ingest.pumps AS p USING (pump_no)
 WHERE p.pump_id = $1

@@ -15,9 +15,11 @@ SELECT
     coalesce(sum(merged), 0)::int8 AS merged,
     coalesce(sum(duplicates), 0)::int8 AS duplicates,
     coalesce(sum(quarantined), 0)::int8 AS quarantined,
+    coalesce(sum(refused_channels), 0)::int8 AS refused_channels,
     (SELECT count(*) FROM ingest.telemetry) AS rows,
     (SELECT coalesce(sum(readings), 0)::int8 FROM ingest.dropped_chunks) AS rows_dropped,
-    (SELECT count(*) FROM ingest.quarantine) AS rows_quarantined
+    (SELECT count(*) FROM ingest.quarantine WHERE channel IS NULL) AS rows_quarantined,
+    (SELECT count(*) FROM ingest.quarantine WHERE channel IS NOT NULL) AS channels_quarantined
 FROM ingest.ledger
 
 -- name: stored_rows

@@ -71,7 +71,15 @@ async def score(
 ) -> None:
     """Keep the hours' qualities, and when those were announced that just have been."""
     rows = [
-        (*hour.key, hour.counts.readings, *asdict(quality).values(), announced.get(hour.key))
+        (
+            *hour.key,
+            hour.counts.readings,
+            *asdict(quality).values(),
+            announced.get(hour.key),
+            hour.counts.rejected,
+            hour.counts.refused_channels,
+            hour.counts.clamped_channels,
+        )
         for hour, quality in scored
     ]
     if rows:

@@ -55,7 +55,11 @@ LEFT JOIN ingest.quality_hours AS before
 CROSS JOIN LATERAL (
     SELECT
         count(*) AS readings,
-        count(*) FILTER (WHERE fault_mask IS NOT NULL OR frozen_mask IS NOT NULL) AS flagged,
+        count(*) FILTER (
+            WHERE fault_mask IS NOT NULL OR frozen_mask IS NOT NULL OR refused_mask IS NOT NULL
+        ) AS flagged,
+        coalesce(sum(bit_count(refused_mask::bit(32))), 0)::int4 AS refused_channels,
+        coalesce(sum(bit_count(clamped_mask::bit(32))), 0)::int4 AS clamped_channels,
         count(*) FILTER (WHERE running) AS checked,
         count(*) FILTER (WHERE running AND (
             (discharge_pressure_psi < intake_pressure_psi AND coalesce(fault_mask, 0) & 3 = 0)
@@ -72,11 +76,13 @@ ORDER BY due.hour, due.pump_no
 UPDATE ingest.quality_hours AS q SET
     stale = false, readings = s.readings, completeness = s.completeness, validity = s.validity,
     uniqueness = s.uniqueness, timeliness = s.timeliness, consistency = s.consistency, score = s.score,
+    rejected = s.rejected, refused_channels = s.refused_channels, clamped_channels = s.clamped_channels,
     computed_at = now(), degraded_at = coalesce(q.degraded_at, s.degraded_at)
 FROM unnest(
     $1::int4[], $2::timestamptz[], $3::int4[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[],
-    $9::float8[], $10::timestamptz[]
+    $9::float8[], $10::timestamptz[], $11::int4[], $12::int4[], $13::int4[]
 ) AS s (
-    pump_no, hour, readings, completeness, validity, uniqueness, timeliness, consistency, score, degraded_at
+    pump_no, hour, readings, completeness, validity, uniqueness, timeliness, consistency, score, degraded_at,
+    rejected, refused_channels, clamped_channels
 )
 WHERE q.pump_no = s.pump_no AND q.hour = s.hour

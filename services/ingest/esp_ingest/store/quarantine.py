@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from esp_common.database import Connection, load_queries
@@ -12,17 +12,25 @@ from esp_ingest.domain.readings import Quarantined
 _QUERIES: Final = load_queries("esp_ingest.store", "quarantine.sql")
 
 
-async def keep(connection: Connection, refused: Sequence[Quarantined]) -> int:
-    """Keep refused readings; return how many were not there yet."""
+class Kept(NamedTuple):
+    """How many refusals were not in quarantine yet: of whole readings, and of single channels."""
+
+    readings: int
+    channels: int
+
+
+async def keep(connection: Connection, refused: Sequence[Quarantined]) -> Kept:
+    """Keep refused readings and channels; return how many were not there yet."""
     if not refused:
-        return 0
+        return Kept(0, 0)
     rows = [
         (q.id, q.gateway_id, q.message_id, q.pump_id, q.time, q.channel, q.reason, q.detail, q.payload)
         for q in {q.id: q for q in refused}.values()
     ]
     columns = [list(map(_storable, column)) for column in zip(*rows, strict=True)]
     columns[-1] = [orjson.dumps(payload).decode() for payload in columns[-1]]
-    return sum(row["is_new"] for row in await connection.fetch(_QUERIES.keep, *columns))
+    new = [row["of_channel"] for row in await connection.fetch(_QUERIES.keep, *columns) if row["is_new"]]
+    return Kept(new.count(False), new.count(True))
 
 
 def _storable(value: Any) -> Any:

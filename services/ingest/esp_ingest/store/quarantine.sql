@@ -1,7 +1,8 @@
 -- Refused readings.
 
 -- name: keep
--- One row per refused reading, whoever sends it again; one that was replayed and refused again is pending again.
+-- One row per refused reading or channel, whoever sends it again; one that was replayed and refused again is pending
+-- again. A channel that was sent in alone is refused as a reading then, and stays a channel here.
 INSERT INTO ingest.quarantine AS q (id, gateway_id, message_id, pump_id, time, channel, reason, detail, payload)
 SELECT * FROM unnest(
     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[],
@@ -11,4 +12,4 @@ ON CONFLICT (id) DO UPDATE
 SET state = 'pending', received_at = now(), reason = excluded.reason, detail = excluded.detail,
     resolved_at = NULL, resolved_by = NULL
 WHERE q.state = 'replayed'
-RETURNING xmax = 0 AS is_new
+RETURNING xmax = 0 AS is_new, channel IS NOT NULL AS of_channel

@@ -2,13 +2,14 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import asyncpg
 import numpy as np
+from esp_common.contracts.channels import MASK_BIT
 from esp_common.database import Connection, Engine, Pool, load_queries
 
 from esp_ingest.domain.readings import Quarantined
@@ -17,24 +18,41 @@ from esp_ingest.store.batch import (
     COLUMNS,
     MASKS,
     MEASURED,
+    NO_CONFLICTS,
     Batch,
+    Conflicts,
     FlushCounts,
     Key,
     OnConflict,
-    Positions,
     StoreResult,
     Tally,
 )
 from esp_ingest.store.copy import encode
 
 _QUERIES: Final = load_queries("esp_ingest.store", "telemetry.sql")
+
+
+_BITS: Final = MASK_BIT.items()
+
+
+def _mask(condition: str) -> str:
+    """Return the SQL of the mask of channels for which `condition` holds."""
+    bits = (f"CASE WHEN {condition.format(name)} THEN {1 << bit} ELSE 0 END" for name, bit in _BITS)
+    return f"({' + '.join(bits)})"
+
+
+def _united(mask: str) -> str:
+    return f"{mask} = NULLIF(coalesce(t.{mask}, 0) | (coalesce(s.{mask}, 0) & m.fresh), 0)"
+
+
 _FRAGMENTS: Final = {
     "columns": ", ".join(COLUMNS),
-    "differs": "coalesce(" + " OR ".join(f"s.{name} <> t.{name}" for name in MEASURED) + ", false)",
-    "adds": "(" + " OR ".join(f"t.{name} IS NULL AND s.{name} IS NOT NULL" for name in MEASURED) + ")",
+    "clash": _mask("s.{0} <> t.{0}"),
+    "fresh": _mask("t.{0} IS NULL AND s.{0} IS NOT NULL"),
+    "covered": _mask("t.{0} IS NOT NULL AND s.{0} IS NULL"),
     "union": ", ".join(
         [f"{name} = coalesce(t.{name}, s.{name})" for name in MEASURED]
-        + [f"{name} = coalesce(t.{name} | s.{name}, t.{name}, s.{name})" for name in MASKS]
+        + [_united(name) for name in MASKS if name != "refused_mask"]
     ),
 }
 _INSERT_NEW: Final = _QUERIES.insert_new.format(**_FRAGMENTS)
@@ -105,6 +123,21 @@ class TelemetryStore:
             self._days |= days
 
 
+class _Compared(NamedTuple):
+    """A staged row beside the stored one of its key, as `compare` returns it."""
+
+    pump_no: int
+    time: datetime
+    clash: int
+    fresh: int
+    refused: int
+    before: int
+
+    @property
+    def key(self) -> Key:
+        return self.pump_no, self.time
+
+
 @dataclass(frozen=True, slots=True)
 class _Rows:
     """What became of a batch's rows; `tallies` say whose and when the repeated and contrary ones are."""
@@ -112,7 +145,7 @@ class _Rows:
     stored: int
     merged: int = 0
     duplicates: int = 0
-    conflicts: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    conflicts: Conflicts = NO_CONFLICTS
     tallies: Sequence[Tally] = ()
 
 
@@ -129,17 +162,17 @@ class _Flush:
     async def write(self, connection: Connection) -> StoreResult:
         async with connection.transaction():
             rows = await self._store(connection)
-            contrary = self.on_conflict(rows.conflicts) if len(rows.conflicts) else []
-            refused = [*self.quarantined, *contrary]
-            kept = await quarantine.keep(connection, refused)
-            # A contrary row may have been folded from several readings, which are refused one by one.
-            folded = len(contrary) - len(rows.conflicts)
+            conflicts = rows.conflicts
+            contrary = self.on_conflict(conflicts) if len(conflicts) else []
+            kept = await quarantine.keep(connection, [*self.quarantined, *contrary])
+            refused = sum(row.channel is None for row in self.quarantined)
             result = StoreResult(
                 stored=rows.stored,
-                merged=rows.merged + self.counts.merged - folded,
-                duplicates=rows.duplicates + self.counts.duplicates + len(refused) - kept,
-                quarantined=kept,
-                conflicts=rows.conflicts,
+                merged=rows.merged + self.counts.merged,
+                duplicates=rows.duplicates + self.counts.duplicates + refused - kept.readings,
+                quarantined=kept.readings,
+                refused_channels=kept.channels,
+                conflicts=conflicts,
             )
             tallies = [*self.tallies, *rows.tallies]
             await quality.tally(connection, tallies)
@@ -161,36 +194,40 @@ class _Flush:
         return await self._settle(connection, Counter(by_hour))
 
     async def _settle(self, connection: Connection, stored: Counter[Key]) -> _Rows:
-        """Deal with rows whose key was taken: the same again, more channels, or something else."""
+        """Deal with rows whose key was taken: the same again, more channels, or contradicting ones."""
         await connection.execute(_QUERIES.lock_pumps, _MERGE_LOCK)
-        told = await connection.fetch(_COMPARE, *self.batch.span())
-        contrary = [(row["pump_no"], row["time"]) for row in told if row["differs"]]
-        fuller = [(row["pump_no"], row["time"]) for row in told if not row["differs"]]
-        for group in _merge_groups(fuller, datetime.now(UTC) - _ROWSTORE_AGE):
+        compared = [_Compared(*row) for row in await connection.fetch(_COMPARE, *self.batch.span())]
+        changed = [row for row in compared if row.fresh or row.refused != row.before]
+        for group in _merge_groups(changed, datetime.now(UTC) - _ROWSTORE_AGE):
             await connection.execute(_MERGE, *group)
-        repeated = self.batch.hours() - stored - _by_hour(fuller) - _by_hour(contrary)
+        contrary = [row for row in compared if row.clash]
+        repeated = self.batch.hours() - stored - _by_hour(row.key for row in changed)
+        new_conflicts = _by_hour(row.key for row in contrary if row.clash & ~row.before)
         return _Rows(
             stored=stored.total(),
-            merged=len(fuller),
+            merged=len(changed),
             duplicates=repeated.total(),
-            conflicts=np.array([self.batch.position(key) for key in contrary], dtype=np.int64),
+            conflicts=Conflicts(
+                np.array([self.batch.position(row.key) for row in contrary], dtype=np.int64),
+                np.array([row.clash for row in contrary], dtype=np.int32),
+            ),
             tallies=[
                 *(Tally(*key, duplicates=n) for key, n in repeated.items()),
-                *(Tally(*key, conflicts=n) for key, n in _by_hour(contrary).items()),
+                *(Tally(*key, conflicts=n) for key, n in new_conflicts.items()),
             ],
         )
 
 
-def _by_hour(keys: Sequence[Key]) -> Counter[Key]:
+def _by_hour(keys: Iterable[Key]) -> Counter[Key]:
     return Counter((pump_no, time.replace(minute=0, second=0, microsecond=0)) for pump_no, time in keys)
 
 
-def _merge_groups(keys: Sequence[Key], rowstore: datetime) -> Iterator[tuple[list[int], datetime, datetime]]:
-    """Yield pumps, first and last time of each merging statement: young rows at once, old by pump and day."""
-    groups: dict[object, list[Key]] = {}
-    for pump_no, time in keys:
-        group = None if time >= rowstore else (pump_no, time.date())
-        groups.setdefault(group, []).append((pump_no, time))
-    for group_keys in groups.values():
-        pumps, times = zip(*group_keys, strict=True)
-        yield sorted(set(pumps)), min(times), max(times)
+def _merge_groups(rows: Sequence[_Compared], rowstore: datetime) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of each merging statement: young rows at once, old ones by pump and day."""
+    groups: dict[object, list[_Compared]] = {}
+    for row in rows:
+        group = None if row.time >= rowstore else (row.pump_no, row.time.date())
+        groups.setdefault(group, []).append(row)
+    for members in groups.values():
+        pumps, times, _, fresh, refused, _ = map(list, zip(*members, strict=True))
+        yield sorted(set(pumps)), min(times), max(times), pumps, times, fresh, refused

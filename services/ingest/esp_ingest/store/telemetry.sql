@@ -1,4 +1,6 @@
--- Writing readings. `{columns}`, `{differs}`, `{adds}` and `{union}` are filled in from the channel catalogue.
+-- Writing readings. What is in braces is filled in from the channel catalogue. Of a staged row `s` and the stored
+-- row `t` of its key, `{clash}` is the mask of the channels in which they contradict each other, `{fresh}` of those
+-- that only `s` has, `{covered}` of those that only `t` has.
 
 -- name: stage
 -- One per connection, emptied by every commit or rollback.
@@ -28,17 +30,32 @@ SELECT pg_advisory_xact_lock($1, stripe), set_config('plan_cache_mode', 'force_c
 FROM (SELECT DISTINCT pump_no % 64 AS stripe FROM staging ORDER BY 1) AS stripes
 
 -- name: compare
--- Staged rows that say more or something else than the stored row of their key.
-SELECT pump_no, time, {differs} AS differs
-FROM staging AS s JOIN ingest.telemetry AS t USING (pump_no, time)
-WHERE t.pump_no = ANY ($1) AND t.time BETWEEN $2 AND $3 AND ({differs} OR {adds})
+-- Staged rows that contradict the stored row of their key, or change it. `refused` is the refused_mask of the two: the
+-- mark of an absent channel ends when its value comes, that of a contradiction stays. So the row is the same whatever
+-- came first. OFFSET 0: each mask is made once, not wherever it is named.
+SELECT pump_no, time, clash, fresh, refused, before
+FROM (
+    SELECT *, ((before & (~fresh)) | (staged & (~covered)) | clash) AS refused
+    FROM (
+        SELECT
+            pump_no, time, {clash} AS clash, {fresh} AS fresh, {covered} AS covered,
+            coalesce(t.refused_mask, 0) AS before, coalesce(s.refused_mask, 0) AS staged
+        FROM staging AS s JOIN ingest.telemetry AS t USING (pump_no, time)
+        WHERE t.pump_no = ANY ($1) AND t.time BETWEEN $2 AND $3
+        OFFSET 0
+    ) AS masks
+    OFFSET 0
+) AS compared
+WHERE clash <> 0 OR fresh <> 0 OR refused <> before
 
 -- name: merge
--- Add to stored rows the channels that only the staged row carries.
-UPDATE ingest.telemetry AS t SET {union}
+-- Add to the stored rows of keys $4, $5 the channels that only the staged row carries ($6), and set their
+-- refused_mask ($7).
+UPDATE ingest.telemetry AS t SET {union}, refused_mask = NULLIF(m.refused, 0)
 FROM staging AS s
-WHERE t.pump_no = s.pump_no AND t.time = s.time
-  AND t.pump_no = ANY ($1) AND t.time BETWEEN $2 AND $3 AND NOT {differs} AND {adds}
+JOIN unnest($4::int4[], $5::timestamptz[], $6::int4[], $7::int4[]) AS m (pump_no, time, fresh, refused)
+    USING (pump_no, time)
+WHERE t.pump_no = s.pump_no AND t.time = s.time AND t.pump_no = ANY ($1) AND t.time BETWEEN $2 AND $3
 
 -- name: ensure_partitions
 SELECT ingest.ensure_partitions($1)
