@@ -555,6 +555,110 @@ async def test_a_poison_message_is_buried_with_its_reason_and_its_neighbours_pas
     assert message.headers["esp-error-id"]
 
 
+async def _deliver_in_vain(site: Field, times: int, count: int) -> None:
+    """Deliver all `count` messages of the queue that often to a consumer that goes away without a word."""
+    for _ in range(times):
+        taken: list[Delivery] = []
+        url, queue = site.settings.amqp_url, topology.INGEST_TELEMETRY
+        consumer = LeanConsumer(url, queue, prefetch=count, on_message=taken.append)
+        async with beside(consumer.run()):
+            await until(lambda taken=taken: len(taken) == count, "delivered")
+
+
+async def test_messages_of_a_crash_loop_are_taken_in_groups(site: Field) -> None:
+    for _ in range(640):
+        await site.send(site.reading())
+    await _deliver_in_vain(site, 3, 640)
+    async with site.worker():
+        await site.drained()
+    flushes = await site.admin.fetchval("SELECT count(*) FROM ingest.ledger")
+    assert (await site.count(), flushes < 640 / 8) == (640, True)
+    assert (await site.reconciled()).agrees
+
+
+async def test_a_message_that_cannot_be_stored_is_found_by_halving(
+    site: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, calls = intake.decode, 0
+
+    def choke(bodies: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        assert not any(b"POISON" in body.content for body in bodies), "cannot swallow this"
+        return decode(bodies)
+
+    monkeypatch.setattr(intake, "decode", choke)
+    monkeypatch.setattr(intake, "POISON_PAUSE_S", 0.01)
+    for _ in range(100):
+        await site.send(site.reading())
+    await site.send(b'{"pump_id":"POISON"}')
+    for _ in range(100):
+        await site.send(site.reading())
+    async with site.worker():
+        await until(lambda: _true_if(site.ready(topology.INGEST_TELEMETRY_DEAD), 1), "dead-lettered")
+        await site.drained()
+    assert await site.count() == 200
+    assert calls < 100
+
+
+KILLED_BY_POISON = RUN_WORKER.replace(
+    "async def main",
+    """
+import os
+from esp_ingest import intake
+decode = intake.decode
+
+def fatal(bodies):
+    if any(b"POISON" in body.content for body in bodies):
+        os._exit(139)
+    return decode(bodies)
+
+intake.decode = fatal
+
+async def main""",
+)
+
+
+async def test_a_message_that_kills_workers_is_dead_lettered_alone(site: Field) -> None:
+    environment = {
+        "ESP_INGEST_AMQP_URL": site.settings.amqp_url,
+        "ESP_INGEST_DATABASE_URL": site.settings.database_url,
+        "ESP_INGEST_REDIS_URL": site.settings.redis_url,
+    }
+    for _ in range(150):
+        await site.send(site.reading())
+    await site.send(b'{"pump_id":"POISON"}')
+    for _ in range(150):
+        await site.send(site.reading())
+    await _deliver_in_vain(site, 3, 301)  # as a worker does that holds all of them when it is killed
+    for _ in range(topology.DELIVERY_LIMIT):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            KILLED_BY_POISON,
+            env=os.environ | environment,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        ended = asyncio.create_task(process.wait())
+        try:
+            await until(lambda ended=ended: _ended_or_alone(site, ended), "killed, or done", 60)
+        finally:
+            if not ended.done():
+                process.kill()
+            await ended
+        if await site.ready(topology.INGEST_TELEMETRY_DEAD):
+            break
+    async with site.worker():
+        await site.drained()
+    [letter] = await DeadLetters(site.settings.amqp_url).list()
+    assert (letter.body, letter.reason) == (b'{"pump_id":"POISON"}', "delivery_limit")
+    assert await site.count() == 300
+
+
+async def _ended_or_alone(site: Field, ended: "asyncio.Task[int]") -> bool:
+    return ended.done() or await site.ready(topology.INGEST_TELEMETRY_DEAD) == 1
+
+
 async def test_a_database_that_answers_but_takes_no_rows_gets_nothing_dead_lettered(site: Field) -> None:
     sent = site.reading()
     async with site.worker(outage_pause_s=0.2) as worker:

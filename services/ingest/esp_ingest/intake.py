@@ -31,6 +31,7 @@ from esp_ingest.domain.frozen import FrozenTracker
 from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Screened, screen
+from esp_ingest.domain.suspects import SUSPICIOUS, groups, risk_limit
 from esp_ingest.flush import Announcement, Flush, assemble
 from esp_ingest.seen import SeenMessages, seen_key
 from esp_ingest.settings import MIB, IngestSettings
@@ -58,9 +59,6 @@ FLUSH_READINGS = Histogram(
 LAG_S = Gauge("esp_ingest_lag_seconds", "Age of the newest reading of the last flush.")
 BUFFERED = Gauge("esp_ingest_buffered_bytes", "Bodies held by the worker.")
 DATABASE_UP = Gauge("esp_ingest_database_up", "0 while flushes wait for the database.")
-
-SUSPICIOUS: Final = 2
-"""Deliveries after which a message is taken by itself: it may be what killed the worker."""
 
 FIRST_PREFETCH: Final = 1
 """Messages sent ahead to a worker that has yet to see what they are like."""
@@ -157,7 +155,8 @@ class Intake:
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._settings.flush_ms / 1000, self._due.set)
-        if self._readings >= self._settings.flush_readings or len(self._waiting) * 3 >= self._prefetch:
+        held = len(self._waiting) + len(self._suspects)
+        if self._readings >= self._settings.flush_readings or held * 3 >= self._prefetch:
             self._due.set()
 
     @property
@@ -210,18 +209,21 @@ class Intake:
             await self.queue.resume()
 
     async def _suit_prefetch(self) -> None:
-        """Have as much sent ahead as fits into half the memory limit, and one message while any is suspect.
+        """Have as much sent ahead as fits into half the memory limit, and as may be at risk together.
 
         The broker sends all it may at once, and cancelling does not call that back; so a limit on messages
-        alone would let large ones past any limit on bytes. Starting with one message also means that one
-        that kills workers takes no others to their delivery limit with it.
+        alone would let large ones past any limit on bytes. Starting with one message means that what the
+        next ones may be is known before they are held: a message that kills workers takes no others to their
+        delivery limit with it.
         """
         held = [*self._waiting, *self._suspects]
         if not held:
             return
         largest = max(len(delivery.body) for delivery in held)
         room = int(self._settings.max_buffered_mib * MIB / 2 / max(1, largest))
-        fitting = 1 if self._suspects else max(2, min(room, self._settings.prefetch))
+        fitting = max(2, min(room, self._settings.prefetch))
+        if self._suspects:
+            fitting = min(fitting, risk_limit(self._suspects))
         if fitting < self._prefetch / 2 or fitting > self._prefetch * 1.5:
             self._prefetch = fitting
             await self.queue.limit(fitting)
@@ -240,12 +242,13 @@ class Intake:
             await self._start(part)
 
     async def _flush_suspects(self) -> None:
-        """Take what may be killing workers when nothing else is at risk, and one at a time."""
+        """Take what may be killing workers while nothing else is in a flush, a group at a time."""
         suspects, self._suspects = self._suspects, []
-        for delivery in suspects:
-            if self._flushing:
-                await asyncio.wait(self._flushing)
-            await self._start([delivery])
+        for group in groups(suspects):
+            for part in _parts(group, self._settings.flush_readings):
+                if self._flushing:
+                    await asyncio.wait(self._flushing)
+                await self._start(part)
 
     async def _start(self, deliveries: Sequence[Delivery]) -> None:
         await self._slots.acquire()
@@ -260,7 +263,7 @@ class Intake:
             self._due.set()
 
     async def _flush(self, deliveries: Sequence[Delivery], *, again: bool = False) -> None:
-        """Carry a flush through; one that cannot be is tried message by message.
+        """Carry a flush through; one that cannot be is halved until the messages at fault are alone.
 
         `again`: it was tried with others before, and may have been stored and not announced then.
         """
@@ -277,8 +280,9 @@ class Intake:
                 await self._refuse_poison(deliveries[0], error)
                 return
             log.warning("flush.split", messages=len(deliveries), error=repr(error)[:300])
-            for delivery in deliveries:
-                await self._flush([delivery], again=True)
+            middle = len(deliveries) // 2
+            for half in (deliveries[:middle], deliveries[middle:]):
+                await self._flush(half, again=True)
         else:
             self._release(deliveries)
 
