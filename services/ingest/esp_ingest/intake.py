@@ -31,12 +31,12 @@ from esp_ingest.domain.frozen import FrozenTracker
 from esp_ingest.domain.readings import UNKNOWN, Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Screened, screen
-from esp_ingest.domain.suspects import SUSPICIOUS, groups, risk_limit
 from esp_ingest.flush import Announcement, Flush, assemble
 from esp_ingest.seen import SeenMessages, seen_key
 from esp_ingest.settings import MIB, IngestSettings
 from esp_ingest.store.batch import FlushCounts, StoreResult
 from esp_ingest.store.telemetry import TelemetryStore
+from esp_ingest.suspects import SUSPICIOUS, groups, risk_limit
 
 log = structlog.get_logger()
 
@@ -224,7 +224,8 @@ class Intake:
         fitting = max(2, min(room, self._settings.prefetch))
         if self._suspects:
             fitting = min(fitting, risk_limit(self._suspects))
-        if fitting < self._prefetch / 2 or fitting > self._prefetch * 1.5:
+        too_many = fitting < self._prefetch and bool(self._suspects)
+        if too_many or fitting < self._prefetch / 2 or fitting > self._prefetch * 1.5:
             self._prefetch = fitting
             await self.queue.limit(fitting)
 

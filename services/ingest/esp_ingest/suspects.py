@@ -14,8 +14,12 @@ from esp_common import topology
 SUSPICIOUS: Final = 2
 """Deliveries before this one from which on a message is a suspect."""
 
-SHRINK: Final = 8
-"""How much smaller groups are with every further delivery."""
+_SIZES: Final = (1, 1, 64, 512)
+"""Largest group by how many deliveries are left after this one.
+
+Messages come back behind those that came back before, so the next ones may have one delivery less left than
+those at hand: on the last but one a message is alone too, lest several are held for their last.
+"""
 
 
 class _Delivered(Protocol):
@@ -28,8 +32,9 @@ Suspect = TypeVar("Suspect", bound=_Delivered)
 
 
 def group_size(delivery_count: int) -> int:
-    """Return how many messages of that many earlier deliveries may be at risk together: 512, 64, 8, 1."""
-    return int(SHRINK ** max(0, topology.DELIVERY_LIMIT - delivery_count))
+    """Return how many messages of that many earlier deliveries may be at risk together."""
+    left = max(0, topology.DELIVERY_LIMIT - delivery_count)
+    return _SIZES[min(left, len(_SIZES) - 1)]
 
 
 def risk_limit(suspects: Sequence[_Delivered]) -> int:
@@ -38,9 +43,9 @@ def risk_limit(suspects: Sequence[_Delivered]) -> int:
 
 
 def groups(suspects: Sequence[Suspect]) -> Iterator[Sequence[Suspect]]:
-    """Yield what is to be tried together, what has come back least first."""
+    """Yield what is to be tried together; first what has the fewest deliveries left to lose in a crash."""
     count = attrgetter("delivery_count")
-    for deliveries, alike in groupby(sorted(suspects, key=count), key=count):
+    for deliveries, alike in groupby(sorted(suspects, key=count, reverse=True), key=count):
         members, size = list(alike), group_size(deliveries)
         for start in range(0, len(members), size):
             yield members[start : start + size]
