@@ -8,7 +8,6 @@ import pytest
 from esp_common import telemetry, vault
 from esp_common.database import Queries
 from esp_common.errors import InvalidInput, NotFound, Unavailable, run_cli
-from esp_common.http import decode_cursor, encode_cursor
 from esp_common.secrets import LooseSecretWarning, read_secret
 from esp_common.settings import ServiceSettings, settings_table, with_authority
 
@@ -111,16 +110,6 @@ def test_a_command_that_fails_prints_one_line_and_exits_by_cause(
         run_cli(app)
     assert exited.value.code == code
     assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_cursor_comes_back_as_it_was() -> None:
-    assert decode_cursor(encode_cursor("2024-01-01", 7, None), 3) == ["2024-01-01", 7, None]
-
-
-@pytest.mark.parametrize("cursor", ["", "!", "W10", "eyJhIjoxfQ", encode_cursor(1)])
-def test_a_cursor_of_someone_else_is_refused(cursor: str) -> None:
-    with pytest.raises(InvalidInput):
-        decode_cursor(cursor, 2)
 
 
 @pytest.mark.parametrize(

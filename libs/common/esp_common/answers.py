@@ -6,23 +6,32 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 
+from esp_common.cursors import MAX_CURSOR_LENGTH, Field, decode_cursor, encode_cursor, plausible
 from esp_common.database import OUTAGES
-from esp_common.errors import InvalidInput, Unavailable
-from esp_common.http import PROBLEM_TYPE, decode_cursor, encode_cursor, problem_response
+from esp_common.errors import Unavailable
+from esp_common.http import PROBLEM_TYPE, problem_response
 from esp_common.times import parse_time
 
 Item = TypeVar("Item")
 Row = TypeVar("Row")
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most items of the page.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Maximum page size.")]
 Cursor = Annotated[
-    str | None, Query(max_length=500, description="`next_cursor` of the page before; none: the first page.")
+    str | None,
+    Query(
+        max_length=MAX_CURSOR_LENGTH, description="`next_cursor` of the page before; none: the first page."
+    ),
 ]
 
-UtcTime = Annotated[datetime, BeforeValidator(parse_time)]
-"""A time in a query or a body: RFC 3339 only. pydantic's own type also takes numbers and other forms."""
+UtcTime = Annotated[datetime, BeforeValidator(parse_time), AfterValidator(plausible)]
+"""A time in a query or a body: RFC 3339 only. pydantic's own type also takes numbers and other forms.
+
+Refused as well where a span from it would overflow.
+"""
+Since = Annotated[UtcTime | None, Query(alias="from", description="Only those at or after this time.")]
+Until = Annotated[UtcTime | None, Query(alias="to", description="Only those before this time.")]
 
 BODY: Final = (400, 413)
 """How a body is refused that is no text, or is too large."""
@@ -37,36 +46,19 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None
 
 
-def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[object]]) -> dict[str, Any]:
+def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[Any]]) -> dict[str, Any]:
     """Return a page of `limit` of `rows`, of which one more was read to see whether there is a next page.
 
     `key`: what the next page's rows come after.
     """
     items = rows[:limit]
-    following = encode_cursor(*map(_as_text, key(items[-1]))) if len(rows) > limit else None
+    following = encode_cursor(*key(items[-1])) if len(rows) > limit else None
     return {"items": items, "next_cursor": following}
 
 
-def position(cursor: str | None, *parts: Callable[[str], Any]) -> tuple[Any, ...] | None:
-    """Return the key a page starts after, each part made by its function; None for the first page."""
-    if cursor is None:
-        return None
-    try:
-        texts = decode_cursor(cursor, len(parts))
-        if "\0" in "".join(texts):
-            raise ValueError("no database has such a key")  # noqa: TRY301
-        return tuple(part(text) for part, text in zip(parts, texts, strict=True))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from error
-
-
-def as_time(text: str) -> datetime:
-    """Return the time that a cursor holds."""
-    return parse_time(text)
-
-
-def _as_text(part: object) -> str:
-    return part.isoformat() if isinstance(part, datetime) else str(part)
+def position(cursor: str | None, *fields: Field) -> tuple[Any, ...] | None:
+    """Return the key a page starts after, one value for each field; None for the first page."""
+    return None if cursor is None else decode_cursor(cursor, *fields)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -213,8 +213,12 @@ class AuditTrail:
         source_address: str | None = None,
         trace_id: str | None = None,
         detail: Mapping[str, Any] | None = None,
+        outcome: Outcome | None = None,
     ) -> None:
-        """Note one request and how it was answered. `action`: `METHOD /template`; `object_`: the path."""
+        """Note one request and how it was answered. `action`: `METHOD /template`; `object_`: the path.
+
+        `outcome`: None: what `status` says.
+        """
         self._records.append(
             make_record(
                 self._service,
@@ -222,7 +226,7 @@ class AuditTrail:
                 object_,
                 actor_id=actor_id,
                 actor_kind=actor_kind,
-                outcome=outcome_of(status),
+                outcome=outcome or outcome_of(status),
                 status=status,
                 source_address=source_address,
                 trace_id=trace_id,

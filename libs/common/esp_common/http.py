@@ -5,11 +5,11 @@ beside the role, not through a proxy) and otherwise wants the permission `metric
 """
 
 import asyncio
-import base64
 import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Annotated, Any, Final
@@ -30,7 +30,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from esp_common.audit import ORIGIN, AuditTrail, Origin
+from esp_common.audit import ORIGIN, AuditTrail, Origin, Outcome
 from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated, require
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health, is_local, metrics_response
@@ -60,6 +60,7 @@ _DOCS_POLICY: Final = (
 )
 _CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID")
 _UNAUDITED: Final = "/health/"
+_VERDICT: Final = "audit_verdict"
 _SECRET_PARAMETER: Final = "secret"  # noqa: S105 - a name
 MAX_OBJECT_LENGTH: Final = 300
 _NORMAL_CLOSURE, _POLICY_VIOLATION, _SERVER_ERROR = 1000, 1008, 1011
@@ -181,6 +182,19 @@ async def refuse_unknown_query(request: HTTPConnection) -> None:
         raise InvalidInput(f"unknown query parameters: {', '.join(unknown)}", fields=fields, fix=fix)
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the audit trail is to say of a request whose status does not tell how it ended, and for whom."""
+
+    actor_id: str | None
+    outcome: Outcome
+
+
+def set_verdict(request: HTTPConnection, verdict: Verdict) -> None:
+    """Have the audit trail say `verdict` of this request."""
+    setattr(request.state, _VERDICT, verdict)
+
+
 class Edge:
     """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
 
@@ -268,15 +282,18 @@ class Edge:
         ):
             return
         caller: Principal | None = origin.state.get("principal")
+        verdict: Verdict | None = origin.state.get(_VERDICT)
+        actor_id = caller.id if caller else verdict.actor_id if verdict else None
         method = scope.get("method", "WS")
         self._trail.note(
             f"{method if method in _METHODS or method == 'WS' else 'other'} {_template(scope)}",
             _audited_object(scope),
-            actor_id=caller.id if caller else None,
+            actor_id=actor_id,
             actor_kind=caller.kind if caller else "anonymous",
             status=int(status),
             source_address=origin.source_address,
             trace_id=origin.trace_id,
+            outcome=verdict.outcome if verdict else None,
         )
 
 
@@ -510,23 +527,3 @@ def _service_router() -> APIRouter:
         return page
 
     return router
-
-
-# --- pages ------------------------------------------------------------------------------------------------
-
-
-def encode_cursor(*position: str | int | None) -> str:
-    """Return an opaque cursor that says where a page ended."""
-    return base64.urlsafe_b64encode(orjson.dumps(position)).rstrip(b"=").decode()
-
-
-def decode_cursor(cursor: str, size: int) -> list[Any]:
-    """Return the `size` values a cursor was made of; raise InvalidInput when it is not one of ours."""
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        position = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except ValueError:
-        position = None
-    if not isinstance(position, list) or len(position) != size:
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page")
-    return position

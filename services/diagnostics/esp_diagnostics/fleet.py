@@ -3,7 +3,7 @@
 from typing import Final
 
 import orjson
-from esp_common.http import encode_cursor
+from esp_common.cursors import encode_cursor
 
 from esp_diagnostics.cache import Answer, AnswerCache, cache_key
 from esp_diagnostics.store.fleet import FleetFilter, FleetStore, Place, Row
@@ -39,8 +39,7 @@ def _page(rows: list[Row], limit: int, summary: Row | None) -> bytes:
     following = None
     if len(rows) > limit:
         last = items[-1]
-        # As text: JSON numbers would not bring every float back as it was.
-        following = encode_cursor(str(last["place"]), repr(last["health_place"]), last["pump_id"])
+        following = encode_cursor(last["place"], float(last["health_place"]), last["pump_id"])
     counts = {name: orjson.Fragment(summary[name] or "{}") for name in _COUNTS} if summary else {}
     document = {
         "items": [orjson.Fragment(row["item"]) for row in items],

@@ -9,15 +9,16 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-from esp_common.answers import BODY, Cursor, Limit, Page, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import day_field, text_field
 from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from esp_archiver.api.answers import NO_NUL, NotAcceptable, Time, cursor_at, page, position
+from esp_archiver.api.answers import NO_NUL, NotAcceptable
 from esp_archiver.domain.datasets import FAULT_CHANNELS, FROZEN_CHANNELS, Dataset
 from esp_archiver.reading import Question, Reader, columns_named
 from esp_archiver.settings import ArchiverSettings
@@ -65,8 +66,8 @@ class RestoreRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     pump_ids: list[Id] = Field(min_length=1)
-    since: Time = Field(alias="from")
-    until: Time = Field(alias="to")
+    since: UtcTime = Field(alias="from")
+    until: UtcTime = Field(alias="to")
     days: int = Field(7, ge=1, description="Days after which they go again.")
 
 
@@ -118,17 +119,18 @@ def archive_router(pool: Pool, reader: Reader, settings: ArchiverSettings) -> AP
     ) -> Any:
         """Return the archive's objects, newest day first."""
         wanted = PartFilter(dataset, field_id, since, until)
-        rows, last = page(await manifest.page(pool, wanted, position(cursor), limit + 1), limit)
-        following = cursor_at(last.part.place.day, last.name) if last else None
-        return {"items": [_shown(each) for each in rows], "next_cursor": following}
+        after = position(cursor, day_field, text_field)
+        rows = await manifest.page(pool, wanted, after, limit + 1)
+        found = page(rows, limit, lambda row: [row.part.place.day, row.name])
+        return {**found, "items": [_shown(each) for each in found["items"]]}
 
     @router.get("/telemetry", response_class=Response, responses={**problems(404, 406, 409), **_FORMS})
     async def read_telemetry(
         request: Request,
         _: Reads,
         pump_id: PumpId,
-        since: Annotated[Time, Query(alias="from", description="Only readings at or after this time.")],
-        until: Annotated[Time, Query(alias="to", description="Only readings before this time.")],
+        since: Annotated[UtcTime, Query(alias="from", description="Only readings at or after this time.")],
+        until: Annotated[UtcTime, Query(alias="to", description="Only readings before this time.")],
         channels: Annotated[
             str | None, Query(max_length=2000, description="Names with commas between; none: all.")
         ] = None,

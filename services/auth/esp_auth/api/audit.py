@@ -1,36 +1,25 @@
 """The audit log over HTTP: read by the page, taken away as a file, verified."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import structlog
-from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, Since, Until, page, position, problems
 from esp_common.auth import require
-from esp_common.errors import InvalidInput
-from esp_common.http import decode_cursor, encode_cursor
+from esp_common.cursors import MAX_SERIAL, serial_field, time_field
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from esp_auth.audit import AuditLog, ExportFormat, shown
 from esp_auth.domain.chain import Head, Kind
-from esp_auth.store.audit import AuditFilter, Position
+from esp_auth.store.audit import AuditFilter
 
 log = structlog.get_logger()
 
 
-def _utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("beyond what there are years for") from None
-
-
 Text = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
-Time = Annotated[UtcTime, AfterValidator(_utc)]
-Since = Annotated[Time | None, Query(alias="from", description="Only those at or after this time.")]
-Until = Annotated[Time | None, Query(alias="to", description="Only those before this time.")]
-Seq = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Seq = Annotated[int, Field(ge=1, le=MAX_SERIAL)]
 HashHex = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="HMAC-SHA256 in hexadecimal.")]
 
 MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl"}
@@ -59,7 +48,7 @@ class AuditRecord(BaseModel):
 class ChainHead(BaseModel):
     """The last record's number and seal."""
 
-    seq: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    seq: Annotated[int, Field(ge=0, le=MAX_SERIAL)]
     hash: HashHex
 
 
@@ -118,12 +107,9 @@ def audit_router(trail: AuditLog) -> APIRouter:
     @router.get("", response_model=Page[AuditRecord], dependencies=may_read, responses=problems())
     async def list_audit(wanted: Wanted, cursor: Cursor = None, limit: Limit = 100) -> Any:
         """Return audit records, newest first."""
-        links = await trail.page(wanted, _position(cursor), limit + 1)
-        items = links[:limit]
-        following = None
-        if len(links) > limit:
-            following = encode_cursor(items[-1].record.time.isoformat(), items[-1].seq)
-        return {"items": [shown(link) for link in items], "next_cursor": following}
+        links = await trail.page(wanted, position(cursor, time_field, serial_field), limit + 1)
+        found = page(links, limit, lambda link: [link.record.time, link.seq])
+        return {**found, "items": [shown(link) for link in found["items"]]}
 
     @router.get(
         "/export",
@@ -156,14 +142,3 @@ def audit_router(trail: AuditLog) -> APIRouter:
         return verification.to_json()
 
     return router
-
-
-def _position(cursor: str | None) -> Position | None:
-    if cursor is None:
-        return None
-    time, seq = decode_cursor(cursor, 2)
-    try:
-        # What has no offset is no time of ours; taken for local it cannot do harm.
-        return datetime.fromisoformat(time).astimezone(UTC), range(2**63).index(seq)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page") from None

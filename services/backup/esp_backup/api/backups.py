@@ -6,8 +6,9 @@ from operator import itemgetter
 from typing import Annotated, Any
 from uuid import UUID
 
-from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import Cursor, Limit, Page, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import text_field, time_field, uuid_field
 from esp_common.database import Pool
 from esp_common.errors import NotFound
 from fastapi import APIRouter, Depends, status
@@ -110,7 +111,7 @@ def backups_router(pool: Pool) -> APIRouter:
     @router.get("", response_model=Page[Backup], dependencies=may_read, responses=problems())
     async def list_backups(kind: Kind | None = None, cursor: Cursor = None, limit: Limit = 100) -> Any:
         """Return the backups there are, newest first."""
-        after = position(cursor, as_time, str, str, str)
+        after = position(cursor, time_field, text_field, text_field, text_field)
         rows = await catalogue.page(pool, kind, after, limit + 1)
         return page(rows, limit, itemgetter("started_at", "kind", "place", "name"))
 
@@ -153,7 +154,7 @@ def backups_router(pool: Pool) -> APIRouter:
         limit: Limit = 100,
     ) -> Any:
         """Return what was done and is being done, the last requested first; drills with their reports."""
-        after = position(cursor, as_time, UUID)
+        after = position(cursor, time_field, uuid_field)
         rows = await jobs.page(pool, kind, state, after, limit + 1)
         return page(rows, limit, itemgetter("requested_at", "job_id"))
 

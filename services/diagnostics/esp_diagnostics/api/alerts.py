@@ -6,8 +6,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from esp_common.answers import BODY, Cursor, Limit, Page, UtcTime, as_time, page, position, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, Since, Until, UtcTime, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import serial_field, time_field, uuid_field
 from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
 from esp_common.http import MAX_BODY_BYTES
@@ -15,7 +16,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from esp_diagnostics.alerts import Alerts, document, load_rules, rules_text
-from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, Since, Until, as_serial
+from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter
 from esp_diagnostics.domain import alarm_statistics
 from esp_diagnostics.domain.alarms import PRIORITIES, State, What
 from esp_diagnostics.domain.alert_rules import AlertRules
@@ -243,7 +244,7 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
             raised_to,
             *dates,
         )
-        rows = await lists.page(wanted, position(cursor, as_time, UUID), limit + 1)
+        rows = await lists.page(wanted, position(cursor, time_field, uuid_field), limit + 1)
         found = page(rows, limit, lambda alarm: (alarm.last_raised_at, alarm.alert_id))
         return {**found, "items": [document(alarm) for alarm in found["items"]]}
 
@@ -262,7 +263,7 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
         """Return what happened to an alert, the newest first."""
         if await lists.one(id) is None:
             raise NotFound(f"no alert {id}", fix="see the list of alerts")
-        (after,) = position(cursor, as_serial) or (None,)
+        (after,) = position(cursor, serial_field) or (None,)
         rows = await lists.history(id, after, limit + 1)
         return page(rows, limit, lambda row: [row["log_id"]])
 

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from esp_common.answers import Cursor, Limit, Page, UtcTime, as_time, page, position, problems
+from esp_common.answers import Cursor, Limit, Page, UtcTime, page, position, problems
 from esp_common.auth import require
+from esp_common.cursors import time_field, uuid_field
 from esp_common.database import Pool
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -203,7 +204,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates) -> APIRouter:
             onset_from,
             onset_to,
         )
-        after = position(cursor, as_time, UUID)
+        after = position(cursor, time_field, uuid_field)
         rows = await findings.page(wanted, (after[0], after[1]) if after else None, limit + 1)
         return page(rows, limit, lambda row: [row["raised_at"], row["finding_id"]])
 

@@ -1,11 +1,11 @@
 """The fleet over HTTP."""
 
-import math
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from esp_common.answers import Cursor, Limit, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import float_field, integer_field, text_field
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
@@ -17,6 +17,7 @@ from esp_diagnostics.store.fleet import FleetFilter, Place
 
 READ: Final = "diagnostics:read"
 LAST_PLACE: Final = 5
+_SEVERITY_PLACE: Final = integer_field(-LAST_PLACE, LAST_PLACE)
 
 State = Literal["unknown", "off", "starting", "running", "changing"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
@@ -84,21 +85,9 @@ def fleet_router(fleet: Fleet) -> APIRouter:
         limit: Limit = 100,
     ) -> Response:
         """Return the pumps, the worst first: by severity, then health, then id; out of service comes last."""
-        found = position(cursor, _severity_place, _health_place, str)
+        found = position(cursor, _SEVERITY_PLACE, float_field, text_field)
         wanted = FleetFilter(field_id, state, severity)
         answer = await fleet.page(wanted, Place(*found) if found else None, limit, rights_of(caller, READ))
         return respond(request, answer, JSON)
 
     return router
-
-
-def _severity_place(text: str) -> int:
-    if abs(place := int(text)) > LAST_PLACE:
-        raise ValueError("no pump is sorted there")
-    return place
-
-
-def _health_place(text: str) -> float:
-    if not math.isfinite(place := float(text)):
-        raise ValueError("no pump is sorted there")
-    return place

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from esp_common.answers import problems
+from esp_common.answers import Since, Until, problems
 from esp_common.auth import require
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from esp_diagnostics.api.answers import FieldId, PumpId, Since, Until
+from esp_diagnostics.api.answers import FieldId, PumpId
 from esp_diagnostics.kpis import Kpis
 
 USUAL_SPAN = timedelta(days=30)

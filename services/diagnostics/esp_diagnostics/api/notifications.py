@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from esp_common.answers import BODY, Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import BODY, Cursor, Limit, Page, Since, Until, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import serial_field, time_field
 from esp_common.errors import NotFound
 from fastapi import APIRouter, Depends, Path, Query, status
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
 
-from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, Since, Until, as_serial
+from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter
 from esp_diagnostics.notifications import LONGEST_URL, Notifications
 from esp_diagnostics.store.notifications import NotificationFilter, Routing
 
@@ -152,7 +153,7 @@ def notifications_router(notifications: Notifications, routing: Routing) -> APIR
     ) -> Any:
         """Return what became of messages, the newest first."""
         wanted = NotificationFilter(field_id, pump_id, alert_id, destination_id, outcome, since, until)
-        rows = await routing.page(wanted, position(cursor, as_time, as_serial), limit + 1)
+        rows = await routing.page(wanted, position(cursor, time_field, serial_field), limit + 1)
         return page(rows, limit, lambda row: (row["settled_at"], row["notification_id"]))
 
     return router

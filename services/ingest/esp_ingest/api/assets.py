@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from esp_common.answers import BODY, Cursor, Limit, Page, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import text_field
 from fastapi import APIRouter, Depends, Request, Response, status
 
 from esp_ingest.api.answers import FieldFilter, Id
@@ -33,7 +34,7 @@ def _add_reads(router: APIRouter, assets: Assets, kind: Kind) -> None:
     may_read = [Depends(require("assets:read"))]
 
     async def read_page(field_id: FieldFilter = None, cursor: Cursor = None, limit: Limit = 100) -> Any:
-        (after,) = position(cursor, str) or (None,)
+        (after,) = position(cursor, text_field) or (None,)
         rows = await assets.page(kind, after=after, field_id=field_id, limit=limit + 1)
         return page(rows, limit, lambda row: [row[kind.key]])
 

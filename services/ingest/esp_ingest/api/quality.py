@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import Cursor, Limit, Page, Since, Until, page, position, problems
 from esp_common.auth import require
+from esp_common.cursors import text_field, time_field
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from esp_ingest.api.answers import FieldFilter, Id, Since, Until
+from esp_ingest.api.answers import FieldFilter, Id
 from esp_ingest.asset_kinds import KINDS
 from esp_ingest.assets import Assets
 from esp_ingest.store.lists import Lists
@@ -47,7 +48,7 @@ def quality_router(lists: Lists, assets: Assets) -> APIRouter:
         field_id: FieldFilter = None, below: Below = None, cursor: Cursor = None, limit: Limit = 100
     ) -> Any:
         """Return each pump's newest scored hour, by pump id."""
-        (after,) = position(cursor, str) or (None,)
+        (after,) = position(cursor, text_field) or (None,)
         rows = await lists.latest_quality(field_id, below, after, limit + 1)
         return page(rows, limit, lambda row: [row["pump_id"]])
 
@@ -61,7 +62,7 @@ def quality_router(lists: Lists, assets: Assets) -> APIRouter:
     ) -> Any:
         """Return a pump's scored hours, newest first."""
         await assets.get(KINDS["pumps"], id)
-        (after,) = position(cursor, as_time) or (None,)
+        (after,) = position(cursor, time_field) or (None,)
         rows = await lists.quality_of(id, since, until, after, limit + 1)
         return page(rows, limit, lambda row: [row["hour"]])
 

@@ -6,15 +6,16 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from esp_common.answers import Cursor, Limit, Page, as_time, page, position, problems
+from esp_common.answers import Cursor, Limit, Page, Since, Until, page, position, problems
 from esp_common.auth import Principal, require
+from esp_common.cursors import time_field, uuid_field
 from esp_common.database import Pool
 from esp_common.errors import NotFound
 from esp_common.messaging import Publisher
 from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel
 
-from esp_ingest.api.answers import Id, IdFilter, Since, Until
+from esp_ingest.api.answers import Id, IdFilter
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Quarantine
@@ -99,7 +100,7 @@ def quarantine_router(lists: Lists, quarantine: Quarantine) -> APIRouter:
     ) -> Any:
         """Return refused readings, the last received first."""
         wanted = QuarantineFilter(reason, gateway_id, pump_id, state, since, until)
-        rows = await lists.quarantine(wanted, position(cursor, as_time, UUID), limit + 1)
+        rows = await lists.quarantine(wanted, position(cursor, time_field, uuid_field), limit + 1)
         return page(rows, limit, lambda row: (row["received_at"], row["id"]))
 
     @router.get("/{id}", response_model=RefusedPayload, dependencies=may_read, responses=problems(404))
