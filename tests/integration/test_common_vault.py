@@ -4,7 +4,7 @@ import asyncio
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,6 +18,7 @@ import structlog
 from esp_common import telemetry, vault
 from esp_common.database import create_pool
 from esp_common.errors import InvalidInput
+from esp_common.roles import serve_role
 from esp_common.settings import ServiceSettings
 from esp_common.vault import VaultAccess, VaultKeeper
 from esp_stack.servers import OpenBao, Postgres
@@ -43,6 +44,7 @@ class Deployment:
     folder: Path
     database_url: str
     admin_url: str
+    url_of: Callable[[str], str]
     files: dict[str, Path] = field(default_factory=dict)
 
     def access(self, app_role: AppRole = INGEST, *, logins: bool = True) -> VaultAccess:
@@ -104,7 +106,7 @@ def deployed(server_home: Path, postgres_server: Postgres, make_database: Any) -
     folder = server_home / "app-roles"
     folder.mkdir()
     database_url = f"postgresql://{address}/{database.name}"
-    deployment = Deployment(server, contents, folder, database_url, database.admin_url)
+    deployment = Deployment(server, contents, folder, database_url, database.admin_url, database.url)
     for service in ("ingest", "auth"):
         contents.put_secrets(
             service, {"amqp_url": f"amqp://{service}:from-vault@broker/", "database_url": database_url}
@@ -372,6 +374,86 @@ def test_a_database_that_is_away_leaves_the_other_secrets(deployed, monkeypatch,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert IngestSettings.load().database_url.endswith("from-the-environment/")
+
+
+@contextmanager
+def no_logins(deployed: Deployment) -> Iterator[None]:
+    """Vault up, and unable to make a login: its own at the database is locked."""
+    with psycopg.connect(deployed.admin_url, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {LOGIN_MAKER} NOLOGIN")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (LOGIN_MAKER,)
+        )
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER ROLE {LOGIN_MAKER} LOGIN")
+
+
+async def test_a_role_returns_to_vault_when_it_makes_logins_again(deployed, monkeypatch):
+    monkeypatch.setattr(vault, "RETRY_S", 0.1)
+    deployed.tell(monkeypatch, ESP_INGEST_DATABASE_URL=deployed.url_of("esp_ingest"))
+    stop, is_ready = asyncio.Event(), asyncio.Event()
+    users: list[str] = []
+
+    async def role(settings: IngestSettings, stop: asyncio.Event) -> None:
+        pool = await create_pool(settings, role="test", min_size=0)
+        try:
+            users.append(await pool.fetchval("SELECT session_user"))
+            is_ready.set()
+            while users[-1] == "esp_ingest" or vault.state()["vault"] != "ok":
+                await asyncio.sleep(0.05)
+                users.append(await pool.fetchval("SELECT session_user"))
+        finally:
+            await pool.close()
+
+    with no_logins(deployed):
+        settings = IngestSettings.load()
+        assert settings.amqp_url == "amqp://ingest:from-vault@broker/"
+        running = asyncio.create_task(serve_role(role, settings, stop))
+        await asyncio.wait_for(is_ready.wait(), 60)
+        assert users[0] == "esp_ingest"
+        assert REGISTRY.get_sample_value("esp_vault_fallback") == 1
+        assert vault.state()["vault"].startswith("fallback")
+    await asyncio.wait_for(running, 60)
+    assert users[-1] in deployed.logins()
+    assert REGISTRY.get_sample_value("esp_vault_fallback") == 0
+    assert not stop.is_set(), "the database login is all that changed"
+
+
+async def test_a_role_whose_other_secrets_differ_ends_to_start_with_vaults(deployed, monkeypatch):
+    monkeypatch.setattr(vault, "RETRY_S", 0.1)
+    deployed.tell(
+        monkeypatch,
+        ESP_INGEST_AMQP_URL="amqp://from-the-environment/",
+        ESP_INGEST_DATABASE_URL=deployed.database_url,
+    )
+    deployed.server.kill()
+    settings = IngestSettings.load()
+    assert settings.amqp_url == "amqp://from-the-environment/"
+    stop = asyncio.Event()
+
+    async def role(_: IngestSettings, stop: asyncio.Event) -> None:
+        await stop.wait()
+
+    running = asyncio.create_task(serve_role(role, settings, stop))
+    await asyncio.to_thread(deployed.server.start)
+    await asyncio.wait_for(running, 60)
+    assert IngestSettings.load().amqp_url == "amqp://ingest:from-vault@broker/"
+    assert REGISTRY.get_sample_value("esp_vault_fallback") == 0
+
+
+async def test_a_fallback_login_that_the_database_refuses_is_an_outage(deployed, monkeypatch):
+    deployed.tell(
+        monkeypatch, ESP_INGEST_DATABASE_URL=deployed.url_of("esp_ingest").replace("esp_ingest:", "nobody:")
+    )
+    with no_logins(deployed):
+        pool = await create_pool(IngestSettings.load(), role="test", min_size=0)
+        try:
+            with pytest.raises(ConnectionRefusedError, match="Vault has made no login yet"):
+                await pool.fetchval("SELECT 1")
+        finally:
+            await pool.close()
 
 
 def test_closing_ends_the_login(deployed):

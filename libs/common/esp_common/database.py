@@ -126,7 +126,7 @@ def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]
 
     async def connect(*address: Any, **options: Any) -> Any:
         if (login := keeper.login) is None:
-            return await asyncpg.connect(*address, **options)
+            return await _connect_without_vault(keeper, *address, **options)
         try:
             return await asyncpg.connect(*address, **{**options, **_credentials(login)})
         except asyncpg.InvalidAuthorizationSpecificationError as refusal:
@@ -136,6 +136,16 @@ def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]
             return await asyncpg.connect(*address, **{**options, **_credentials(keeper.login)})
 
     return connect
+
+
+async def _connect_without_vault(keeper: VaultKeeper, *address: Any, **options: Any) -> Any:
+    try:
+        return await asyncpg.connect(*address, **options)
+    except asyncpg.InvalidAuthorizationSpecificationError as refusal:
+        if not keeper.fell_back:
+            raise
+        # An outage, not a mistake: the keeper goes on asking Vault for a login that is good.
+        raise ConnectionRefusedError(f"{refusal}; and Vault has made no login yet") from refusal
 
 
 def _credentials(login: Login) -> dict[str, str]:

@@ -10,9 +10,10 @@ import stamina
 import structlog
 import uvloop
 
-from esp_common import telemetry
+from esp_common import telemetry, vault
 from esp_common.database import OUTAGES, Pool, create_pool
-from esp_common.settings import ServiceSettings
+from esp_common.settings import ServiceSettings, service_of
+from esp_common.watchdog import watch_loop
 
 log = structlog.get_logger()
 
@@ -25,17 +26,48 @@ class Stopped(Exception):
 
 
 def run_role(service: str, name: str, role: Role[Settings], settings: Settings) -> None:
-    """Be the process of a role: run it until SIGTERM or SIGINT."""
+    """Be the process of a role: run it until SIGTERM or SIGINT, or until its event loop is blocked."""
     telemetry.configure(service, name, settings)
-    uvloop.run(_until_signalled(role, settings))
+    uvloop.run(_watched(role, settings))
+
+
+async def _watched(role: Role[Settings], settings: Settings) -> None:
+    async with watch_loop(settings.loop_blocked_limit_s, settings.http_host, settings.liveness_port):
+        await _until_signalled(role, settings)
 
 
 async def _until_signalled(role: Role[Settings], settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve_role(role, settings, stop)
+
+
+async def serve_role(role: Role[Settings], settings: Settings, stop: asyncio.Event) -> None:
+    """Run a role until `stop` is set, or until its secrets have to be read again."""
+    _return_to_vault(settings, stop)
     with suppress(Stopped):
         await role(settings, stop)
+
+
+def _return_to_vault(settings: ServiceSettings, stop: asyncio.Event) -> None:
+    """Have Vault asked until it gives secrets again, and the role restarted if they are not those in use.
+
+    A new database login is taken by the pool itself. Anything else is read at the start only: the role ends
+    in order, and its supervisor starts it again.
+    """
+    keeper = vault.keeper_of(service_of(type(settings)))
+    if keeper is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_return() -> None:
+        if changed := settings.changed():
+            log.warning("vault.settings-changed", names=changed, doing="stopping, to start with Vault's")
+            loop.call_soon_threadsafe(stop.set)
+
+    keeper.on_return(on_return)
+    keeper.start()
 
 
 async def until_first_ends(

@@ -75,6 +75,17 @@ class ServiceSettings(BaseSettings):
     )
     http_host: str = Field("127.0.0.1", description="Address the role's HTTP server listens on.")
     http_port: int = Field(8080, ge=0, le=65535, description="Port of the role's HTTP server.")
+    liveness_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port where a thread answers /health/live while the event loop is blocked; none: not.",
+    )
+    loop_blocked_limit_s: float = Field(
+        30,
+        ge=1,
+        description="Seconds that the event loop may be blocked before the process exits with 1.",
+    )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log line written."
     )
@@ -147,6 +158,23 @@ class ServiceSettings(BaseSettings):
             # Only the place and the reason: the value itself may be a secret.
             wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
             raise InvalidInput(wrong, fix="see the `settings` command") from None
+
+    def changed(self) -> list[str]:
+        """Return the names of settings that would differ if loaded now, database logins aside."""
+        fresh = type(self).load()
+        return [
+            name
+            for name in type(self).model_fields
+            if _comparable(name, getattr(fresh, name)) != _comparable(name, getattr(self, name))
+        ]
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """Return what to compare of a setting: of the database's URL, not the login that Vault made."""
+    if name != "database_url":
+        return value
+    parts = urlsplit(value)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2])
 
 
 def service_of(cls: type[BaseSettings]) -> str:

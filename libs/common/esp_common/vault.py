@@ -3,8 +3,9 @@
 A process that is told `ESP_VAULT_URL` logs in with its AppRole, reads the settings under
 `esp/<service>`, and takes a database login of its own from `database/creds/<role>`. Its `VaultKeeper`
 renews what expires, and replaces in time what cannot be renewed. While Vault is away the last known
-values stay in use; if it is away at the start, the secret files and the environment are used instead,
-loudly: a critical log line, `esp_vault_fallback` and `vault` in `/health/ready`.
+values stay in use; if it is away at the start, or makes no database login, the secret files and the
+environment are used instead, loudly: a critical log line, `esp_vault_fallback` and `vault` in
+`/health/ready`. The keeper goes on asking, and returns to Vault's secrets by itself.
 """
 
 import atexit
@@ -53,7 +54,7 @@ _AWAY: Final = (
 
 _FALLBACK: Final = Gauge(
     "esp_vault_fallback",
-    "Whether secrets in use came from files or the environment because Vault was away at the start.",
+    "Whether secrets in use come from files or the environment because Vault was away at the start.",
 )
 
 
@@ -123,6 +124,7 @@ class VaultKeeper:
         self._answers = True
         self._fell_back = False
         self._on_login: list[Callable[[], object]] = []
+        self._on_return: list[Callable[[], object]] = []
         self._lock = Lock()
         self._wake = Event()
         self._closed = False
@@ -132,8 +134,13 @@ class VaultKeeper:
     def state(self) -> str:
         """What an operator should know: ok, last known (Vault is away) or fallback (it was at the start)."""
         if self._fell_back:
-            return "fallback: secrets are from files or the environment; restart once Vault is back"
+            return "fallback: secrets are from files or the environment until Vault gives them again"
         return "ok" if self._answers else "away: last known secrets are in use"
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether secrets are in use that are not from Vault."""
+        return self._fell_back
 
     @property
     def login(self) -> Login | None:
@@ -156,7 +163,7 @@ class VaultKeeper:
 
     def start(self) -> None:
         """Begin to renew in a thread of its own, which ends with the process; harmless when begun."""
-        if self._thread is None and (self._access.database_role or self._login):
+        if self._thread is None and (self._access.database_role or self._login or self._fell_back):
             self._thread = Thread(target=self.run, name="vault", daemon=True)
             self._thread.start()
 
@@ -166,8 +173,16 @@ class VaultKeeper:
             self._wake.wait(max(0.0, self._renew_at - monotonic()))
             self._wake.clear()
             with self._lock:
+                had_fallen_back = self._fell_back
                 if not self._closed:
                     self._tend()
+            if had_fallen_back and not self._fell_back:
+                for call in self._on_return:  # without the lock: they may ask for the settings
+                    call()
+
+    def on_return(self, call: Callable[[], object]) -> None:
+        """Have `call()` done, by the keeper's thread, when Vault gives secrets again after a fallback."""
+        self._on_return.append(call)
 
     def on_login(self, call: Callable[[], object]) -> None:
         """Have `call()` done, by the keeper's thread, each time there is a new database login."""
@@ -198,6 +213,18 @@ class VaultKeeper:
 
     def _read(self) -> None:
         self._log_in()
+        values = self._read_values()
+        if self._access.database_role:
+            try:
+                self._new_login()
+                values["database_url"] = self._with_login(values["database_url"])
+            except _AWAY as error:
+                # Vault is there, but the database it makes logins in is not.
+                del values["database_url"]
+                self._fall_back(error)
+        self._values = values
+
+    def _read_values(self) -> dict[str, Any]:
         path = f"{MOUNT}/{self._service}"
         try:
             answer = self._client.secrets.kv.v2.read_secret_version(
@@ -212,20 +239,12 @@ class VaultKeeper:
                 f"Vault does not let this AppRole read {path}", fix="give it the service's policy"
             ) from None
         values: dict[str, Any] = answer["data"]["data"]
-        if self._access.database_role:
-            if "database_url" not in values:
-                raise InvalidInput(
-                    f"{path} has no database_url to log in to as {self._access.database_role}",
-                    fix=f"bao kv patch {path} database_url=postgresql://host:port/database",
-                )
-            try:
-                self._new_login()
-                values["database_url"] = self._with_login(values["database_url"])
-            except _AWAY as error:
-                # Vault is there, but the database it makes logins in is not.
-                del values["database_url"]
-                self._fall_back(error)
-        self._values = values
+        if self._access.database_role and "database_url" not in values:
+            raise InvalidInput(
+                f"{path} has no database_url to log in to as {self._access.database_role}",
+                fix=f"bao kv patch {path} database_url=postgresql://host:port/database",
+            )
+        return values
 
     def _log_in(self) -> None:
         role_id, secret_id = (
@@ -273,6 +292,8 @@ class VaultKeeper:
             renew_at = monotonic() + self._renew_session() / 2
             if self._access.database_role:
                 renew_at = min(renew_at, monotonic() + self._renew_login() / 2)
+            if self._fell_back:
+                self._return()
         except Exception as error:
             if self._answers:
                 log.warning("vault.away", reason=_reason(error), service=self._service)
@@ -312,9 +333,20 @@ class VaultKeeper:
             call()
         return self._login.duration_s if self._login else self._retry_s
 
+    def _return(self) -> None:
+        """Take Vault's values in place of those that were used without it; the session and login are good."""
+        values = self._read_values()
+        if self._login is not None:
+            values["database_url"] = self._with_login(values["database_url"])
+        self._values = values
+        self._fell_back = False
+        _FALLBACK.set(0)
+        log.warning("vault.returned", service=self._service)
+
     def _fall_back(self, error: Exception) -> None:
         self._fell_back = True
         self._answers = False
+        self._renew_at = monotonic() + self._retry_s
         _FALLBACK.set(1)
         say(
             "critical",
@@ -322,7 +354,7 @@ class VaultKeeper:
             service=self._service,
             reason=_reason(error),
             using="secret files and environment",
-            fix="see that Vault is up and unsealed, then restart this process",
+            fix="see that Vault is up, unsealed and reaches the database; this process retries by itself",
         )
 
 
@@ -343,7 +375,7 @@ def keeper_of(service: str) -> VaultKeeper | None:
     access = VaultAccess.from_environment()
     if access is None:
         return None
-    keeper = _keepers[service] = VaultKeeper(access, service)
+    keeper = _keepers[service] = VaultKeeper(access, service, retry_s=RETRY_S)
     atexit.register(keeper.close)
     return keeper
 

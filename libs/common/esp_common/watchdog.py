@@ -1,0 +1,145 @@
+"""Ends a process whose event loop is blocked, so that its supervisor starts it again.
+
+The loop touches a heartbeat, and two threads judge it, because what blocks the loop may hold the interpreter
+lock or not:
+
+- `faulthandler`'s timer is C code that needs no interpreter lock. It writes the stack of every thread to
+  stderr and exits with code 1 when the loop has not touched the heartbeat for `limit_s`.
+- A Python thread logs `event-loop.blocked` at half of that time. The liveness listener, if there is a port
+  for it, answers 503 from then on.
+"""
+
+import asyncio
+import faulthandler
+import sys
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread, get_ident
+from time import monotonic
+from typing import Final
+
+import orjson
+import structlog
+
+log = structlog.get_logger()
+
+LIVENESS_PATH: Final = "/health/live"
+_STDERR: Final = 2
+_TOUCHES: Final = 10
+"""Touches of the heartbeat in the time that the loop may be blocked."""
+_REQUEST_TIMEOUT_S: Final = 5.0
+
+
+class Heartbeat:
+    """When an event loop last ran its tasks; touched by the loop, read by any thread."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._touched = monotonic()
+
+    def touch(self) -> None:
+        """Note that the loop runs, and restart the timer that ends the process."""
+        self._touched = monotonic()
+        faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_STDERR)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last touch."""
+        return monotonic() - self._touched
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the loop has been blocked for half of the time after which the process ends."""
+        return self.age_s > self.limit_s / 2
+
+
+@asynccontextmanager
+async def watch_loop(limit_s: float, host: str, liveness_port: int | None) -> AsyncIterator[None]:
+    """End this process once the running event loop is blocked for `limit_s`, while inside.
+
+    `liveness_port`: where a thread answers `/health/live` on `host`; None: nowhere.
+    """
+    heartbeat = Heartbeat(limit_s)
+    heartbeat.touch()
+    ended = Event()
+    judge = Thread(target=_judge, args=(heartbeat, get_ident(), ended), name="watchdog", daemon=True)
+    judge.start()
+    listener = None if liveness_port is None else _listen(heartbeat, host, liveness_port)
+    beating = asyncio.create_task(_beat(heartbeat), name="heartbeat")
+    try:
+        yield
+    finally:
+        beating.cancel()
+        ended.set()
+        faulthandler.cancel_dump_traceback_later()
+        if listener is not None:
+            await asyncio.to_thread(listener.shutdown)
+            listener.server_close()
+
+
+async def _beat(heartbeat: Heartbeat) -> None:
+    while True:
+        heartbeat.touch()
+        await asyncio.sleep(heartbeat.limit_s / _TOUCHES)
+
+
+def _judge(heartbeat: Heartbeat, loop_thread: int, ended: Event) -> None:
+    """Log each time the loop is late, with the place where it is blocked."""
+    was_late = False
+    while not ended.wait(heartbeat.limit_s / _TOUCHES):
+        is_late = heartbeat.is_late
+        if is_late and not was_late:
+            log.critical(
+                "event-loop.blocked",
+                blocked_s=round(heartbeat.age_s, 1),
+                ends_after_s=heartbeat.limit_s,
+                stack=_stack(loop_thread),
+            )
+        was_late = is_late
+
+
+def _stack(thread: int) -> list[str]:
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return []
+    return [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_stack(frame)[-20:]]
+
+
+class _LivenessHandler(BaseHTTPRequestHandler):
+    timeout = _REQUEST_TIMEOUT_S
+
+    def __init__(self, heartbeat: Heartbeat, *arguments: object) -> None:
+        self._heartbeat = heartbeat
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        """Answer `/health/live`."""
+        if self.path != LIVENESS_PATH:
+            self._answer(HTTPStatus.NOT_FOUND, {"status": "not found"})
+        elif self._heartbeat.is_late:
+            blocked = f"blocked for {self._heartbeat.age_s:.0f} s"
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "event_loop": blocked})
+        else:
+            self._answer(HTTPStatus.OK, {"status": "ok"})
+
+    def _answer(self, status: HTTPStatus, document: dict[str, str]) -> None:
+        body = orjson.dumps(document)
+        self.send_response_only(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+        """Write no access log."""
+
+
+def _listen(heartbeat: Heartbeat, host: str, port: int) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer((host, port), partial(_LivenessHandler, heartbeat))
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, name="liveness", daemon=True).start()
+    return server
