@@ -17,11 +17,11 @@ from esp_common.topology import GATEWAY_ID
 
 from esp_auth.changes import Actor, announce, note
 from esp_auth.domain.secrets import mac
+from esp_auth.granting import GATEWAY_SCOPE, refuse_beyond
 from esp_auth.store.api_keys import ApiKey, ApiKeyStore
 
 log = structlog.get_logger()
 
-GATEWAY_SCOPE: Final = "telemetry:write"
 USE_NOTED_S: Final = 60.0
 """How often at most a key's use is written down, seconds."""
 LONGEST_DAYS: Final = 3650
@@ -90,8 +90,12 @@ class ApiKeys:
             return _existing(await ApiKeyStore(connection).by_id(key_id), key_id)
 
     async def create(self, wanted: NewKey, actor: Actor) -> Issued:
-        """Make a key; raise InvalidInput for scopes, a gateway or an expiry that cannot be."""
-        check_key(wanted)
+        """Make a key; raise InvalidInput for scopes, a gateway or an expiry that cannot be.
+
+        Raises Forbidden when the actor is a key with fewer rights, as `rotate` and `revoke` do.
+        """
+        check_key(wanted)  # a scope that does not exist is a mistake, not a right that is missing
+        refuse_beyond(actor, wanted.scopes, wanted.gateway_id)
         key_id = token_hex(6)
         key = new_api_key(key_id)
         async with self._pool.acquire() as connection, connection.transaction():
@@ -118,7 +122,7 @@ class ApiKeys:
         key = new_api_key(key_id)
         async with self._pool.acquire() as connection, connection.transaction():
             store = ApiKeyStore(connection)
-            before = _existing(await store.lock(key_id), key_id)
+            before = await _locked_for(store, key_id, actor)
             _refuse_if_over(before)
             record = _existing(await store.rotate(key_id, self._seal(key), overlap_s), key_id)
             event = await _announce_revoked(connection, key_id) if _ends_a_secret(before, overlap_s) else None
@@ -131,7 +135,7 @@ class ApiKeys:
         """Make the key invalid everywhere at once; raise NotFound. Once more changes nothing."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = ApiKeyStore(connection)
-            before = _existing(await store.lock(key_id), key_id)
+            before = await _locked_for(store, key_id, actor)
             if before.revoked_at is not None:
                 return before
             record = _existing(await store.revoke(key_id), key_id)
@@ -201,6 +205,13 @@ def _is_ahead(moment: datetime) -> bool:
 def _existing(record: ApiKey | None, key_id: str) -> ApiKey:
     if record is None:
         raise NotFound(f"no API key {key_id}")
+    return record
+
+
+async def _locked_for(store: ApiKeyStore, key_id: str, actor: Actor) -> ApiKey:
+    """Return a key whose row is held; raise NotFound, or Forbidden if the actor has fewer rights."""
+    record = _existing(await store.lock(key_id), key_id)
+    refuse_beyond(actor, record.scopes, record.gateway_id)
     return record
 
 

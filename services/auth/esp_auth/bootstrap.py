@@ -10,8 +10,9 @@ from esp_common.errors import InvalidInput, NotFound
 from esp_common.secrets import read_secret
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from esp_auth.api_keys import GATEWAY_SCOPE, ApiKeys, NewKey
+from esp_auth.api_keys import ApiKeys, NewKey
 from esp_auth.changes import Actor
+from esp_auth.granting import GATEWAY_SCOPE
 from esp_auth.signing import Signing
 from esp_auth.users import ADMIN, Users
 

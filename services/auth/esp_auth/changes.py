@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from esp_common import audit, outbox, topology
+from esp_common.auth import Principal
 from esp_common.contracts.events import Event
 from esp_common.database import Connection
 
@@ -13,11 +14,15 @@ USER_CHANGED: Final = "auth.user-changed"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something: a principal's id and kind, and the address the request came from."""
+    """Who does something: a principal's id and kind, and the address the request came from.
+
+    `limits`: the key whose rights bound what this actor may act on; None: they are not bounded.
+    """
 
     id: str | None
     kind: audit.ActorKind
     source_address: str | None = None
+    limits: Principal | None = None
 
 
 async def announce(connection: Connection, type_: str, subject: str, data: dict[str, Any]) -> Event:

@@ -5,7 +5,8 @@ from typing import Final
 from esp_common import topology
 from esp_common.auth import key_digest, key_id_of
 
-from esp_auth.api_keys import GATEWAY_SCOPE, ApiKeys
+from esp_auth.api_keys import ApiKeys
+from esp_auth.granting import GATEWAY_SCOPE
 
 _WRITE: Final = "write"
 

@@ -1,51 +1,45 @@
-"""Password hashing in threads: so many at once, so many waiting, and the event loop turns meanwhile."""
+"""Password hashing in threads: a bounded number at once, with the event loop free meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Final
 
-from esp_common.errors import Unavailable
 from prometheus_client import Gauge
 
 from esp_auth.domain.passwords import Passwords
+from esp_auth.turns import FairTurns
 
 _WAITING = Gauge("esp_auth_hashes_waiting", "Requests that wait for their turn to hash a password.")
+SHARES: Final = 4
+"""Part of all waiting requests that one address may have: a quarter."""
 
 
 class Hashing:
-    """Lends one of `slots` turns to hash a password; each holds as much memory as the cost says.
+    """Gives `slots` turns to hash a password, fairly by address; each holds as much memory as the cost says.
 
-    More than `max_waiting` requests are refused: who waits longer than a minute has given up.
+    At most `max_waiting` requests wait: one that waits longer than a minute has given up.
     """
 
     def __init__(self, passwords: Passwords, *, slots: int, max_waiting: int) -> None:
         self._passwords = passwords
-        self._turns = asyncio.Semaphore(slots)
+        self._turns = FairTurns(slots, max_waiting=max_waiting, max_per_source=max(1, max_waiting // SHARES))
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="hash")
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        _WAITING.set_function(lambda: self._turns.waiting)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator["Turn"]:
-        """Wait for a turn; raise Unavailable when too many do."""
-        if self._waiting >= self._max_waiting:
-            raise Unavailable("too many logins at once", retry_after_s=2)
-        self._waiting += 1
-        _WAITING.set(self._waiting)
-        try:
-            await self._turns.acquire()
-        finally:
-            self._waiting -= 1
-            _WAITING.set(self._waiting)
-        try:
-            yield Turn(self._passwords, self._threads)
-        finally:
-            self._turns.release()
+    async def turn(self, source: str | None, after_s: float = 0.0) -> AsyncIterator["Turn"]:
+        """Wait for a turn of `source`, an address, at least `after_s` seconds.
 
-    async def hash(self, password: str) -> str:
-        """Return the hash of a new password, when its turn has come."""
-        async with self.turn() as turn:
+        Raises RateLimited when too many of this source wait, Unavailable when too many of all do.
+        """
+        async with self._turns.turn(source or "", after_s):
+            yield Turn(self._passwords, self._threads)
+
+    async def hash(self, password: str, source: str | None) -> str:
+        """Return the hash of a new password."""
+        async with self.turn(source) as turn:
             return await turn.hash(password)
 
 

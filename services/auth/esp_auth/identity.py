@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 
 from esp_common.contracts.events import Event
 from esp_common.database import Pool
@@ -22,7 +22,7 @@ from esp_auth.settings import AuthSettings
 from esp_auth.signing import Signing
 from esp_auth.store.attempts import AttemptStore
 from esp_auth.store.users import UserStore
-from esp_auth.throttle import Throttle
+from esp_auth.throttle import Rules, Throttle
 from esp_auth.users import Users
 
 
@@ -89,7 +89,7 @@ class Identity:
     @cached_property
     def second_factor(self) -> SecondFactor:
         """Second factors."""
-        return SecondFactor(self._pool, self.derived(secrets.TOTP))
+        return SecondFactor(self._pool, self.derived(secrets.TOTP), self.throttle)
 
     @cached_property
     def hashing(self) -> Hashing:
@@ -101,12 +101,22 @@ class Identity:
     @cached_property
     def throttle(self) -> Throttle:
         """Throttling of guesses."""
-        settings, key = self._settings, self.derived(secrets.LOGIN_ATTEMPTS)
-        return Throttle(
-            key,
-            account=self._rule(settings.lockout_account_failures),
-            address=self._rule(settings.lockout_address_failures),
+        settings = self._settings
+        forget_s = settings.lockout_forget_s
+        delay = partial(
+            Rule, first_s=settings.delay_first_s, longest_s=settings.delay_longest_s, forget_s=forget_s
         )
+        rules = Rules(
+            refusal=Rule(
+                settings.lockout_account_failures,
+                settings.lockout_first_s,
+                settings.lockout_longest_s,
+                forget_s,
+            ),
+            account_delay=delay(settings.delay_account_failures),
+            address_delay=delay(settings.delay_address_failures),
+        )
+        return Throttle(self.derived(secrets.LOGIN_ATTEMPTS), rules)
 
     @cached_property
     def logins(self) -> Logins:
@@ -126,11 +136,10 @@ class Identity:
         """Forget what nobody needs any more: old sessions, failures, revocations and signing keys."""
         async with self._pool.acquire() as connection:
             now = await UserStore(connection).now()
-            await AttemptStore(connection).prune(now - timedelta(seconds=self._settings.lockout_forget_s))
+            await AttemptStore(connection).prune(
+                now - timedelta(seconds=self._settings.lockout_forget_s),
+                now - timedelta(days=self._settings.known_address_days),
+            )
         await self.sessions.prune(now - timedelta(days=self._settings.session_kept_days))
         await self.revocations.prune(now)
         await self.signing.prune()
-
-    def _rule(self, free: int) -> Rule:
-        settings = self._settings
-        return Rule(free, settings.lockout_first_s, settings.lockout_longest_s, settings.lockout_forget_s)

@@ -14,7 +14,7 @@ from esp_auth.revocations import Revocations
 from esp_auth.second_factor import Enrolment, SecondFactor, locked
 from esp_auth.sessions import Grant, Sessions
 from esp_auth.store.users import User, UserStore
-from esp_auth.throttle import Throttle
+from esp_auth.throttle import Guess, Throttle
 
 NOBODY: Final = ""
 """What is looked up for a text that can be nobody's name, so that the database is asked all the same."""
@@ -51,15 +51,18 @@ class Logins:
         A name that does not exist, a user who is disabled, a wrong password and a wrong code are answered
         alike, and after the same work.
         """
+        guess = Guess(username, actor.source_address)
         async with self._pool.acquire() as connection:
             user = await UserStore(connection).by_name(username.lower() if is_username(username) else NOBODY)
-        async with self._hashing.turn() as turn:
-            await self._check(username, actor)
+            await self._throttle.check(connection, guess)
+            delay_s = await self._throttle.delay_s(connection, guess)
+        async with self._hashing.turn(actor.source_address, delay_s) as turn:
+            await self._check(guess)
             matches = await turn.matches(user.password_hash if user else None, password)
             fresh_hash = await _rehashed(turn, user, password) if matches else None
             if not matches:
                 # Before the next has its turn, so that guesses made at the same time are counted in between.
-                await self._count(username, user, actor)
+                await self._count(guess, user, actor)
         grant = None
         if user is not None and matches:
             grant = await self._open(user, code, fresh_hash, actor)
@@ -76,11 +79,11 @@ class Logins:
 
         Raises Unauthenticated when `current` is wrong, InvalidInput when `new` is weak or the same.
         """
-        user = await self._with_password(user_id, current, actor)
+        user = await self._with_password(user_id, session_id, current, actor)
         check_password(new, user.username)
         if new == current:
             raise InvalidInput("the new password is the current one", fix="choose another")
-        fresh_hash = await self._hashing.hash(new)
+        fresh_hash = await self._hashing.hash(new, actor.source_address)
         async with self._pool.acquire() as connection, connection.transaction():
             now = await locked(connection, user_id)
             if now.password_hash != user.password_hash:
@@ -90,48 +93,61 @@ class Logins:
             await note(connection, actor, "password.change", str(user_id))
         await self._revocations.spread(revoked)
 
-    async def enrol_second_factor(self, user_id: UUID, password: str, actor: Actor) -> Enrolment:
+    async def enrol_second_factor(
+        self, user_id: UUID, session_id: UUID, password: str, actor: Actor
+    ) -> Enrolment:
         """Give a secret for codes; raise Unauthenticated when the password is wrong."""
-        await self._with_password(user_id, password, actor)
+        await self._with_password(user_id, session_id, password, actor)
         return await self._second_factor.enrol(user_id, actor)
 
-    async def remove_second_factor(self, user_id: UUID, password: str, actor: Actor) -> None:
+    async def remove_second_factor(
+        self, user_id: UUID, session_id: UUID, password: str, actor: Actor
+    ) -> None:
         """Ask for no code at login any more; raise Unauthenticated when the password is wrong."""
-        user = await self._with_password(user_id, password, actor)
+        user = await self._with_password(user_id, session_id, password, actor)
         async with self._pool.acquire() as connection, connection.transaction():
             if (await locked(connection, user_id)).totp_secret is None:
                 raise Conflict("there is no second factor", fix="nothing needs to be done")
             await self._second_factor.remove(connection, user.user_id, actor)
 
-    async def _with_password(self, user_id: UUID, password: str, actor: Actor) -> User:
-        """Return the user whose password this is; a stolen token must not serve to guess it."""
+    async def _with_password(self, user_id: UUID, session_id: UUID, password: str, actor: Actor) -> User:
+        """Return the user whose password this is.
+
+        Failures are counted by session: a stolen token does not serve to guess the password from many
+        addresses, nor to keep its user out.
+        """
         async with self._pool.acquire() as connection:
             user = await UserStore(connection).by_id(user_id)
         if user is None:
             raise Unauthenticated("this user is no more", fix="log in again")
-        async with self._hashing.turn() as turn:
-            await self._check(user.username, actor)
+        guess = Guess(user.username, actor.source_address, session_id)
+        async with self._hashing.turn(actor.source_address) as turn:
+            await self._check(guess)
             matches = await turn.matches(user.password_hash, password)
             if not matches:
-                await self._count(user.username, user, actor)
+                await self._count(guess, user, actor)
         if not matches:
             raise Unauthenticated("the current password is wrong", fix="try again")
         return user
 
-    async def _check(self, username: str, actor: Actor) -> None:
+    async def _check(self, guess: Guess) -> None:
         async with self._pool.acquire() as connection:
-            await self._throttle.check(connection, username, actor.source_address)
+            await self._throttle.check(connection, guess)
 
-    async def _count(self, username: str, user: User | None, actor: Actor) -> None:
+    async def _count(self, guess: Guess, user: User | None, actor: Actor) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
-            await self._refuse(connection, username, user, actor)
+            await self._throttle.count_failure(connection, guess)
+            await _note_refusal(connection, user, actor)
 
     async def _open(self, user: User, code: str | None, fresh_hash: str | None, actor: Actor) -> Grant | None:
         """Open the session of a user whose password was right, or count what else was wrong."""
         async with self._pool.acquire() as connection, connection.transaction():
             grant = await self._accept(connection, user, code, fresh_hash, actor)
             if grant is None:
-                await self._refuse(connection, user.username, user, actor)
+                guess = Guess(user.username, actor.source_address)
+                await self._throttle.count_failure(connection, guess)
+                await self._throttle.count_code_failure(connection, guess)
+                await _note_refusal(connection, user, actor)
             return grant
 
     async def _accept(
@@ -142,13 +158,13 @@ class Logins:
         user = await users.lock(found.user_id)
         if user is None or user.disabled or user.password_hash != found.password_hash:
             return None
-        now = await users.now()
+        now, guess = await users.now(), Guess(user.username, actor.source_address)
         if user.has_totp:
             if code is None:
                 raise SecondFactorRequired("this login needs a code", fix="send it as totp")
             # Again, with the row held: codes guessed at the same time come one after another here. And over
             # the same connection: those who wait for the row may have all the others.
-            await self._throttle.check(connection, user.username, actor.source_address)
+            await self._throttle.check_code(connection, guess)
             step = self._second_factor.accepted(user, code, now)
             if step is None:
                 return None
@@ -156,16 +172,16 @@ class Logins:
         if fresh_hash is not None:
             await users.rehash(user.user_id, fresh_hash)
         await users.note_login(user.user_id, now)
-        await self._throttle.clear(connection, user.username)
+        await self._throttle.note_login(connection, guess, user.user_id)
         known = Actor(str(user.user_id), "user", actor.source_address)
         await note(connection, known, "session.open", str(user.user_id), {"username": user.username})
         return await self._sessions.open(connection, user, now)
 
-    async def _refuse(self, connection: Connection, username: str, user: User | None, actor: Actor) -> None:
-        """Count the failure. A name nobody has is not written down: people type passwords there."""
-        await self._throttle.count_failure(connection, username, actor.source_address)
-        subject = str(user.user_id) if user else "unknown"
-        await note(connection, actor, "session.refuse", subject, outcome="denied")
+
+async def _note_refusal(connection: Connection, user: User | None, actor: Actor) -> None:
+    """Audit a refused secret. A name nobody has is not written down: people type passwords there."""
+    subject = str(user.user_id) if user else "unknown"
+    await note(connection, actor, "session.refuse", subject, outcome="denied")
 
 
 async def _rehashed(turn: Turn, user: User | None, password: str) -> str | None:

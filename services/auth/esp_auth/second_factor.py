@@ -11,6 +11,7 @@ from esp_auth.changes import Actor, note
 from esp_auth.domain import totp
 from esp_auth.domain.secrets import seal, unseal
 from esp_auth.store.users import User, UserStore
+from esp_auth.throttle import Guess, Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,12 @@ class Enrolment:
 
 
 class SecondFactor:
-    """Keeps users' TOTP secrets, sealed under `key`."""
+    """Keeps users' TOTP secrets, sealed under `key`; `throttle` counts wrong codes."""
 
-    def __init__(self, pool: Pool, key: bytes) -> None:
+    def __init__(self, pool: Pool, key: bytes, throttle: Throttle) -> None:
         self._pool = pool
         self._key = key
+        self._throttle = throttle
 
     async def enrol(self, user_id: UUID, actor: Actor) -> Enrolment:
         """Give the user a secret, good once a code confirms it; raise Conflict when one is in use."""
@@ -40,18 +42,27 @@ class SecondFactor:
         return Enrolment(secret, totp.provisioning_uri(secret, user.username))
 
     async def confirm(self, user_id: UUID, code: str, actor: Actor) -> None:
-        """Require the second factor from now on; raise InvalidInput when the code is not the secret's."""
+        """Require the second factor from now on.
+
+        Raises InvalidInput when the code is not the secret's, RateLimited after too many of those.
+        """
         async with self._pool.acquire() as connection, connection.transaction():
             user = await locked(connection, user_id)
             if user.totp_secret is None or user.has_totp:
                 raise Conflict(
                     "no second factor waits to be confirmed", fix="enrol one: POST /api/v1/auth/totp"
                 )
+            guess = Guess(user.username, actor.source_address)
+            await self._throttle.check_code(connection, guess)
             step = self.accepted(user, code, await UserStore(connection).now())
             if step is None:
-                raise InvalidInput("this is not the code of this moment", fix="check the clock of the device")
-            await UserStore(connection).confirm_totp(user_id, step)
-            await note(connection, actor, "totp.confirm", str(user_id))
+                await self._throttle.count_code_failure(connection, guess)
+                await note(connection, actor, "totp.confirm", str(user_id), outcome="denied")
+            else:
+                await UserStore(connection).confirm_totp(user_id, step)
+                await note(connection, actor, "totp.confirm", str(user_id))
+        if step is None:  # after the transaction, which counts the failure
+            raise InvalidInput("this is not the code of this moment", fix="check the clock of the device")
 
     async def remove(self, connection: Connection, user_id: UUID, actor: Actor) -> None:
         """Ask for no second factor any more, in the caller's transaction, which holds the user's row."""

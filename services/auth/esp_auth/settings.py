@@ -44,11 +44,24 @@ class AuthSettings(ServiceSettings):
     hashes_waiting: int = Field(200, ge=1, description="Most logins waiting for their hash before 503.")
 
     # Lockout: failures that cost nothing, then a wait that doubles.
-    lockout_account_failures: int = Field(5, ge=1, description="Failed logins of an account before waits.")
-    lockout_address_failures: int = Field(20, ge=1, description="Failed logins of an address before waits.")
-    lockout_first_s: float = Field(30, gt=0, description="First wait, seconds; doubles with each failure.")
-    lockout_longest_s: float = Field(900, gt=0, description="Longest wait, seconds.")
+    lockout_account_failures: int = Field(
+        5, ge=1, description="Failed logins of an account from one address before that address is refused."
+    )
+    lockout_first_s: float = Field(30, gt=0, description="First refusal, seconds; doubles with each failure.")
+    lockout_longest_s: float = Field(900, gt=0, description="Longest refusal, seconds.")
     lockout_forget_s: float = Field(3600, gt=0, description="Failures are forgotten after this, seconds.")
+
+    delay_account_failures: int = Field(
+        20, ge=1, description="Failed logins of an account from new addresses before such logins are delayed."
+    )
+    delay_address_failures: int = Field(
+        20, ge=1, description="Failed logins of an address before logins of new accounts from it are delayed."
+    )
+    delay_first_s: float = Field(0.5, gt=0, description="First delay, seconds; doubles with each failure.")
+    delay_longest_s: float = Field(4, gt=0, le=30, description="Longest delay, seconds.")
+    known_address_days: float = Field(
+        90, gt=0, description="Days after its last login that an address of an account is no longer known."
+    )
 
     # Sessions and tokens.
     access_token_s: int = Field(3600, ge=1, le=DAY_S, description="Lifetime of an access token, seconds.")

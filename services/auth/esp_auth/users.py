@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from esp_common.auth import ROLES
+from esp_common.auth import ROLES, scopes_of
 from esp_common.contracts.events import Event
 from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, NotFound
@@ -12,6 +12,7 @@ from esp_common.errors import Conflict, InvalidInput, NotFound
 from esp_auth.changes import USER_CHANGED, Actor, announce, note
 from esp_auth.domain.passwords import check_password
 from esp_auth.domain.users import canonical_username
+from esp_auth.granting import refuse_beyond
 from esp_auth.hashing import Hashing
 from esp_auth.revocations import Revocations
 from esp_auth.second_factor import SecondFactor, locked
@@ -69,8 +70,9 @@ class Users:
         """
         name = canonical_username(username)
         check_roles(roles)
+        refuse_beyond(actor, scopes_of(roles))
         check_password(password, name)
-        password_hash = await self._hashing.hash(password)
+        password_hash = await self._hashing.hash(password, actor.source_address)
         async with self._pool.acquire() as connection, connection.transaction():
             user = await UserStore(connection).insert(
                 uuid4(), name, set(roles), password_hash, actor.id or "unknown"
@@ -98,7 +100,8 @@ class Users:
         async with self._pool.acquire() as connection, connection.transaction():
             users = UserStore(connection)
             await users.lock_admins()
-            before = await locked(connection, user_id)
+            before = await _locked_for(connection, user_id, actor)
+            refuse_beyond(actor, scopes_of(roles or ()))
             new_roles = sorted(set(before.roles if roles is None else roles))
             off = before.disabled if disabled is None else disabled
             if off or ADMIN not in new_roles:
@@ -121,7 +124,7 @@ class Users:
         async with self._pool.acquire() as connection, connection.transaction():
             users = UserStore(connection)
             await users.lock_admins()
-            user = await locked(connection, user_id)
+            user = await _locked_for(connection, user_id, actor)
             await self._refuse_if_last_admin(connection, user_id)
             revoked = await self._sessions.end_all(connection, user_id, "deleted")
             await users.delete(user_id)
@@ -131,10 +134,11 @@ class Users:
     async def reset_password(self, user_id: UUID, password: str, actor: Actor) -> None:
         """Set a password the user has to change; every session ends. Raises NotFound or InvalidInput."""
         user = await self.get(user_id)
+        refuse_beyond(actor, scopes_of(user.roles))
         check_password(password, user.username)
-        password_hash = await self._hashing.hash(password)
+        password_hash = await self._hashing.hash(password, actor.source_address)
         async with self._pool.acquire() as connection, connection.transaction():
-            await locked(connection, user_id)
+            await _locked_for(connection, user_id, actor)
             await UserStore(connection).set_password(user_id, password_hash, must_change=True)
             await self._throttle.clear(connection, user.username)
             revoked = await self._sessions.end_all(connection, user_id, "password")
@@ -144,7 +148,7 @@ class Users:
     async def revoke(self, user_id: UUID, actor: Actor) -> None:
         """End every session of a user and refuse every token there is; raise NotFound."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await locked(connection, user_id)
+            await _locked_for(connection, user_id, actor)
             revoked = await self._sessions.end_all(connection, user_id, "revoked")
             await note(connection, actor, "user.revoke", str(user_id))
         await self._revocations.spread(revoked)
@@ -152,7 +156,7 @@ class Users:
     async def unlock(self, user_id: UUID, actor: Actor) -> None:
         """Forget the account's failed logins; raise NotFound."""
         async with self._pool.acquire() as connection, connection.transaction():
-            user = await locked(connection, user_id)
+            user = await _locked_for(connection, user_id, actor)
             await self._throttle.clear(connection, user.username)
             await note(connection, actor, "user.unlock", str(user_id))
 
@@ -169,6 +173,13 @@ def check_roles(roles: Collection[str]) -> None:
             fields=[{"where": ["roles"], "what": f"not a role: {role}"} for role in unknown],
             fix=f"choose of {', '.join(ROLES)}",
         )
+
+
+async def _locked_for(connection: Connection, user_id: UUID, actor: Actor) -> User:
+    """Return a user whose row is held; raise NotFound, or Forbidden if the actor has fewer rights."""
+    user = await locked(connection, user_id)
+    refuse_beyond(actor, scopes_of(user.roles))
+    return user
 
 
 async def _tell(connection: Connection, user_id: UUID, action: str, actor: Actor, **detail: Any) -> None:

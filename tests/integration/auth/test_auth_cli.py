@@ -81,12 +81,13 @@ async def test_a_disabled_user_is_out(run: Run, auth: Any) -> None:
 
 async def test_a_user_whom_others_kept_out_is_unlocked(run: Run, auth: Any) -> None:
     user = await auth.user("viewer")
+    address = "192.0.2.77"
     for _ in range(auth.settings.lockout_account_failures):
-        await auth.try_log_in(user.username, "not the password")
-    assert (await auth.try_log_in(user.username, PASSWORD)).status_code == 429
+        await auth.try_log_in(user.username, "not the password", address=address)
+    assert (await auth.try_log_in(user.username, PASSWORD, address=address)).status_code == 429
     done = await asyncio.to_thread(run, "users", "unlock", user.username)
     assert (done.returncode, done.stdout) == (0, f"{user.username} may log in\n")
-    await auth.log_in(user)
+    await auth.log_in(user, address=address)
 
 
 async def test_a_key_is_made_listed_rotated_and_revoked(run: Run, auth: Any) -> None:

@@ -74,67 +74,11 @@ async def test_a_name_nobody_has_takes_as_long_as_one_that_exists(auth: Any) -> 
         hashing._passwords = passwords
 
 
-# --- lockout ----------------------------------------------------------------------------------------------
-
-
-async def _fail(auth: Any, username: str, times: int, address: str | None = None) -> list[httpx.Response]:
-    kept = {"address": address} if address else {}
-    return [await auth.try_log_in(username, OTHER, **kept) for _ in range(times)]
-
-
-@pytest.mark.parametrize("exists", [True, False], ids=["exists", "does-not"])
-async def test_an_account_is_locked_after_failures_whether_or_not_it_exists(exists: bool, auth: Any) -> None:
-    name = (await auth.user("viewer")).username if exists else "never-created"
-    answers = await _fail(auth, name, auth.settings.lockout_account_failures + 1)
-    assert [answer.status_code for answer in answers] == [401] * 5 + [429]
-    assert 0 < int(answers[-1].headers["Retry-After"]) <= 30
-    assert answers[-1].json()["code"] == "rate-limited"
-    assert (await auth.try_log_in(name, PASSWORD)).status_code == 429, "even the right password waits"
-
-
-async def test_an_administrator_unlocks_an_account(auth: Any) -> None:
-    user = await auth.user("viewer")
-    await _fail(auth, user.username, 5)
-    assert (await auth.try_log_in(user.username, PASSWORD)).status_code == 429
-    assert (await auth.client.post(f"/api/v1/users/{user.user_id}/unlock")).status_code == 204
-    assert (await auth.try_log_in(user.username, PASSWORD)).status_code == 200
-
-
-async def test_the_wait_is_over_after_its_time(auth: Any) -> None:
-    user = await auth.user("viewer")
-    await _fail(auth, user.username, 5)
-    await auth.rows("UPDATE auth.login_attempts SET last_at = last_at - interval '31 seconds'")
-    assert (await auth.try_log_in(user.username, PASSWORD)).status_code == 200
-
-
-async def test_a_success_forgets_the_failures_before_it(auth: Any) -> None:
-    user = await auth.user("viewer")
-    for _ in range(3):
-        await _fail(auth, user.username, 4)
-        assert (await auth.try_log_in(user.username, PASSWORD)).status_code == 200
-
-
-async def test_an_address_that_tries_many_accounts_is_locked(auth: Any) -> None:
-    address = "192.0.2.7"
-    for number in range(auth.settings.lockout_address_failures):
-        assert (await auth.try_log_in(f"guess{number}", OTHER, address=address)).status_code == 401
-    user = await auth.user("viewer")
-    assert (await auth.try_log_in(user.username, PASSWORD, address=address)).status_code == 429
-    assert (await auth.try_log_in(user.username, PASSWORD, address="192.0.2.8")).status_code == 200
-
-
-async def test_guesses_at_the_same_time_are_counted_before_the_next_are_heard(auth: Any) -> None:
-    user = await auth.user("viewer")
-    answers = await asyncio.gather(*(auth.try_log_in(user.username, OTHER) for _ in range(30)))
-    heard = [answer.status_code for answer in answers].count(401)
-    assert heard <= auth.settings.lockout_account_failures + auth.settings.hashes_at_once
-
-
 async def test_what_was_typed_as_a_name_is_stored_nowhere(auth: Any) -> None:
     await auth.try_log_in("my-secret-password", OTHER)
     dump = [
         str(dict(row))
-        for table in ("login_attempts", "outbox")
+        for table in ("login_attempts", "known_addresses", "outbox")
         for row in await auth.rows(f"SELECT * FROM auth.{table}")
     ]
     assert not any("my-secret-password" in text or OTHER in text for text in dump)

@@ -1,37 +1,16 @@
-"""What the routes share: who calls, pages with cursors, and the problems they answer with."""
+"""Who calls a route."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
-from esp_common.errors import Forbidden, InvalidInput
-from esp_common.http import decode_cursor, encode_cursor, source_address
+from esp_common.errors import Forbidden
+from esp_common.http import source_address
 from fastapi import Depends, Request
 
 from esp_auth.changes import Actor
-
-Row = TypeVar("Row")
-
-
-def page(rows: Sequence[Row], limit: int, key: Callable[[Row], str]) -> dict[str, Any]:
-    """Return a page of `limit` of `rows`, of which one more was read to see whether there is a next page.
-
-    `key`: what the next page's rows come after.
-    """
-    items = rows[:limit]
-    return {"items": items, "next_cursor": encode_cursor(key(items[-1])) if len(rows) > limit else None}
-
-
-def position(cursor: str | None) -> str | None:
-    """Return the key a page starts after; None for the first page."""
-    if cursor is None:
-        return None
-    (after,) = decode_cursor(cursor, 1)
-    if not isinstance(after, str) or "\0" in after:
-        raise InvalidInput("this cursor was not given out here", fix="start from the first page")
-    return after
+from esp_auth.granting import limits_of
 
 
 def actor_of(request: Request, caller: Principal | None = None) -> Actor:
@@ -39,7 +18,7 @@ def actor_of(request: Request, caller: Principal | None = None) -> Actor:
     address = source_address(request.scope)
     if caller is None:
         return Actor(None, "anonymous", address)
-    return Actor(caller.id, caller.kind, address)
+    return Actor(caller.id, caller.kind, address, limits_of(caller))
 
 
 @dataclass(frozen=True, slots=True)

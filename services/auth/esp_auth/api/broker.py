@@ -5,11 +5,14 @@ by a secret in the path, which is taken out of it before anything could log or c
 """
 
 import hmac
+from collections.abc import Awaitable
 from typing import Annotated, Final
 from urllib.parse import parse_qsl
 
 from esp_common.auth import PUBLIC
 from esp_common.errors import NotFound
+from esp_common.http import Verdict, set_verdict
+from esp_common.topology import GATEWAY_ID
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -59,26 +62,35 @@ def broker_router(gateways: Gateways) -> APIRouter:
         dependencies=[Depends(PUBLIC), Depends(admitted)],
     )
 
+    async def answer(request: Request, gateway_id: str, allowed: Awaitable[bool]) -> PlainTextResponse:
+        is_allowed = await allowed
+        # Only what can be a gateway's name: anything else may be a secret that was typed in its place.
+        actor_id = gateway_id if GATEWAY_ID.fullmatch(gateway_id) else None
+        set_verdict(request, Verdict(actor_id, "success" if is_allowed else "denied"))
+        return PlainTextResponse("allow" if is_allowed else "deny")
+
     @router.post("/user")
-    async def user(asked: Form) -> PlainTextResponse:
-        return _answer(await gateways.may_connect(asked.get("username", ""), asked.get("password", "")))
+    async def user(request: Request, asked: Form) -> PlainTextResponse:
+        gateway_id, key = asked.get("username", ""), asked.get("password", "")
+        return await answer(request, gateway_id, gateways.may_connect(gateway_id, key))
 
     @router.post("/vhost")
-    async def vhost(asked: Form) -> PlainTextResponse:
-        return _answer(await gateways.may_enter(asked.get("username", ""), asked.get("vhost", "")))
+    async def vhost(request: Request, asked: Form) -> PlainTextResponse:
+        gateway_id = asked.get("username", "")
+        return await answer(request, gateway_id, gateways.may_enter(gateway_id, asked.get("vhost", "")))
 
     @router.post("/resource")
-    async def resource(asked: Form) -> PlainTextResponse:
-        names = ("username", "vhost", "resource", "name", "permission")
-        return _answer(await gateways.may_use(*(asked.get(name, "") for name in names)))
+    async def resource(request: Request, asked: Form) -> PlainTextResponse:
+        names = ("vhost", "resource", "name", "permission")
+        gateway_id = asked.get("username", "")
+        allowed = gateways.may_use(gateway_id, *(asked.get(name, "") for name in names))
+        return await answer(request, gateway_id, allowed)
 
     @router.post("/topic")
-    async def topic(asked: Form) -> PlainTextResponse:
-        names = ("username", "vhost", "name", "permission", "routing_key")
-        return _answer(await gateways.may_publish(*(asked.get(name, "") for name in names)))
+    async def topic(request: Request, asked: Form) -> PlainTextResponse:
+        names = ("vhost", "name", "permission", "routing_key")
+        gateway_id = asked.get("username", "")
+        allowed = gateways.may_publish(gateway_id, *(asked.get(name, "") for name in names))
+        return await answer(request, gateway_id, allowed)
 
     return router
-
-
-def _answer(allowed: bool) -> PlainTextResponse:
-    return PlainTextResponse("allow" if allowed else "deny")

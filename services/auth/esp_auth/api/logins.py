@@ -205,7 +205,7 @@ def _add_second_factor(router: APIRouter, identity: Identity) -> None:
         The password proves who asks: with a stolen token one could lock its user out for good.
         """
         enrolment = await identity.logins.enrol_second_factor(
-            me.user_id, body.password, actor_of(request, me.principal)
+            me.user_id, me.session_id, body.password, actor_of(request, me.principal)
         )
         return TotpSecret(secret=enrolment.secret, otpauth_uri=enrolment.otpauth_uri)
 
@@ -217,4 +217,6 @@ def _add_second_factor(router: APIRouter, identity: Identity) -> None:
     @router.delete("/totp", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
     async def remove(body: PasswordProof, me: Me, request: Request) -> None:
         """Ask for no second factor any more; the password proves who asks."""
-        await identity.logins.remove_second_factor(me.user_id, body.password, actor_of(request, me.principal))
+        await identity.logins.remove_second_factor(
+            me.user_id, me.session_id, body.password, actor_of(request, me.principal)
+        )

@@ -4,15 +4,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from esp_common.answers import BODY, Cursor, Limit, Page, problems
-from esp_common.auth import Principal, require, scopes_of
+from esp_common.answers import BODY, Cursor, Limit, Page, page, position, problems
+from esp_common.auth import Principal, require
+from esp_common.cursors import text_field
 from fastapi import APIRouter, Depends, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from esp_auth.api.answers import actor_of, page, position
+from esp_auth.api.answers import actor_of
 from esp_auth.api.logins import Secret
 from esp_auth.domain.users import USERNAME
-from esp_auth.granting import refuse_beyond
 from esp_auth.store.users import User
 from esp_auth.users import Users
 
@@ -105,8 +105,9 @@ def _add_reads(router: APIRouter, users: Users) -> None:
     @router.get("", dependencies=[Reader], response_model=Page[UserShown], responses=problems())
     async def list_users(cursor: Cursor = None, limit: Limit = 100) -> Any:
         """Return the users by name."""
-        rows = await users.page(position(cursor), limit + 1)
-        return page([shown(user) for user in rows], limit, lambda user: user.username)
+        (after,) = position(cursor, text_field) or (None,)
+        rows = await users.page(after, limit + 1)
+        return page([shown(user) for user in rows], limit, lambda user: [user.username])
 
     @router.get("/{id}", dependencies=[Reader], response_model=UserShown, responses=problems(404))
     async def get_user(id: UUID) -> Any:  # noqa: A002 - the name the path shows
@@ -121,7 +122,6 @@ def _add_changes(router: APIRouter, users: Users) -> None:
 
         A key adds none who would have a permission it has not itself.
         """
-        refuse_beyond(caller, scopes_of(body.roles))
         user = await users.create(body.username, body.password, body.roles, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{user.user_id}"
         return shown(user)
@@ -132,7 +132,6 @@ def _add_changes(router: APIRouter, users: Users) -> None:
 
         A key changes none who has, or would have, a permission it has not itself.
         """
-        refuse_beyond(caller, scopes_of({*(await users.get(id)).roles, *(body.roles or ())}))
         user = await users.update(
             id,
             actor_of(request, caller),
@@ -144,7 +143,10 @@ def _add_changes(router: APIRouter, users: Users) -> None:
 
     @router.delete("/{id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
     async def delete_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Remove a user; the audit trail keeps what the user did."""
+        """Remove a user; the audit trail keeps what the user did.
+
+        A key removes none who has a permission it has not itself.
+        """
         await users.delete(id, actor_of(request, caller))
 
 
@@ -153,7 +155,10 @@ def _add_actions(router: APIRouter, users: Users) -> None:
 
     @router.post("/{id}/revoke", status_code=done, responses=problems(404))
     async def revoke_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """End every session of the user and refuse every token there is."""
+        """End every session of the user and refuse every token there is.
+
+        A key ends none of a user who has a permission it has not itself.
+        """
         await users.revoke(id, actor_of(request, caller))
 
     @router.post("/{id}/password", status_code=done, responses=problems(*BODY, 404))
@@ -162,10 +167,12 @@ def _add_actions(router: APIRouter, users: Users) -> None:
 
         A key sets none of a user who has a permission it has not itself.
         """
-        refuse_beyond(caller, scopes_of((await users.get(id)).roles))
         await users.reset_password(id, body.password, actor_of(request, caller))
 
     @router.post("/{id}/unlock", status_code=done, responses=problems(404))
     async def unlock_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Forget the account's failed logins."""
+        """Forget the account's failed logins.
+
+        A key unlocks none who has a permission it has not itself.
+        """
         await users.unlock(id, actor_of(request, caller))

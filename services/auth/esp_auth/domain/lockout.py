@@ -1,4 +1,4 @@
-"""How long one has to wait after failed logins: per account and per address, whether or not it exists."""
+"""How long a login has to wait after failed ones, whether or not its account exists."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """The failures of one account or address that are not forgotten, and when the last one was."""
+    """The failures of one subject that are not forgotten, and when the last one was."""
 
     failures: int
     last_at: datetime
@@ -27,12 +27,17 @@ class Attempts:
 
 def wait_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
     """Return the seconds until the next attempt is heard; 0: now."""
-    if attempts is None or attempts.failures < rule.free or _forgotten(attempts, rule, now):
+    if attempts is None or _forgotten(attempts, rule, now):
         return 0.0
-    # A float has room for 2 ** 1000; no wait needs the sixty-fifth doubling.
-    doublings = min(attempts.failures - rule.free, 64)
-    wait = timedelta(seconds=min(rule.first_s * 2**doublings, rule.longest_s))
-    return max(0.0, (attempts.last_at + wait - now).total_seconds())
+    over_at = attempts.last_at + timedelta(seconds=_penalty_s(attempts, rule))
+    return max(0.0, (over_at - now).total_seconds())
+
+
+def delay_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
+    """Return the seconds that each attempt is held, however long ago the last failure was; 0: not at all."""
+    if attempts is None or _forgotten(attempts, rule, now):
+        return 0.0
+    return _penalty_s(attempts, rule)
 
 
 def after_failure(attempts: Attempts | None, rule: Rule, now: datetime) -> Attempts:
@@ -40,6 +45,14 @@ def after_failure(attempts: Attempts | None, rule: Rule, now: datetime) -> Attem
     if attempts is None or _forgotten(attempts, rule, now):
         return Attempts(1, now)
     return Attempts(attempts.failures + 1, max(now, attempts.last_at))
+
+
+def _penalty_s(attempts: Attempts, rule: Rule) -> float:
+    if attempts.failures < rule.free:
+        return 0.0
+    # A float has room for 2 ** 1000; no wait needs the sixty-fifth doubling.
+    doublings = min(attempts.failures - rule.free, 64)
+    return min(rule.first_s * 2.0**doublings, rule.longest_s)
 
 
 def _forgotten(attempts: Attempts, rule: Rule, now: datetime) -> bool:

@@ -1,8 +1,9 @@
-"""Failed logins by subject: the HMAC of an account's name or of an address."""
+"""Failed logins by subject (the HMAC of an account, an address, or both), and addresses that logged in."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from esp_common.database import Connection, load_queries
 
@@ -27,19 +28,35 @@ class AttemptStore:
         }
         return known, rows[0]["now"]
 
-    async def lock(self, subjects: Collection[bytes], now: datetime) -> dict[bytes, Attempts]:
-        """Return the attempts of each subject, which nobody else counts until the transaction ends."""
-        rows = await self._connection.fetch(_QUERIES.lock, list(subjects), now)
+    async def lock(self, accounts: Mapping[bytes, bytes | None], now: datetime) -> dict[bytes, Attempts]:
+        """Return the attempts of each subject, which nobody else counts until the transaction ends.
+
+        `accounts`: the account with which each subject's failures are forgotten; None: with none.
+        """
+        rows = await self._connection.fetch(_QUERIES.lock, list(accounts), list(accounts.values()), now)
         return {row["subject"]: Attempts(row["failures"], row["last_at"]) for row in rows}
 
     async def write(self, subject: bytes, attempts: Attempts) -> None:
         """Store the attempts of a subject that is locked."""
         await self._connection.execute(_QUERIES.write, subject, attempts.failures, attempts.last_at)
 
-    async def clear(self, subject: bytes) -> None:
-        """Forget a subject's failures."""
-        await self._connection.execute(_QUERIES.clear, subject)
+    async def clear(self, subjects: Collection[bytes]) -> None:
+        """Forget the failures of subjects."""
+        await self._connection.execute(_QUERIES.clear, list(subjects))
 
-    async def prune(self, before: datetime) -> None:
-        """Forget failures from before a time."""
+    async def clear_account(self, account: bytes) -> None:
+        """Forget the failures of an account, wherever they came from."""
+        await self._connection.execute(_QUERIES.clear_account, account)
+
+    async def is_known(self, pair: bytes) -> bool:
+        """Return whether the account has logged in from the address before."""
+        return bool(await self._connection.fetchval(_QUERIES.is_known, pair))
+
+    async def remember(self, pair: bytes, user_id: UUID) -> None:
+        """Note that the user has logged in from the address."""
+        await self._connection.execute(_QUERIES.remember, pair, user_id)
+
+    async def prune(self, before: datetime, known_before: datetime) -> None:
+        """Forget failures from before a time, and addresses that were last used before another."""
         await self._connection.execute(_QUERIES.prune, before)
+        await self._connection.execute(_QUERIES.prune_known, known_before)
