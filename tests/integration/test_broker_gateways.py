@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import aio_pika
 import aiormq
+import asyncpg
 import httpx
 import paho.mqtt.client as mqtt
 import pytest
@@ -193,6 +196,54 @@ async def test_a_gateway_reads_and_declares_nothing(field):
             channel = await connection.channel()
             with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
                 await (await channel.declare_queue(queue, passive=queue != "mine")).get(fail=False)
+
+
+async def test_the_audit_log_says_which_gateway_was_let_in_and_which_refused(field):
+    _, key = await field.key("gw-audited")
+    with pytest.raises(REFUSED):
+        await publish(field.url("gw-audited", new_api_key("another")), "telemetry.gw-audited")
+    await publish(field.url("gw-audited", key), "telemetry.gw-audited")
+    connection = await asyncpg.connect(field.auth_settings.database_url)
+    query = "SELECT DISTINCT outcome FROM auth.audit_log WHERE object = '/broker/user' AND actor_id = $1"
+
+    async def both_recorded() -> bool:
+        rows = await connection.fetch(query, "gw-audited")
+        return {row["outcome"] for row in rows} == {"denied", "success"}
+
+    try:
+        await eventually(both_recorded, 60)
+    finally:
+        rows = await connection.fetch("SELECT action, object, actor_id, outcome FROM auth.audit_log")
+        print(*rows, sep="\n")
+        await connection.close()
+
+
+@pytest.mark.parametrize("listener", ["amqp", "mqtt"])
+@pytest.mark.parametrize(
+    ("ciphers", "taken"),
+    [
+        ("ECDHE+AESGCM:ECDHE+CHACHA20", True),
+        ("ECDHE+AES:!AESGCM:!AESCCM", False),
+        ("RSA+AESGCM", False),
+    ],
+    ids=["aead", "cbc", "no-forward-secrecy"],
+)
+def test_only_suites_that_authenticate_are_taken(
+    field: Field, listener: str, ciphers: str, taken: bool
+) -> None:
+    context = ssl.create_default_context(cafile=str(field.tls.authority))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
+    address = ("127.0.0.1", getattr(field.broker.ports, listener))
+    try:
+        with (
+            socket.create_connection(address, timeout=20) as connection,
+            context.wrap_socket(connection, server_hostname="127.0.0.1"),
+        ):
+            was_taken = True
+    except (ssl.SSLError, ConnectionError):
+        was_taken = False
+    assert was_taken is taken
 
 
 @pytest.mark.parametrize("wrong", ["another-gateways", "unknown", "malformed", "empty"])

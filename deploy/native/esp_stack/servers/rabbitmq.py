@@ -51,7 +51,19 @@ PLAIN_LISTENERS = """\
 listeners.tcp.1 = 127.0.0.1:{ports.amqp}
 mqtt.listeners.tcp.1 = 127.0.0.1:{ports.mqtt}
 """
-# Gateways in the field may be older than TLS 1.3.
+# Gateways in the field may be older than TLS 1.3. Of TLS 1.2 only suites that authenticate what they encrypt
+# (AEAD) and have forward secrecy: the default includes CBC suites.
+CIPHERS = (
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+)
 TLS_LISTENERS = """\
 listeners.tcp = none
 listeners.ssl.1 = 127.0.0.1:{ports.amqp}
@@ -242,6 +254,9 @@ class RabbitMQ(Server):
         text = CONFIGURATION.format(ports=self.ports, definitions=definitions)
         listeners = TLS_LISTENERS if self.tls else PLAIN_LISTENERS
         text += listeners.format(ports=self.ports, tls=self.tls)
+        if self.tls:
+            text += "ssl_options.honor_cipher_order = true\n"
+            text += "".join(f"ssl_options.ciphers.{n} = {name}\n" for n, name in enumerate(CIPHERS, 1))
         if self._auth_url:
             text += AUTH_BACKEND.format(url=self._auth_url, ttl_ms=self._auth_cache_ttl_ms)
         private_file(self.home / "rabbitmq.conf", text, self.user)
