@@ -213,8 +213,6 @@ async def test_the_audit_log_says_which_gateway_was_let_in_and_which_refused(fie
     try:
         await eventually(both_recorded, 60)
     finally:
-        rows = await connection.fetch("SELECT action, object, actor_id, outcome FROM auth.audit_log")
-        print(*rows, sep="\n")
         await connection.close()
 
 

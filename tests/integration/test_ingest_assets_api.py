@@ -4,6 +4,9 @@ from typing import Any
 
 import orjson
 import pytest
+from esp_common import topology
+from esp_common.errors import BrokerUnavailable
+from esp_common.messaging import Requester
 
 AN550 = [22.1654, 4.04863e-3, -7.36963e-5, 1.58516e-7, -1.80729e-10, 6.23138e-14]
 
@@ -200,3 +203,34 @@ async def test_quality_lists_scored_hours(api) -> None:
     assert [row["score"] for row in last["items"]] == [90]
     assert (await api.client.get("/api/v1/pumps/P-77/quality")).status_code == 404
     assert (await api.client.get(path, params={"from": "yesterday"})).status_code == 422
+
+
+@pytest.mark.parametrize(("gateway_id", "exists"), [("gw-01", True), ("gw-99", False), ("", False)])
+async def test_auth_is_told_whether_a_gateway_exists(api, gateway_id, exists) -> None:
+    question = orjson.dumps({"gateway_id": gateway_id})
+    async with Requester(api.vhost.url_for("auth")) as auth:
+        answer = await auth.request(topology.COMMANDS, topology.INGEST_FIND_GATEWAY, question, timeout_s=20)
+    assert orjson.loads(answer) == {"exists": exists}
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"gateway_id":7}', b"\xff"])
+async def test_a_gateway_question_that_cannot_be_read_stops_no_other(api, body) -> None:
+    async with Requester(api.vhost.url_for("auth")) as auth:
+        with pytest.raises(BrokerUnavailable, match="no answer"):
+            await auth.request(topology.COMMANDS, topology.INGEST_FIND_GATEWAY, body, timeout_s=0.3)
+    await test_auth_is_told_whether_a_gateway_exists(api, "gw-01", True)
+
+
+async def test_nobody_but_auth_is_told(api) -> None:
+    question = orjson.dumps({"gateway_id": "gw-01"})
+    async with Requester(api.vhost.url_for("backup")) as other:
+        with pytest.raises(BrokerUnavailable, match="no answer"):
+            await other.request(topology.COMMANDS, topology.INGEST_FIND_GATEWAY, question, timeout_s=0.3)
+
+
+@pytest.mark.parametrize("gateway_id", ["api", "ingest", "admin"])
+async def test_no_gateway_has_a_reserved_name(api, gateway_id) -> None:
+    asset = {"gateway_id": gateway_id, "field_id": "north", "name": "One", "pumps": []}
+    answer = await api.client.post("/api/v1/gateways", json=asset)
+    assert answer.status_code == 422
+    assert "reserved name" in answer.text

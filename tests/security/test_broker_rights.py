@@ -42,7 +42,7 @@ BUILT_IN: Final = ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.
 FIRST_WORDS: Final = sorted({"telemetry", "odd", *EVERYBODY, *frozenset().union(*SUBJECTS.values())})
 WEIGHT: Final = "1"
 """What a consistent hash exchange takes for a key."""
-ANSWERERS = ("auth", "archiver")
+ANSWERERS = ("auth", "archiver", "ingest")
 OUR_EXCHANGES: Final = [exchange.name for exchange in topology.EXCHANGES]
 
 

@@ -35,6 +35,7 @@ AUTH_REVOCATIONS: Final = "auth.revocations"
 DIAGNOSTICS_TELEMETRY: Final = "diagnostics.telemetry"
 DIAGNOSTICS_PLATFORM: Final = "diagnostics.platform"
 DIAGNOSTICS_NOTIFICATIONS: Final = "diagnostics.notifications"
+INGEST_FIND_GATEWAY: Final = "ingest.find-gateway"
 INGEST_ARCHIVED: Final = "ingest.archived"
 ARCHIVER_RETENTION: Final = "archiver.retention"
 ARCHIVER_READ: Final = "archiver.read"
@@ -49,6 +50,8 @@ PARTITION_HEADER: Final = "esp-pump-partition"
 
 GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 SERVICES: Final = ("ingest", "diagnostics", "auth", "archiver", "backup")
+RESERVED_GATEWAY_IDS: Final = frozenset({*SERVICES, "admin", "api", "guest", "session-keeper"})
+"""Names that stand for somebody else on the broker or in records, so no gateway may have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +170,8 @@ def _request_queue(name: str) -> Queue:
 REQUESTS: Final = (AUTH_VERIFY_KEY, AUTH_JWKS, AUTH_REVOCATIONS)
 """Questions of every service to auth, which alone reads them; answers go by direct reply-to."""
 
-_QUESTIONS: Final = (*REQUESTS, ARCHIVER_READ)
-"""All questions; readings that are only in the archive are asked of archiver."""
+_QUESTIONS: Final = (*REQUESTS, ARCHIVER_READ, INGEST_FIND_GATEWAY)
+"""All questions; archiver is asked for readings of the archive, ingest by auth whether a gateway exists."""
 
 _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#", "maintenance.#")),
@@ -319,6 +322,7 @@ SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
             TELEMETRY: r"^telemetry\..*$",
             **_said_by("ingest"),
         },
+        replies=True,
     ),
     "diagnostics": _service(
         "diagnostics",

@@ -13,7 +13,7 @@ from esp_common.auth import KEY_REVOKED, PERMISSIONS, Principal, key_digest, key
 from esp_common.contracts.events import Event
 from esp_common.database import OUTAGES, Connection, Pool
 from esp_common.errors import Conflict, InvalidInput, NotFound
-from esp_common.topology import GATEWAY_ID
+from esp_common.topology import GATEWAY_ID, RESERVED_GATEWAY_IDS
 
 from esp_auth.changes import Actor, announce, note
 from esp_auth.domain.secrets import mac
@@ -189,6 +189,8 @@ def check_key(wanted: NewKey) -> None:
     ]
     if wanted.gateway_id is not None and not GATEWAY_ID.fullmatch(wanted.gateway_id):
         wrong.append(("gateway_id", "not an id of a gateway"))
+    if wanted.gateway_id in RESERVED_GATEWAY_IDS:
+        wrong.append(("gateway_id", f"{wanted.gateway_id} is a reserved name"))
     if wanted.gateway_id is not None and GATEWAY_SCOPE not in wanted.scopes:
         wrong.append(("scopes", f"a gateway's key needs {GATEWAY_SCOPE}"))
     if wanted.expires_at is not None and not _is_ahead(wanted.expires_at):

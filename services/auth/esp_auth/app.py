@@ -30,6 +30,7 @@ from esp_auth.changes import SERVICE
 from esp_auth.consumers import open_audit_writer
 from esp_auth.domain.secrets import AUDIT_CHAIN
 from esp_auth.identity import Identity
+from esp_auth.known_gateways import KnownGateways
 from esp_auth.settings import AuthSettings
 from esp_auth.worker import Questions, every
 
@@ -59,13 +60,14 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
         identity = Identity(pool, settings, redis, on_event=lambda event: verifier.on_event(event))
         stack.push_async_callback(identity.api_keys.close)
         # What other services ask over the broker is answered here from the database. So nothing of this API
-        # waits for the broker, nor does readiness: events and records are sent when it is back.
+        # waits for the broker but binding a key to a gateway, nor does readiness: events and records are sent
+        # when it is back.
         answers = Answers(identity.api_keys, identity.signing, identity.revocations)
         verifier = tokens.Verifier(cast(Requester, answers), ttl_s=KEYS_REMEMBERED_S)
         listener = EventListener(
             settings.amqp_url, [*tokens.EVENTS], on_event=verifier.on_event, on_connected=verifier.forget
         )
-        publisher = await stack.enter_async_context(Publisher(settings.amqp_url, name="esp-auth api"))
+        publisher = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-auth api"))
         trail = AuditTrail(publisher, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
         stack.push_async_callback(trail.close)
         limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
@@ -78,7 +80,7 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
             routers=[
                 logins_router(identity),
                 users_router(identity.users),
-                api_keys_router(identity.api_keys),
+                api_keys_router(identity.api_keys, KnownGateways(publisher)),
                 audit_router(AuditLog(pool, identity.derived(AUDIT_CHAIN))),
             ],
             max_body_bytes=MAX_BODY_BYTES,

@@ -20,7 +20,7 @@ class Gateways:
 
     async def may_connect(self, gateway_id: str, key: str) -> bool:
         """Return whether `key` is a valid key of this very gateway."""
-        if key_id_of(key) is None or gateway_id in topology.SERVICES:
+        if key_id_of(key) is None or gateway_id in topology.RESERVED_GATEWAY_IDS:
             return False
         caller = await self._api_keys.verify(key_digest(key))
         return caller is not None and caller.gateway_id == gateway_id and caller.may(GATEWAY_SCOPE)

@@ -30,6 +30,7 @@ from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import LiveRegistry, open_worker
 from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.registry import Registry
+from esp_ingest.gateway_questions import GatewayQuestions
 from esp_ingest.maintenance import Maintenance
 from esp_ingest.quarantine import Quarantine
 from esp_ingest.settings import IngestSettings
@@ -99,7 +100,15 @@ async def open_api(
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
         )
-        background = [_keep(registry), listener.run(), verifier.run(), trail.run(), limiter.run()]
+        questions = GatewayQuestions(settings.amqp_url, registry, requester)
+        background = [
+            _keep(registry),
+            listener.run(),
+            questions.run(),
+            verifier.run(),
+            trail.run(),
+            limiter.run(),
+        ]
         yield FastLane(application, endpoint), background
 
 

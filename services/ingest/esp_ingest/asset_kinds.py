@@ -10,6 +10,7 @@ from esp_common.contracts.channels import RUNNING, TRIP_CODE
 from esp_common.contracts.units import make_tag
 from esp_common.contracts.words import normalise
 from esp_common.errors import InvalidInput
+from esp_common.topology import RESERVED_GATEWAY_IDS
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -123,10 +124,16 @@ def _distinct(pumps: list[str]) -> list[str]:
     return sorted(pumps)
 
 
+def _not_reserved(gateway_id: str) -> str:
+    if gateway_id in RESERVED_GATEWAY_IDS:
+        raise ValueError(f"{gateway_id} is a reserved name")
+    return gateway_id
+
+
 class Gateway(Asset):
     """A field gateway and the pumps that it may report."""
 
-    gateway_id: AssetId
+    gateway_id: Annotated[AssetId, AfterValidator(_not_reserved)]
     field_id: AssetId
     name: Name
     pumps: Annotated[list[EquipmentId], AfterValidator(_distinct)] = []

@@ -20,8 +20,10 @@ from esp_auth.changes import Actor
 from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.store.migrations import migrate
+from esp_common import topology
 from esp_common.auth import PERMISSIONS, new_api_key
 from esp_common.database import create_pool
+from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_stack.databases import AUTH_OWNER
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
@@ -118,6 +120,29 @@ class AuthRig:
         return [orjson.loads(row["body"]) for row in rows]
 
 
+class Ingest:
+    """Ingest as auth knows it: it says that gateways with names like `gw-17` exist, and no others."""
+
+    def __init__(self, vhost: Vhost) -> None:
+        self._url = vhost.url_for("ingest")
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Answer until cancelled."""
+        async with Publisher(self._url) as publisher:
+
+            def take(question: Delivery) -> None:
+                exists = orjson.loads(question.body)["gateway_id"].startswith("gw-")
+                task = asyncio.create_task(publisher.reply(question, orjson.dumps({"exists": exists})))
+                self._answering.add(task)
+                task.add_done_callback(asyncio.Task.exception)
+                task.add_done_callback(self._answering.discard)
+                consumer.done([question])
+
+            consumer = LeanConsumer(self._url, topology.INGEST_FIND_GATEWAY, prefetch=10, on_message=take)
+            await consumer.run()
+
+
 async def until(holds: Callable[[], Any], timeout_s: float = 30) -> Any:
     """Wait until `holds()`, awaited, gives something true, and return it."""
     async with asyncio.timeout(timeout_s):
@@ -188,7 +213,9 @@ async def open_rig(database: Any, vhost: Vhost, redis_url: str, **overrides: Any
 async def auth(make_database: Any, vhost: Vhost, redis_url: str) -> AsyncIterator[AuthRig]:
     """The API of the module, without a worker: what it writes to the outbox stays there."""
     async with open_rig(make_database("postgres"), vhost, redis_url) as rig, running(run_api, rig.settings):
+        ingest = asyncio.create_task(Ingest(vhost).serve())
         yield rig
+        ingest.cancel()
 
 
 @pytest.fixture(scope="module")

@@ -109,3 +109,20 @@ async def test_an_administrator_acts_on_keys_with_rights_of_others(auth: Any) ->
     gateways = await new_key(auth, "telemetry:write", gateway_id="gw-own")
     answer = await auth.bare.post(f"/api/v1/api-keys/{gateways.record.key_id}/revoke", headers=admin.header)
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("gateway_id", ["api", "ingest", "admin", "session-keeper", "guest"])
+async def test_no_key_has_a_reserved_name_for_its_gateway(auth: Any, gateway_id: str) -> None:
+    body = {"name": "a key", "scopes": ["telemetry:write"], "gateway_id": gateway_id}
+    answer = await auth.client.post("/api/v1/api-keys", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert "reserved name" in answer.json()["detail"]
+
+
+async def test_no_key_is_bound_to_a_gateway_that_does_not_exist(auth: Any) -> None:
+    body = {"name": "a key", "scopes": ["telemetry:write"], "gateway_id": "unheard-of"}
+    answer = await auth.client.post("/api/v1/api-keys", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert answer.json()["detail"] == "there is no gateway unheard-of"
+    assert "PUT /api/v1/gateways/unheard-of" in answer.json()["fix"]
+    assert (await auth.client.post("/api/v1/api-keys", json=body | {"gateway_id": "gw-heard-of"})).is_success

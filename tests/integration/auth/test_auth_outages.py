@@ -103,20 +103,21 @@ class _Watched(Passwords):
 async def test_so_many_hashes_are_made_at_once_and_no_more() -> None:
     passwords = _Watched(Cost(4096, 1, 1))
     hashing = Hashing(passwords, slots=2, max_waiting=100)
-    await asyncio.gather(*(hashing.hash("seven wells") for _ in range(20)))
+    await asyncio.gather(*(hashing.hash("seven wells", None) for _ in range(20)))
     assert passwords.most == 2
 
 
 async def test_more_than_may_wait_are_sent_away() -> None:
     hashing = Hashing(Passwords(Cost(4096, 1, 1)), slots=1, max_waiting=3)
-    outcomes = await asyncio.gather(*(hashing.hash("seven wells") for _ in range(10)), return_exceptions=True)
+    hashes = (hashing.hash("seven wells", f"address {number}") for number in range(10))
+    outcomes = await asyncio.gather(*hashes, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes].count(Unavailable) == 6
-    assert isinstance(await hashing.hash("seven wells"), str)
+    assert isinstance(await hashing.hash("seven wells", None), str)
 
 
 async def test_the_event_loop_turns_while_passwords_are_hashed() -> None:
     hashing = Hashing(Passwords(Cost(64 * 1024, 3, 1)), slots=2, max_waiting=10)
-    hashes = asyncio.gather(*(hashing.hash("seven wells") for _ in range(3)))
+    hashes = asyncio.gather(*(hashing.hash("seven wells", None) for _ in range(3)))
     turns = 0
     while not hashes.done():
         await asyncio.sleep(0)

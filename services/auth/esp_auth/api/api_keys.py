@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esp_auth.api.answers import actor_of
-from esp_auth.api_keys import ApiKeys, Issued, NewKey
+from esp_auth.api_keys import ApiKeys, Issued, NewKey, check_key
+from esp_auth.known_gateways import KnownGateways
 from esp_auth.store.api_keys import ApiKey
 
 Reader = Depends(require("api-keys:read"))
@@ -80,11 +81,11 @@ def _fields(record: ApiKey) -> dict[str, Any]:
     return {"id": record.key_id, **{name: getattr(record, name) for name in names}}
 
 
-def api_keys_router(api_keys: ApiKeys) -> APIRouter:
+def api_keys_router(api_keys: ApiKeys, gateways: KnownGateways) -> APIRouter:
     """Return the routes under `/api-keys`."""
     router = APIRouter(prefix="/api-keys", tags=["api-keys"])
     _add_reads(router, api_keys)
-    _add_changes(router, api_keys)
+    _add_changes(router, api_keys, gateways)
     return router
 
 
@@ -106,11 +107,17 @@ def _add_reads(router: APIRouter, api_keys: ApiKeys) -> None:
         return shown(await api_keys.get(id))
 
 
-def _add_changes(router: APIRouter, api_keys: ApiKeys) -> None:
+def _add_changes(router: APIRouter, api_keys: ApiKeys, gateways: KnownGateways) -> None:
     @router.post("", status_code=201, response_model=KeyIssued, responses=problems(*BODY, 409))
     async def create_api_key(body: KeyWanted, caller: Writer, request: Request, response: Response) -> Any:
-        """Make a key; its secret is shown this once. A key gives another no permission it has not itself."""
+        """Make a key; its secret is shown this once. A key gives another no permission it has not itself.
+
+        A gateway must be registered before a key can be bound to it.
+        """
         wanted = NewKey(body.name, body.scopes, body.gateway_id, body.expires_at)
+        check_key(wanted)
+        if wanted.gateway_id is not None:
+            await gateways.check(wanted.gateway_id)
         issued = await api_keys.create(wanted, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{issued.record.key_id}"
         return _issued(issued)
