@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ time: {column: when}
 columns: {pressure: Pressure, flow: Flow}
 """
 DEADLINE_S = 120.0
+CASES = Path(__file__).parents[1] / "unit" / "cases"
 
 
 @pytest.fixture
@@ -171,14 +173,85 @@ def test_records_that_cannot_be_read_are_named_and_sent(desk: Path, collect: Cal
         "when,pressure,flow\n2020-01-01 00:00,1,2\nsoon,3,4\n2020-01-01 00:01,5\n2020-01-01 00:02,n/a,6\n"
     )
     outcome = run(replay(desk, path))
-    assert outcome.returncode == 0, outcome.stderr
-    assert "4 rows read, 4 readings confirmed, 2 unreadable" in outcome.stdout
+    assert outcome.returncode == 1, outcome.stderr
+    assert "4 rows read, 4 readings confirmed, 2 unreadable, 1 cells no value (pressure 1)" in outcome.stdout
+    assert "a.csv: 5 lines: 1 header, 4 rows" in outcome.stdout
+    assert f"{path}:5: pressure 'n/a' is no value" in outcome.stderr
     assert f"{path}:3: no time in when 'soon'" in outcome.stderr
     assert f"{path}:4: " in outcome.stderr
     sent = collect()
     assert {"pump_id": "P-1", "time": "soon", "Pressure": 3, "Flow": 4} in sent
     assert {"pump_id": "P-1", "time": None, "unreadable_record": "2020-01-01 00:01,5"} in sent
     assert {"pump_id": "P-1", "time": "2020-01-01T00:02:00+00:00", "Pressure": "n/a", "Flow": 6} in sent
+
+
+def test_a_stray_quote_swallows_no_row(desk: Path, collect: Callable[[], Any]) -> None:
+    shutil.copy(CASES / "41-stray-quote.csv", desk / "a.csv")
+    (desk / "map.yaml").write_text("pump_id: P-1\ntime: {column: Time}\ncolumns: {Amps: motor_current_a}\n")
+    outcome = run(replay(desk, desk / "a.csv"))
+    assert outcome.returncode == 1
+    assert "30 rows read, 30 readings confirmed, 1 unreadable, 0 cells no value" in outcome.stdout
+    assert "a.csv: 31 lines: 1 header, 30 rows" in outcome.stdout
+    assert f"{desk / 'a.csv'}:3: a quote is not closed on this line" in outcome.stderr
+    sent = collect()
+    assert len([reading for reading in sent if "motor_current_a" in reading]) == 29
+    assert run(replay(desk, desk / "a.csv", "--refused-exit", "0")).returncode == 0
+
+
+def test_a_file_without_rows_says_so(desk: Path) -> None:
+    shutil.copy(CASES / "41-header-only.csv", desk / "a.csv")
+    (desk / "map.yaml").write_text("pump_id: P-1\ntime: {column: Time}\ncolumns: {Amps: motor_current_a}\n")
+    outcome = run(replay(desk, desk / "a.csv"))
+    assert outcome.returncode == 0
+    assert "0 rows read, 0 readings confirmed, 0 unreadable, 0 cells no value" in outcome.stdout
+    assert "no rows: nothing was sent" in outcome.stderr
+
+
+def test_a_resumed_replay_still_tells_what_was_not_taken(desk: Path, collect: Callable[[], Any]) -> None:
+    path = records(desk / "a.csv", 700)
+    path.write_text(path.read_text().replace(",1.0,8", ",Bad,8", 1))
+    away = replay(
+        desk, path, "--give-up-after", "1", "--url", "amqp://127.0.0.1:1/", "--key-file", desk / "key"
+    )
+    assert run(away).returncode == 3
+    outcome = run(replay(desk, path))
+    assert outcome.returncode == 1, outcome.stderr
+    assert "0 rows read (700 more were taken earlier), 700 readings confirmed, 0 unreadable, 1 cells" in (
+        outcome.stdout
+    )
+    assert len(collect()) == 700
+
+
+def test_a_proposed_map_is_replayed_as_it_stands(desk: Path, collect: Callable[[], Any]) -> None:
+    shutil.copy(CASES / "04-decimal-comma.csv", desk / "a.csv")
+    proposed = run((*COMMAND, "inspect", str(desk / "a.csv"), "--pump", "P-1"))
+    assert proposed.returncode == 0, proposed.stderr
+    assert "# line 3: 2026-11-20T10:01:00Z  P-1  intake_pressure_psi=813  motor_current_a=1041.5" in (
+        proposed.stdout
+    )
+    (desk / "map.yaml").write_text(proposed.stdout)
+    tried = run((*COMMAND, "inspect", str(desk / "a.csv"), "--map", str(desk / "map.yaml"), "--rows", "1"))
+    assert "# line 2: 2026-11-20T10:00:00Z  P-1  intake_pressure_psi=812.4" in tried.stdout
+    outcome = run(replay(desk, desk / "a.csv"))
+    assert outcome.returncode == 0, outcome.stderr
+    assert [reading["motor_current_a"] for reading in collect()] == [41.5, 1041.5, 42]
+
+
+def test_inspect_says_in_one_line_what_it_cannot_read(desk: Path) -> None:
+    shutil.copy(CASES / "41-header-only.csv", desk / "a.csv")
+    for arguments in (
+        ("a.csv",),
+        ("nothing",),
+        ("a.csv", "--map", "nothing"),
+        (".",),
+        ("a.csv", "--assets", "a.csv"),
+    ):
+        outcome = run(
+            (*COMMAND, "inspect", *(str(desk / each) if each[0] != "-" else each for each in arguments))
+        )
+        assert outcome.returncode in (2, 4)
+        assert outcome.stderr.startswith("error: ")
+        assert "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -199,6 +272,24 @@ def test_records_that_cannot_be_read_are_named_and_sent(desk: Path, collect: Cal
         (lambda desk: (desk / "a.csv").unlink(), 4, "no file"),
         (lambda desk: (desk / "endpoints.json").unlink(), 4, "start the stack (make up)"),
         (lambda desk: (desk / "endpoints.json").chmod(0o644), 2, "open to others — chmod 600"),
+        (lambda desk: (desk / "map.yaml").write_bytes(b"pump_id: \xd8"), 2, "not UTF-8"),
+        (lambda desk: (desk / "map.yaml").write_text("a: &a [*a]"), 2, "map.yaml"),
+        (
+            lambda desk: (desk / "a.csv").write_bytes(b"PK\x03\x04"),
+            2,
+            "is a ZIP archive or an Excel workbook",
+        ),
+        (lambda desk: (desk / "a.csv").write_bytes(b"\x1f\x8b\x08"), 2, "is compressed with gzip"),
+        (lambda desk: (desk / "a.csv").write_bytes(b""), 2, "the file is empty"),
+        (lambda desk: [(desk / "a.csv").unlink(), (desk / "a.csv").mkdir()], 2, "is a folder"),
+        (lambda desk: (desk / "endpoints.json").write_bytes(b"\xff"), 2, "is not JSON"),
+        (
+            lambda desk: (desk / "endpoints.json").write_text('{"amqp": 5, "gateway": 7}'),
+            2,
+            "has no amqp address",
+        ),
+        (lambda desk: (desk / "endpoints.json").write_text("[]"), 2, "has no amqp address"),
+        (lambda desk: (desk / "gw.spool").mkdir(), 1, "gw.spool"),
         (lambda desk: wrong_key(desk), 1, "refused by the broker — ACCESS_REFUSED"),
     ],
 )
@@ -211,6 +302,29 @@ def test_what_is_wrong_is_said_in_one_line(
     assert outcome.returncode == code, outcome.stderr
     (line,) = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--url", "amqp://host:99999/"),
+        ("--url", "amqp://"),
+        ("--url", "http://host/"),
+        ("--url", "amqp://[::1/"),
+        ("--url", "amqp://127.0.0.1/", "--key-file", "nothing-there"),
+        ("--url", "amqp://127.0.0.1/", "--key-file", "."),
+        ("--url", "amqps://127.0.0.1/", "--key-file", "key", "--ca-file", "nothing-there"),
+        ("--receipt", "."),
+        ("--receipt", "nothing/there"),
+        ("--speed", "fast"),
+    ],
+)
+def test_a_bad_option_is_said_in_one_line(desk: Path, arguments: tuple[str, ...]) -> None:
+    paths = {name: str(desk / name) for name in ("key", "nothing-there", "nothing/there")}
+    outcome = run((*replay(desk, records(desk / "a.csv", 3)), *(paths.get(each, each) for each in arguments)))
+    assert outcome.returncode in (1, 2, 4), outcome.stderr
+    assert [line for line in outcome.stderr.splitlines() if line.startswith("error: ")], outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -67,6 +67,39 @@ def test_a_pump_column_names_the_pump_of_each_record() -> None:
     assert mapped({"t": "2020-01-01", "well": 17}, **changes).reading["pump_id"] == "17"
 
 
+def test_sentinels_may_be_listed_as_numbers() -> None:
+    for cell in ("-9999", "-9999.0", -9999.0, -9999):
+        assert "Pressure" not in mapped({"t": "2020-01-01", "p": cell}, missing=["", -9999]).reading
+
+
+def test_words_of_the_map_are_states() -> None:
+    changes = {"states": {"run": {"Läuft": True, "Steht": False}, "p": {"zu": 0}}}
+    reading = mapped({"t": "2020-01-01", "run": " läuft ", "p": "ZU", "trip": "16.0"}, **changes).reading
+    assert (reading["running"], reading["Pressure"], reading["trip_code"]) == (True, 0, 16)
+
+
+@pytest.mark.parametrize(
+    ("cell", "refused"),
+    [("ON", {}), ("off", {}), ("Bad", {"p": "Bad"}), (True, {}), (float("inf"), {"p": "inf"}), ("1", {})],
+)
+def test_a_vendors_tag_may_be_a_flag(cell: object, refused: dict[str, str]) -> None:
+    result = mapped({"t": "2020-01-01", "p": cell})
+    assert result.refused == refused
+    assert result.problem is None
+
+
+@pytest.mark.parametrize("cell", ["", None, "BR\\xd8NN", "a b", "x" * 65])
+def test_a_row_without_a_possible_pump_is_reported(cell: str | None) -> None:
+    changes = {"pump_id": None, "pump_column": "well"}
+    assert "is no pump id" in (mapped({"t": "2020-01-01", "well": cell}, **changes).problem or "")
+
+
+def test_long_texts_are_cut_so_that_a_message_holds_them() -> None:
+    sent = mapped({"t": "2020-01-01", "p": "x" * (2 << 20)}).reading["Pressure"]
+    assert len(sent) < 1100
+    assert "2097152 characters" in sent
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -80,6 +113,40 @@ def test_a_pump_column_names_the_pump_of_each_record() -> None:
             r"time.timezone: no time zone 'Mars'",
         ),
         ("time: {column: t}\ncolumns: {a: b}", r"give either pump_id or pump_column"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x, b: x}", r"a, b are all sent as x"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: time}", r"'time' is no channel"),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: x, a: y}",
+            r"map.yaml:3: not YAML: 'a' stands more than once",
+        ),
+        ("pump_id: P\npump_id: Q", r"map.yaml:2: not YAML: 'pump_id' stands more than once"),
+        ("pump_id: Ø\ntime: {column: t}\ncolumns: {a: x}", r"'Ø' cannot be a pump id"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x}\nencoding: latin-99", r"no encoding 'latin-99'"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x}\nencoding: rot13", r"no encoding 'rot13'"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x}\ndelimiter: '\"'", r"delimiter: "),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x}\nthousands: '.'", r"decimal and thousands are both"),
+        ("pump_id: P\ntime: {column: t}\ncolumns: {a: x}\nstates: {b: {ON: true}}", r"'b' is not among"),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: running}\nstates: {a: {ON: 1}}",
+            r"'ON' must be true or false",
+        ),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: motor_temp_c}\nstates: {a: {ON: 1}}",
+            r"which is a number",
+        ),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: insulation_resistance_mohm}\nunits: {a: mohm}",
+            r"did you mean MΩ\?",
+        ),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: active_power_kw}\nunits: {a: mW}",
+            r"did you mean MW or kW\?",
+        ),
+        (
+            "pump_id: P\ntime: {column: t}\ncolumns: {a: motor_temp_c}\nunits: {a: degF}",
+            r"register that tag with unit degF",
+        ),
+        ("[" * 2000, r"map.yaml.*: not YAML"),
         ("gateway_id: a.b\npump_id: P\ntime: {column: t}\ncolumns: {a: b}", r"gateway_id: .*pattern"),
     ],
 )
@@ -93,3 +160,31 @@ def test_a_bad_map_is_refused_with_the_place(tmp_path: Path, text: str, complain
 def test_the_shipped_example_is_a_map() -> None:
     example = Path(__file__).parents[2] / "libs/gateway/examples/skab/map.yaml"
     assert load_map(example).gateway_id == "gw-demo"
+
+
+def test_a_map_that_is_no_utf_8_is_refused_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    text = "pump_id: P\ntime: {column: t}\ncolumns: {Temp °C: motor_temp_c}\nunits: {Temp °C: °C}\n"
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(MapInvalid, match=r"not UTF-8 at byte \d+"):
+        load_map(path)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert load_map(path).columns == {"Temp °C": "motor_temp_c"}
+
+
+def test_words_and_dates_of_yaml_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text(
+        "pump_id: P\ntime: {column: 2026-01-01}\ncolumns: {NO: running, ON: trip_code}\n"
+        "states: {NO: {ON: true, OFF: false}}\nmissing: [NO]\n"
+    )
+    file_map = load_map(path)
+    assert file_map.time.column == "2026-01-01"
+    assert file_map.columns == {"NO": "running", "ON": "trip_code"}
+    assert file_map.states == {"NO": {"ON": True, "OFF": False}}
+    assert file_map.missing == {"NO"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "UTF-16", "utf-16-le", "utf-32", "latin-1", "cp850"])
+def test_encodings_are_known_by_name(encoding: str) -> None:
+    assert FileMap.model_validate({**BASE, "encoding": encoding}).encoding == encoding

@@ -1,4 +1,4 @@
-"""`esp-gateway`: replay files, simulate a field, see what waits."""
+"""`esp-gateway`: inspect and replay files, simulate a field, see what waits."""
 
 import asyncio
 import json
@@ -17,13 +17,14 @@ import stamina
 import structlog
 import typer
 import yaml
-from esp_common.errors import InvalidInput, run_cli
+from esp_common.errors import EXIT_OTHER, InvalidInput, run_cli
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from esp_gateway import accounts
 from esp_gateway.client import GatewayClient
 from esp_gateway.encoding import Encoding
+from esp_gateway.inspection.command import inspect
 from esp_gateway.mapping import FileMap, load_map
 from esp_gateway.replay import Replay, open_sources
 from esp_gateway.spool import DEFAULT_MAX_BYTES, Spool, SpoolState, WhenFull, read_state
@@ -58,10 +59,16 @@ WhenFullOption = Annotated[
 ]
 FormatOption = Annotated[Encoding, typer.Option("--format", help="Form in which readings travel.")]
 
+app.command("inspect")(inspect)
+
 
 def main() -> None:
-    """Run the command line."""
-    run_cli(app)
+    """Run the command line; what the system refuses (no permission, disk full) is one line as well."""
+    try:
+        run_cli(app)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_OTHER)
 
 
 @app.command()
@@ -90,6 +97,9 @@ def replay(
     give_up_after: Annotated[
         float, typer.Option(help="Seconds without a confirmation after which to stop; 0: never.", min=0)
     ] = 60.0,
+    refused_exit: Annotated[
+        int, typer.Option(help="Exit status when a row or a cell could not be taken.", min=0, max=125)
+    ] = EXIT_OTHER,
 ) -> None:
     """Send files of pump data; the same command again goes on where an interrupted one stopped."""
     _log_to_stderr(logging.WARNING)
@@ -114,6 +124,8 @@ def replay(
         spool.forget_bookmarks()
     finally:
         spool.close()
+    if not run.is_complete:
+        sys.exit(refused_exit)
 
 
 async def _replay(run: Replay, show: Any) -> None:
@@ -126,11 +138,22 @@ async def _replay(run: Replay, show: Any) -> None:
             ticker.cancel()
     show()
     already = f" ({run.skipped} more were taken earlier)" if run.skipped else ""
+    by_column = ", ".join(f"{column} {count}" for column, count in run.refused_cells.most_common(10))
     print(
         f"{len(run.sources)} file(s): {run.rows} rows read{already},"
         f" {run.client.confirmed} readings confirmed,"
-        f" {run.unreadable} unreadable (sent for quarantine), {time.monotonic() - started:.1f} s"
+        f" {run.unreadable} unreadable, {run.refused_cells.total()} cells no value"
+        f"{f' ({by_column})' if by_column else ''}, {time.monotonic() - started:.1f} s"
     )
+    for source in run.sources:
+        print(f"{source.records.path}: {source.records.lines.describe(source.records.unit)}")
+    if not run.is_complete:
+        print(
+            "what could not be read was sent for quarantine: see `esp-ingest quarantine list`",
+            file=sys.stderr,
+        )
+    if not run.rows and not run.skipped:
+        print("no rows: nothing was sent", file=sys.stderr)
 
 
 @app.command()
@@ -304,7 +327,7 @@ class _Complaints:
         if self._count <= _MOST_COMPLAINTS:
             self._console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         elif self._count == _MOST_COMPLAINTS + 1:
-            self._console.print("more records cannot be read; the quarantine lists them all", style="yellow")
+            self._console.print("more rows have problems; the quarantine lists them all", style="yellow")
 
 
 async def _every(seconds: float, call: Any) -> None:

@@ -1,97 +1,187 @@
 """The map: how the records of a file become readings."""
 
-from datetime import datetime, tzinfo
-from math import isnan
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 import yaml
 from esp_common import topology
-from esp_common.contracts.channels import RUNNING, TRIP_CODE
-from esp_common.errors import NotFound
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from esp_common.contracts.channels import CHANNEL_INDEX, CHANNELS, RUNNING, TRIP_CODE
+from esp_common.contracts.units import make_tag
+from esp_common.contracts.words import normalise, parse_flag, parse_whole
+from esp_common.errors import InvalidInput, NotFound
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from esp_gateway.encoding import Reading
 from esp_gateway.errors import MapInvalid
+from esp_gateway.layout import Layout, column_name
+from esp_gateway.numbers import NumberFormat
+from esp_gateway.times import EARLIEST, TimeColumn, TimeUnreadable, is_ambiguous, is_skipped
 
 UNREADABLE: Final = "unreadable_record"
 """Key under which a record that does not fit its file's header is sent: no channel, so it is quarantined."""
 
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+MAX_TEXT: Final = 1000
+"""Characters of a cell that are sent when it is no number."""
+
+_PUMP_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_IDENTITY: Final = ("pump_id", "time")
+
+States = dict[str, StrictBool | StrictInt]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TimeColumn(_Strict):
-    """Where a record's time stands and how it is written.
-
-    `format`: strptime's, or None for ISO 8601. `timezone` holds for times without an offset; of an hour
-    that occurs twice at the end of summer time the first is meant.
-    """
-
-    column: str
-    format: str | None = None
-    timezone: str = "UTC"
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"no time zone {name!r}, say e.g. Europe/Oslo or UTC") from error
-        return name
-
-    def parse(self, value: object, zone: tzinfo) -> datetime | None:
-        """Return the instant that `value` (text or a time) names, or None when it names none."""
-        if isinstance(value, str):
-            try:
-                text = value.strip()
-                value = datetime.strptime(text, self.format) if self.format else datetime.fromisoformat(text)
-            except ValueError:
-                return None
-        if not isinstance(value, datetime):
-            return None
-        return value if value.tzinfo else value.replace(tzinfo=zone)
-
-
-class FileMap(_Strict):
+class FileMap(BaseModel):
     """What a MAP.yaml says.
 
     `gateway_id`: whose readings these are (default: the gateway whose credentials are used).
     `pump_id` for files of one pump, or `pump_column`. `columns`: file column → channel or vendor tag to
-    send it as; other columns are not sent. `missing`: cell texts that mean "not measured".
+    send it as; other columns are not sent. `missing`: cell texts that mean "not measured". `states`: by
+    column, words and the state each means. `units`: by column, the unit it is in, as a check: a channel
+    is sent in its own unit only. The others say how the file is laid out (`Layout`, `NumberFormat`).
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     gateway_id: str | None = Field(default=None, pattern=f"^{topology.GATEWAY_ID.pattern}$")
     pump_id: str | None = None
     pump_column: str | None = None
     time: TimeColumn
-    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: str | None = None
+    delimiter: str = Field(default=",", min_length=1, max_length=1, pattern=r'^[^"\r\nA-Za-z0-9]$')
+    decimal: Literal[".", ","] = "."
+    thousands: Literal[".", ",", " ", "'"] | None = None
+    skip_rows: int = Field(default=0, ge=0, le=10_000)
+    unit_rows: int | None = Field(default=None, ge=0, le=10)
+    ignore_rows: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     missing: frozenset[str] = frozenset({""})
     columns: dict[str, str] = Field(min_length=1)
+    states: dict[str, States] = {}
+    units: dict[str, str] = {}
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                "1".encode(name).decode(name)
+            except (LookupError, ValueError) as error:
+                raise ValueError(f"no encoding {name!r}, say e.g. utf-8, cp1252 or utf-16") from error
+        return name
+
+    @field_validator("pump_id")
+    @classmethod
+    def _is_pump(cls, pump_id: str | None) -> str | None:
+        if pump_id is not None and not _PUMP_ID.fullmatch(pump_id):
+            raise ValueError(f"{pump_id!r} cannot be a pump id")
+        return pump_id
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _as_texts(cls, missing: Any) -> Any:
+        """Take numbers such as -9999 for what they look like in a file."""
+        if isinstance(missing, list):
+            return [str(each) if type(each) in (int, float) else each for each in missing]
+        return missing
 
     @model_validator(mode="after")
     def _one_pump(self) -> "FileMap":
         if (self.pump_id is None) == (self.pump_column is None):
             raise ValueError("give either pump_id or pump_column")
+        if self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}")
         return self
 
+    @model_validator(mode="after")
+    def _columns_agree(self) -> "FileMap":
+        for name, count in Counter(self.columns.values()).items():
+            if count > 1:
+                columns = ", ".join(column for column, sent in self.columns.items() if sent == name)
+                raise ValueError(f"columns: {columns} are all sent as {name}; one value would hide another")
+            if name in _IDENTITY or not name.strip():
+                raise ValueError(f"columns: {name!r} is no channel and no tag")
+        for place, columns_ in (("states", self.states), ("units", self.units)):
+            for column in columns_:
+                if column not in self.columns:
+                    raise ValueError(f"{place}: {column!r} is not among the columns")
+        for column, states in self.states.items():
+            _check_states(column, self.columns[column], states)
+        for column, unit in self.units.items():
+            _check_unit(column, self.columns[column], unit)
+        return self
+
+    @property
+    def numbers(self) -> NumberFormat:
+        """How the file writes numbers."""
+        return NumberFormat(self.decimal, self.thousands)
+
+    def layout(self) -> Layout:
+        """Return how the file is laid out."""
+        return Layout(
+            self.delimiter, self.encoding, self.skip_rows, self.unit_rows, self.ignore_rows, self._is_time
+        )
+
     def file_columns(self) -> list[str]:
-        """Return every column that a file must have, each once."""
-        names = [self.time.column, *self.columns]
-        return list(dict.fromkeys(names if self.pump_column is None else [*names, self.pump_column]))
+        """Return every column that a file must have, each once, as `column_name` writes it."""
+        names = [self.time.column, *self.columns, *([self.pump_column] if self.pump_column else [])]
+        return list(dict.fromkeys(map(column_name, names)))
+
+    def _is_time(self, cells: Mapping[str, str]) -> bool:
+        try:
+            self.time.read(cells.get(column_name(self.time.column)), self.numbers)
+        except TimeUnreadable:
+            return False
+        return True
 
 
-class Mapped(NamedTuple):
-    """A record as a reading; `time` is None and `problem` says why when nobody can tell its instant."""
+@dataclass(slots=True)
+class Mapped:
+    """A record as a reading, and what is wrong with it.
 
-    reading: Reading
+    `time`, in UTC, is None and `problem` says why when nobody can tell its instant. `local`: the local time
+    while it is not known which of two instants it means; `naive`: the local time of a clear instant.
+    `refused`: by column, the cells that are sent and cannot be taken, as they stand.
+    """
+
+    reading: dict[str, Any]
     time: datetime | None
     problem: str | None
+    local: datetime | None = None
+    naive: datetime | None = None
+    refused: Mapping[str, str] | None = None
+    zone: ZoneInfo | None = None
+
+    @property
+    def pump(self) -> str | None:
+        """The pump whose reading it is."""
+        return self.reading.get("pump_id")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the reading measures."""
+        return {name: value for name, value in self.reading.items() if name not in _IDENTITY}
+
+    def resolve(self, fold: int | None) -> None:
+        """Take the first (0) or second (1) of the instants that `local` means; None: it stays unclear."""
+        if self.local is not None and fold is not None:
+            time = self.local.replace(tzinfo=self.zone, fold=fold)
+            self.reading["time"] = time.isoformat()
+            self.time = time.astimezone(UTC)
+            self.problem = None
+        self.local = None
 
 
 class Mapper:
@@ -100,37 +190,118 @@ class Mapper:
     def __init__(self, file_map: FileMap) -> None:
         self._map = file_map
         self._zone = ZoneInfo(file_map.time.timezone)
+        self._time_column = column_name(file_map.time.column)
+        self._pump_column = column_name(file_map.pump_column or "")
+        self._numbers = file_map.numbers
+        self._missing_numbers = {
+            number
+            for text in file_map.missing
+            for number in (self._numbers.parse(text), NumberFormat().parse(text))
+            if number is not None
+        }
+        self._columns = [
+            (column_name(column), name, {normalise(w): s for w, s in file_map.states.get(column, {}).items()})
+            for column, name in file_map.columns.items()
+        ]
 
-    def map(self, record: dict[str, Any]) -> Mapped:
+    def map(self, record: Mapping[str, Any]) -> Mapped:
         """Return `record` (file column → cell) as a reading.
 
         A cell that is no number is sent as it is: judging it is the platform's work, and so is keeping it.
         """
-        raw_time = record.get(self._map.time.column)
-        time = self._map.time.parse(raw_time, self._zone)
-        pump = self._map.pump_id or record.get(self._map.pump_column or "")
-        reading: dict[str, Any] = {
-            "pump_id": _as_text(pump),
-            "time": time.isoformat() if time else _as_text(raw_time),
-        }
-        for column, name in self._map.columns.items():
-            value = self._value(name, record.get(column))
+        mapped = self._timed(record.get(self._time_column))
+        pump = self._map.pump_id or _as_text(record.get(self._pump_column))
+        reading = {"pump_id": pump, "time": mapped.reading["time"]}
+        refused: dict[str, str] = {}
+        for column, name, states in self._columns:
+            value, is_taken = self._value(name, record.get(column), states)
             if value is not None:
                 reading[name] = value
-        problem = None if time else f"no time in {self._map.time.column} {raw_time!r}"
-        return Mapped(reading, time, problem)
+            if not is_taken:
+                refused[column] = str(value)
+        mapped.reading, mapped.refused = reading, refused
+        if not _PUMP_ID.fullmatch(pump or ""):
+            mapped.problem = mapped.problem or f"{self._map.pump_column} {pump!r} is no pump id"
+        return mapped
 
-    def _value(self, name: str, cell: Any) -> Any:
-        if isinstance(cell, float) and isnan(cell):
-            return None if "NaN" in self._map.missing else cell
-        if not isinstance(cell, str):
-            return cell if cell is None or isinstance(cell, int | float) else _as_text(cell)
-        text = cell.strip()
-        if text in self._map.missing:
-            return None
-        if name == RUNNING:
-            return _BOOLEANS.get(text.lower(), cell)
-        return _number(text, cell, int if name == TRIP_CODE else float)
+    def _timed(self, cell: Any) -> Mapped:
+        column = self._map.time.column
+        try:
+            time = self._map.time.read(cell, self._numbers)
+        except TimeUnreadable as error:
+            raw = _as_text(cell)
+            reason = f" ({error})" if str(error) else ""
+            return Mapped({"time": raw}, None, f"no time in {column} {raw!r}{reason}")
+        if time.tzinfo is None:
+            return self._local(time)
+        return self._instant(time)
+
+    def _local(self, local: datetime) -> Mapped:
+        zone = self._map.time.timezone
+        if is_skipped(local, self._zone):
+            reason = f"{local} does not exist in {zone}: the clocks were put forward"
+        elif is_ambiguous(local, self._zone):
+            reason = f"{local} occurs twice in {zone}, and the order of the rows does not tell which"
+        else:
+            return self._instant(local.replace(tzinfo=self._zone))
+        waits = local if is_ambiguous(local, self._zone) else None
+        return Mapped({"time": reason}, None, reason, waits, zone=self._zone)
+
+    def _instant(self, time: datetime) -> Mapped:
+        early = f"{time} is before the year 2000" if time < EARLIEST else None
+        naive = time.astimezone(self._zone).replace(tzinfo=None)
+        return Mapped({"time": time.isoformat()}, time.astimezone(UTC), early, naive=naive)
+
+    def _value(self, name: str, cell: Any, states: Mapping[str, bool | int]) -> tuple[Any, bool]:
+        """Return what to send for `cell`, and whether the platform can take it."""
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", "backslashreplace")
+        text = cell.strip() if isinstance(cell, str) else None
+        if cell is None or text in self._map.missing:
+            return None, True
+        number = cell if text is None else self._numbers.parse(text)
+        if self._is_missing(number):
+            return None, True
+        state = _state(name, text or cell, states)
+        if state is None and number is not None:
+            state = _state(name, number, states)
+        if state is not None:
+            return state, True
+        return _sendable(name, cell, text, number)
+
+    def _is_missing(self, number: Any) -> bool:
+        if type(number) is float and number != number:
+            return "NaN" in self._map.missing or "nan" in self._map.missing
+        return type(number) in (int, float) and number in self._missing_numbers
+
+
+def _sendable(name: str, cell: Any, text: str | None, number: Any) -> tuple[Any, bool]:
+    """Return the cell of a float channel or a vendor's tag as it is sent, and whether it can be taken."""
+    if name in (RUNNING, TRIP_CODE):
+        return (cell if isinstance(cell, bool | int | float) else _as_text(cell)), False
+    if isinstance(number, bool):
+        return number, name not in CHANNEL_INDEX
+    if isinstance(number, int | float):
+        return number, isfinite(number)
+    # Whether a vendor's tag is a flag is known to the platform: it takes the common words for one.
+    is_flag = text is not None and name not in CHANNEL_INDEX and parse_flag(text) is not None
+    return _as_text(cell), is_flag
+
+
+def _state(name: str, value: Any, states: Mapping[str, bool | int]) -> bool | int | None:
+    """Return the flag or code that `value` means; a vendor's tag is either, by its own words only."""
+    if name == TRIP_CODE:
+        return parse_whole(value, states)
+    if name == RUNNING:
+        return parse_flag(value, states)
+    if not states:
+        return None
+    word = normalise(value) if isinstance(value, str) else f"{value:g}" if _is_number(value) else ""
+    return states.get(word)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (type(value) is float and isfinite(value))
 
 
 def load_map(path: Path) -> FileMap:
@@ -138,13 +309,18 @@ def load_map(path: Path) -> FileMap:
     if not path.is_file():
         raise NotFound(f"no file {path}", fix="check --map")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        document = _Loader(path.read_text(encoding="utf-8-sig")).get_single_data()
+    except UnicodeDecodeError as error:
+        raise MapInvalid(
+            f"{path}: not UTF-8 at byte {error.start + 1}", fix="save the map as UTF-8"
+        ) from error
+    except OSError as error:
+        raise MapInvalid(f"{path}: cannot be read ({error.strerror})", fix="check its permissions") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise MapInvalid(
-            f"{where}: not YAML: {getattr(error, 'problem', error)}", fix="see the example in the README"
-        ) from error
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise MapInvalid(f"{where}: not YAML: {what}", fix="see the example in the README") from error
     if not isinstance(document, dict):
         raise MapInvalid(
             f"{path}: a map has keys such as time and columns", fix="see the example in the README"
@@ -155,20 +331,65 @@ def load_map(path: Path) -> FileMap:
         raise MapInvalid("; ".join(_complaint(path, one) for one in error.errors())) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: ON and NO are words, dates are text, and a key stands once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; refuse a key that stands twice, of which the last would win."""
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, _ in reversed(node.value):
+            if isinstance(key, yaml.ScalarNode) and keys[key.value] > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands more than once", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def _complaint(path: Path, error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"])
     return f"{path}: {place + ': ' if place else ''}{error['msg'].removeprefix('Value error, ')}"
 
 
-def _number(text: str, cell: str, kind: type[int] | type[float]) -> Any:
-    # Python reads "1_000" as a number; a meter that writes so means something else.
-    if "_" in text:
-        return cell
+def _check_states(column: str, name: str, states: Mapping[str, bool | int]) -> None:
+    if name in CHANNEL_INDEX:
+        raise ValueError(f"states: {column!r} is sent as {name}, which is a number")
+    kind = {RUNNING: bool, TRIP_CODE: int}.get(name)
+    for word, state in states.items():
+        if kind and type(state) is not kind:
+            expected = "true or false" if kind is bool else "a whole number"
+            raise ValueError(f"states: {column!r}: {word!r} must be {expected}")
+
+
+def _check_unit(column: str, name: str, unit: str) -> None:
+    """Raise ValueError for a unit that a channel cannot have, or that the platform would have to convert."""
+    if name not in CHANNEL_INDEX:
+        if name in (RUNNING, TRIP_CODE):
+            raise ValueError(f"units: {column!r} is sent as {name}, which has no unit")
+        return
     try:
-        return kind(text)
-    except ValueError:
-        return cell
+        conversion = make_tag(name, unit)
+    except InvalidInput as error:
+        raise ValueError(f"units: {column!r}: {error.detail}; {error.fix}") from error
+    if conversion != (1.0, 0.0):
+        own = CHANNELS[CHANNEL_INDEX[name]].unit
+        raise ValueError(
+            f"units: {column!r} is in {unit}, and {name} is sent in {own}: send it under a tag, and"
+            f" register that tag with unit {unit} in the gateway's tag map"
+        )
 
 
 def _as_text(value: object) -> str | None:
-    return value if isinstance(value, str) or value is None else str(value)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text)} characters)"

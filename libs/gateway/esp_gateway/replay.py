@@ -2,28 +2,56 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 from esp_gateway.client import GatewayClient
 from esp_gateway.encoding import MAX_READINGS, Reading
 from esp_gateway.errors import SpoolFull
+from esp_gateway.local_times import LocalTimes
 from esp_gateway.mapping import UNREADABLE, FileMap, Mapped, Mapper
+from esp_gateway.numbers import NumberFormat
 from esp_gateway.records import Record, RecordFile, open_records
 from esp_gateway.spool import Bookmark, Spool
 
 # Waiting for less than this is not worth a message of its own.
 _SHORTEST_WAIT_S: Final = 0.05
 
+MAX_RECORD: Final = 1 << 16
+"""Characters of a record without cells that are sent for quarantine: a message must hold it."""
 
-class _Row(NamedTuple):
+
+@dataclass(slots=True)
+class _Row:
+    """A record on its way: its number among the records, its line in the file, and what it became."""
+
     number: int
     line: int
     mapped: Mapped
+
+    @property
+    def pump(self) -> str | None:
+        return self.mapped.pump
+
+    @property
+    def local(self) -> datetime | None:
+        return self.mapped.local
+
+    @property
+    def naive(self) -> datetime | None:
+        return self.mapped.naive
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return self.mapped.values
+
+    def resolve(self, fold: int | None) -> None:
+        self.mapped.resolve(fold)
 
 
 @dataclass
@@ -37,11 +65,15 @@ class Source:
 
 @dataclass
 class Replay:
-    """Sends the records of `sources` through `client`; `rows`, `skipped` and `unreadable` count them.
+    """Sends the records of `sources` through `client`, and counts them.
 
     `speed`: how many times faster than they were measured records are sent; None for at once.
-    `complain` gets a line (file:line: what) for each record that cannot be read: it is sent all the
-    same, and the platform quarantines it. `advance` is called as records are taken.
+    `complain` gets a line (file:line: what) for each record that cannot be read and each cell that is no
+    value of its channel: they are sent all the same, and the platform quarantines them. `advance` is
+    called as records are taken.
+
+    `rows`: sent by this run; `skipped`: by an earlier one. `unreadable` rows and the cells in
+    `refused_cells`, by column, are those of the whole files, earlier runs included.
     """
 
     client: GatewayClient
@@ -54,6 +86,12 @@ class Replay:
     rows: int = field(default=0, init=False)
     skipped: int = field(default=0, init=False)
     unreadable: int = field(default=0, init=False)
+    refused_cells: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row and every cell of the files was taken."""
+        return not self.unreadable and not self.refused_cells
 
     async def run(self) -> None:
         """Return once every record of every file has been confirmed; raises as `GatewayClient.drained`."""
@@ -71,12 +109,18 @@ class Replay:
                 await self._send(source, group)
 
     def _rows(self, source: Source) -> Iterator[_Row]:
-        mapper = Mapper(self.file_map)
-        for number, record in enumerate(source.records, start=1):
-            if number <= source.position:
+        """Yield the rows to send; those sent earlier are read too, for the local times of the later ones."""
+        for row in _mapped_rows(source.records, self.file_map):
+            self._count(row)
+            if row.number <= source.position:
                 self.skipped += 1
-                continue
-            yield _Row(number, record.line, _map(mapper, self.file_map, record))
+            else:
+                yield row
+
+    def _count(self, row: _Row) -> None:
+        if row.mapped.problem:
+            self.unreadable += 1
+        self.refused_cells.update(list(row.mapped.refused or ()))
 
     async def _send(self, source: Source, rows: Sequence[_Row]) -> None:
         bookmark = Bookmark(source.name, rows[-1].number)
@@ -89,9 +133,8 @@ class Replay:
                 await self.client.settled(self.give_up_after_s)
         self.rows += len(rows)
         for row in rows:
-            if row.mapped.problem:
-                self.unreadable += 1
-                self.complain(f"{source.records.path}:{row.line}: {row.mapped.problem}; sent for quarantine")
+            if problem := complaint(row.mapped, self.file_map.numbers):
+                self.complain(f"{source.records.path}:{row.line}: {problem}; sent for quarantine")
         self.advance()
 
 
@@ -103,18 +146,40 @@ def open_sources(files: Sequence[Path], map_path: Path, file_map: FileMap, spool
     how = hashlib.blake2b(map_path.read_bytes(), digest_size=8).hexdigest()
     sources = []
     for path in files:
-        records = open_records(path, file_map.file_columns(), file_map.delimiter)
+        records = open_records(path, file_map.file_columns(), file_map.layout())
         stat = path.stat()
         name = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}"
         sources.append(Source(records, name, spool.position(name)))
     return sources
 
 
+def mapped_records(records: RecordFile, file_map: FileMap) -> Iterator[tuple[int, Mapped]]:
+    """Yield the line and the reading of each record, its local time resolved where the order tells."""
+    for row in _mapped_rows(records, file_map):
+        yield row.line, row.mapped
+
+
+def complaint(mapped: Mapped, numbers: NumberFormat) -> str:
+    """Return what is wrong with a row in a few words, or nothing."""
+    said = [mapped.problem] if mapped.problem else []
+    for column, cell in (mapped.refused or {}).items():
+        hint = numbers.hint(cell)
+        said.append(f"{column} {cell[:100]!r} is no value{f' ({hint}?)' if hint else ''}")
+    return ", ".join(said)
+
+
+def _mapped_rows(records: RecordFile, file_map: FileMap) -> Iterator[_Row]:
+    mapper, times = Mapper(file_map), LocalTimes[_Row]()
+    for number, record in enumerate(records, start=1):
+        yield from times.push(_Row(number, record.line, _map(mapper, file_map, record)))
+    yield from times.flush()
+
+
 def _map(mapper: Mapper, file_map: FileMap, record: Record) -> Mapped:
     if record.ragged is None:
         return mapper.map(record.cells)
-    reading = {"pump_id": file_map.pump_id, "time": None, UNREADABLE: record.ragged}
-    return Mapped(reading, None, "as many cells as the header has were expected")
+    text = record.ragged[:MAX_RECORD]
+    return Mapped({"pump_id": file_map.pump_id, "time": None, UNREADABLE: text}, None, record.problem)
 
 
 class _Pace:

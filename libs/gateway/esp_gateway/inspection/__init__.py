@@ -1,0 +1,1 @@
+"""Inspection of a data file: a proposed map, and the first readings as they would be stored."""
