@@ -314,6 +314,7 @@ def test_what_is_wrong_is_said_in_one_line(
         ("--url", "amqp://[::1/"),
         ("--url", "amqp://127.0.0.1/", "--key-file", "nothing-there"),
         ("--url", "amqp://127.0.0.1/", "--key-file", "."),
+        ("--url", "amqp://127.0.0.1/", "--key-file", "binary"),
         ("--url", "amqps://127.0.0.1/", "--key-file", "key", "--ca-file", "nothing-there"),
         ("--receipt", "."),
         ("--receipt", "nothing/there"),
@@ -321,7 +322,8 @@ def test_what_is_wrong_is_said_in_one_line(
     ],
 )
 def test_a_bad_option_is_said_in_one_line(desk: Path, arguments: tuple[str, ...]) -> None:
-    paths = {name: str(desk / name) for name in ("key", "nothing-there", "nothing/there")}
+    (desk / "binary").write_bytes(b"\xff\xfe")
+    paths = {name: str(desk / name) for name in ("key", "binary", "nothing-there", "nothing/there")}
     outcome = run((*replay(desk, records(desk / "a.csv", 3)), *(paths.get(each, each) for each in arguments)))
     assert outcome.returncode in (1, 2, 4), outcome.stderr
     assert [line for line in outcome.stderr.splitlines() if line.startswith("error: ")], outcome.stderr

@@ -137,6 +137,28 @@ async def test_a_rising_curve_is_refused(api) -> None:
     assert "fall" in answer.text
 
 
+async def test_a_unit_a_million_times_off_is_refused_with_the_likely_one(api) -> None:
+    tags = {"Megger": {"channel": "insulation_resistance_mohm", "unit": "mohm"}}
+    answer = await api.client.put("/api/v1/tag-maps/gw-01", json={"gateway_id": "gw-01", "tags": tags})
+    assert answer.status_code == 422
+    (problem,) = answer.json()["errors"]
+    assert problem["where"] == "body: tags.Megger.unit"
+    assert problem["fix"] == "did you mean MΩ?"
+
+
+async def test_an_implausible_unit_that_is_stored_can_be_read_and_corrected(api) -> None:
+    await api.rows(
+        "INSERT INTO ingest.tag_maps (gateway_id, tag, channel, unit, factor, offset_)"
+        " VALUES ('gw-01', 'Power', 'active_power_kw', 'mW', 1e-6, 0)"
+    )
+    path = "/api/v1/tag-maps/gw-01"
+    stored = (await api.client.get(path)).json()
+    assert stored["tags"]["Power"]["unit"] == "mW"
+    stored["tags"]["Power"]["unit"] = "MW"
+    assert (await api.client.put(path, json=stored)).status_code == 200
+    assert (await api.client.put(path, json=ASSETS["tag-maps"][0])).status_code == 200
+
+
 async def test_what_is_needed_cannot_be_deleted(api) -> None:
     for path, needing in (
         ("fields/north", "well W-0"),

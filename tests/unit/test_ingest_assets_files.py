@@ -226,4 +226,4 @@ g,F,trip_code,,Overload=16
 def test_states_and_units_that_cannot_be_are_refused_with_the_line(target: str, what: str) -> None:
     (problem,) = problems_of(f"tag_maps:\n  - {{gateway_id: g, tags: {{S: {target}}}}}")
     assert problem["where"].startswith("line 2 (tag_maps[0]): tags.S")
-    assert what in problem["what"]
+    assert what in problem["what"] + problem["fix"]

@@ -25,6 +25,8 @@ def read_secret(path: str | Path) -> str:
         mode = path.stat().st_mode
     except OSError as error:
         raise InvalidInput(f"secret file {path}: {error.strerror}", fix="check the *_FILE setting") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"secret file {path}: is not UTF-8 text", fix="is it the right file?") from error
     if mode & _OTHERS:
         warnings.warn(
             f"secret file {path} has mode {mode & 0o777:04o}: chmod 0600 it", LooseSecretWarning, stacklevel=2

@@ -1,13 +1,13 @@
 """What an asset may be: the shape and the checks of fields, wells, pumps, gateways and tag maps."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from esp_common.contracts.channels import RUNNING, TRIP_CODE
-from esp_common.contracts.units import make_tag
+from esp_common.contracts.units import ImplausibleUnit, make_tag
 from esp_common.contracts.words import normalise
 from esp_common.errors import InvalidInput
 from esp_common.topology import RESERVED_GATEWAY_IDS
@@ -48,6 +48,10 @@ class Asset(BaseModel):
 
     def references(self) -> Iterator[tuple[str, str, str]]:
         """Yield (attribute, kind, id) of each asset that must exist for this one to."""
+        yield from ()
+
+    def doubts(self) -> Iterator[tuple[str, InvalidInput]]:
+        """Yield (attribute, why) of what is refused in a new statement, though it may have been stored."""
         yield from ()
 
 
@@ -172,9 +176,14 @@ class TagTarget(Asset):
 
     @model_validator(mode="after")
     def _is_convertible(self) -> Self:
-        """Refuse an unknown channel, a unit that cannot be its own, and states of another kind."""
+        """Refuse an unknown channel, a unit of another kind, and states of another kind.
+
+        What is stored must stay readable, so `TagMap.doubts` tells of units that are implausible.
+        """
         try:
             make_tag(self.channel, self.unit)
+        except ImplausibleUnit:
+            pass
         except InvalidInput as error:
             raise ValueError(f"{error.detail}; {error.fix}") from error
         if self.states:
@@ -208,6 +217,14 @@ class TagMap(Asset):
     def references(self) -> Iterator[tuple[str, str, str]]:
         """Yield the gateway whose tags these are."""
         yield "gateway_id", "gateways", self.gateway_id
+
+    def doubts(self) -> Iterator[tuple[str, InvalidInput]]:
+        """Yield the tags with a unit in which no usual reading could be written."""
+        for tag, target in self.tags.items():
+            try:
+                make_tag(target.channel if target else RUNNING, target.unit if target else None)
+            except ImplausibleUnit as error:
+                yield f"tags.{tag}.unit", error
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +291,20 @@ def invalid(problems: Sequence[Problem]) -> InvalidInput:
 def state(kind: Kind, document: Any, where: str) -> tuple[Statement | None, list[Problem]]:
     """Validate one asset's `document` (parsed YAML, JSON or CSV); return it, or what is wrong with it."""
     try:
-        return Statement(kind, kind.model.model_validate(document), where), []
+        statement = Statement(kind, kind.model.model_validate(document), where)
     except ValidationError as error:
         return None, [_problem(kind, where, details) for details in error.errors()]
+    problems = doubts([statement])
+    return (None if problems else statement), problems
+
+
+def doubts(statements: Iterable[Statement]) -> list[Problem]:
+    """Return what is well formed in `statements` and cannot be meant."""
+    return [
+        Problem(f"{statement.where}: {attribute}", error.detail, str(error.fix))
+        for statement in statements
+        for attribute, error in statement.asset.doubts()
+    ]
 
 
 def _problem(kind: Kind, where: str, details: Mapping[str, Any]) -> Problem:

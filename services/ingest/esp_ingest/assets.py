@@ -10,7 +10,7 @@ from esp_common.contracts.units import make_tag
 from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, NotFound
 
-from esp_ingest.asset_kinds import KINDS, Asset, Kind, Problem, Statement, TagMap, invalid
+from esp_ingest.asset_kinds import KINDS, Asset, Kind, Problem, Statement, TagMap, doubts, invalid
 from esp_ingest.store.assets import AssetStore
 
 SERVICE: Final = "ingest"
@@ -83,6 +83,8 @@ async def _existing(store: AssetStore, kind: Kind, id_: str) -> dict[str, Any]:
 
 async def _write(connection: Connection, statements: Sequence[Statement], actor: str) -> Changes:
     store = AssetStore(connection)
+    if problems := doubts(statements):
+        raise invalid(problems)
     await _check_references(store, statements)
     created = updated = 0
     for kind in KINDS.values():

@@ -115,12 +115,18 @@ _THOUSAND_BARRELS: Final = re.compile(r"\b[mM]+(bbl|barrel|stb|bpd|scf)")
 """M is a thousand in the oilfield, and a million or a thousandth to pint: refused."""
 
 
+class ImplausibleUnit(InvalidInput):
+    """The unit is of the channel's kind, but no usual reading could be written in it."""
+
+    code, title = "implausible-unit", "Implausible unit"
+
+
 def make_tag(channel: str, unit: str | None) -> tuple[float, float]:
     """Return (factor, offset) such that `value · factor + offset` is `channel` in its catalogue unit.
 
     `unit` None means that the tag is in that unit already; `running` and `trip_code` have none.
-    Raises InvalidInput for a channel that does not exist, and for a unit that is unknown, of another
-    dimension, or so large or small that no typical reading could be written in it.
+    Raises InvalidInput for a channel that does not exist, and for a unit that is unknown or of another
+    dimension; ImplausibleUnit for one so large or small that no typical reading could be written in it.
     """
     if channel in (RUNNING, TRIP_CODE):
         if unit:
@@ -142,7 +148,7 @@ def make_tag(channel: str, unit: str | None) -> tuple[float, float]:
         )
     if not _plausible(channel, found):
         low, high = TYPICAL[channel]
-        raise InvalidInput(
+        raise ImplausibleUnit(
             f"unit {unit!r} of channel {channel} is implausible: {low:g} to {high:g} {target} would be"
             f" {(low - found[1]) / found[0]:g} to {(high - found[1]) / found[0]:g} in it",
             fix=f"did you mean {_likely(channel, unit, target)}?",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from esp_common.contracts.channels import CHANNEL_INDEX, RUNNING, TRIP_CODE
-from esp_common.contracts.units import make_tag
+from esp_common.contracts.units import ImplausibleUnit, make_tag
 from esp_common.errors import InvalidInput
 
 _TEMPERATURE: Final = r"(temp|temperatur\w*|t)"
@@ -104,10 +104,10 @@ def _with_unit(channel: str, unit: str | None) -> Match | None:
         return Match(channel, None, False, "no unit in the file: the channel's own is assumed")
     try:
         conversion = make_tag(channel, unit)
-    except InvalidInput as error:
-        # Of another dimension: it is another channel. Implausible: it is this one, in a unit misspelt.
-        implausible = "implausible" in error.detail
-        return Match(channel, None, False, f"unit {unit}: {error.fix}") if implausible else None
+    except ImplausibleUnit as error:
+        return Match(channel, None, False, f"unit {unit}: {error.fix}")
+    except InvalidInput:  # of another dimension: it is another channel
+        return None
     return Match(channel, unit, conversion != (1.0, 0.0), "")
 
 
