@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,7 +32,7 @@ from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import Worker, open_worker
 from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body
-from esp_ingest.quarantine import Quarantine
+from esp_ingest.quarantine import Edited, Quarantine
 from esp_ingest.reconcile import Reconciliation, reconcile
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
@@ -810,6 +811,38 @@ async def test_an_undecodable_body_is_replayed_to_the_byte(site: Field) -> None:
         await site.drained()
     [again] = await site.refused()
     assert (again["id"], again["payload"], again["state"]) == (row["id"], row["payload"], "pending")
+
+
+async def test_an_edited_body_is_sent_in_the_place_of_the_one_refused(site: Field) -> None:
+    sent = site.reading()
+    async with site.worker() as worker:
+        await site.send(b'{"pump_id": "P1", broken', content_type="application/json")
+        await site.drained()
+        [row] = await site.refused()
+        quarantine = Quarantine(worker.pool, worker.publisher)
+        await quarantine.replay(row["id"], "someone", Edited(b"still {broken", "application/json"))
+        await site.drained()
+        rows = {each["state"]: each for each in await site.refused()}
+        assert rows["replayed"]["payload"] == row["payload"], "what first came is kept"
+        again = Edited(orjson.dumps(sent), "application/json")
+        await quarantine.replay(rows["pending"]["id"], "someone", again)
+        await site.drained()
+    assert await site.stored(sent)
+    assert {each["state"] for each in await site.refused()} == {"replayed"}
+    audited = await site.admin.fetch("SELECT body FROM ingest.outbox ORDER BY id")
+    assert sha256(again.body).hexdigest() in audited[-1]["body"].decode()
+
+
+async def test_times_that_cannot_be_read_are_null_in_quarantine(site: Field) -> None:
+    times = ["rubbish", None, "0001-01-01T00:00:00Z", "2026-06-30T23:59:60Z", "2026-06-30T24:00:00Z"]
+    async with site.worker():
+        await site.send([site.reading(time=time) for time in times])
+        await site.drained()
+    rows = await site.refused()
+    assert [(row["reason"], row["time"]) for row in rows] == [("invalid-time", None)] * len(times)
+    assert {"leap second", "next day"} <= {
+        words for row in rows for words in ("leap second", "next day") if words in row["detail"]
+    }
 
 
 async def test_dead_letters_are_listed_shown_replayed_and_discarded(site: Field) -> None:

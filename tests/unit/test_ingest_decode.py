@@ -1,11 +1,14 @@
 import base64
+import gzip
 import io
 import json
+import math
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pytest
+from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body, decode
 from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Pump, Registry
@@ -243,3 +246,74 @@ def test_whatever_json_says_every_reading_is_accepted_or_refused_once(values: li
     for each in outcome.rejected:
         kept = orjson.dumps(each.row.payload)
         assert b"\\u0000" not in kept.replace(b"\\\\u0000", b"")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + orjson.dumps(reading()),
+        orjson.dumps(reading()) + b"\0",
+        b"\xef\xbb\xbf[" + orjson.dumps(reading()) + b"]\0\0\0",
+    ],
+)
+def test_a_byte_order_mark_and_trailing_nul_characters_are_ignored(content: bytes) -> None:
+    outcome = screened(content)
+    assert (len(outcome.accepted), outcome.rejected) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (json.dumps(reading()).encode("utf-16"), "UTF-16"),
+        (gzip.compress(orjson.dumps(reading())), "gzip"),
+        (b"\0" + orjson.dumps(reading()), "not JSON"),
+    ],
+)
+def test_a_body_in_a_known_other_form_is_refused_by_its_name(content: bytes, told: str) -> None:
+    [refused] = screened(content).rejected
+    assert (refused.row.reason, told in refused.row.detail) == (Reason.UNDECODABLE, True)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP", "br", r"\xff"])
+def test_a_compressed_message_is_refused_with_the_remedy_and_kept_to_the_byte(encoding: str) -> None:
+    content = gzip.compress(orjson.dumps(reading()))
+    body = Body(content, JSON_TYPE, "gw-1", content_encoding=encoding)
+    plain = Body(orjson.dumps(reading()), JSON_TYPE, "gw-1", content_encoding="identity")
+    outcome = screen(decode([body, plain]), REGISTRY, NOW_US)
+    [refused] = outcome.rejected
+    assert refused.row.reason == Reason.UNSUPPORTED_MEDIA_TYPE
+    assert "send it as it is" in refused.row.detail
+    assert base64.b64decode(refused.row.payload["body_base64"]) == content
+    assert len(outcome.accepted) == 1
+
+
+def test_arrow_without_a_media_type_is_known_by_its_first_bytes() -> None:
+    """As MQTT brings it."""
+    body = arrow_body(pump_id=["P1", "P1"], time=TIMES, frequency_hz=[50.0, 50.0])
+    assert len(screened(body, content_type=None).accepted) == 2
+
+
+@pytest.mark.parametrize(
+    "text", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
+@pytest.mark.parametrize(
+    "number", [pa.float32(), pa.dictionary(pa.int8(), pa.float64()), pa.dictionary(pa.int32(), pa.int16())]
+)
+def test_arrow_text_and_numbers_of_every_encoding_are_taken(text: pa.DataType, number: pa.DataType) -> None:
+    times = pa.array([f"2026-01-01T00:00:0{second}Z" for second in range(3)])
+    values = pa.array([50, None, 51], number.value_type if pa.types.is_dictionary(number) else number)
+    outcome = screened(
+        arrow_body(
+            pump_id=pa.array(["P1", "P1", "P9"], pa.string()).cast(text),
+            time=times.cast(text),
+            frequency_hz=values.dictionary_encode().cast(number)
+            if pa.types.is_dictionary(number)
+            else values,
+            running=[True, True, True],
+        ),
+        content_type=ARROW_TYPE,
+    )
+    frequency = outcome.accepted.values[:, CHANNEL_INDEX["frequency_hz"]].tolist()
+    assert (frequency[0], math.isnan(frequency[1]), len(frequency)) == (50, True, 2)
+    assert [each.row.reason for each in outcome.rejected] == [Reason.UNKNOWN_PUMP]
+    assert outcome.decoded.sent(2)["pump_id"] == "P9"

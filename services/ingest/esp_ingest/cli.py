@@ -26,8 +26,9 @@ from esp_common.settings import settings_table
 from esp_ingest.asset_files import read_assets
 from esp_ingest.assets import SERVICE, Assets
 from esp_ingest.dead_letters import DeadLetters
+from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE
 from esp_ingest.domain.readings import Reason
-from esp_ingest.quarantine import Quarantine
+from esp_ingest.quarantine import Edited, Quarantine, body_of
 from esp_ingest.quarantine import every as every_refused
 from esp_ingest.reconcile import reconcile
 from esp_ingest.retention import drop_before
@@ -162,6 +163,20 @@ def show_quarantined(id: UUID) -> None:  # noqa: A002 - the name the help shows
     _run(command())
 
 
+@quarantine.command("body")
+def write_quarantined_body(id: UUID) -> None:  # noqa: A002 - the name the help shows
+    """Write a refused reading, or the body that could not be read, to standard output: to edit and replay."""
+
+    async def command() -> None:
+        async with _tools() as (_, pool):
+            refused = await Lists(pool).refused(id)
+        if refused is None:
+            raise NotFound(f"no reading {id} in quarantine", fix="see `esp-ingest quarantine list`")
+        typer.echo(body_of(refused["payload"])[0], nl=False)
+
+    _run(command())
+
+
 @quarantine.command("replay")
 def replay_quarantined(
     ids: ReadingIds = None,
@@ -169,9 +184,29 @@ def replay_quarantined(
     gateway: GatewayFilter = None,
     pump: PumpFilter = None,
     every: All = False,
+    edited: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option("--edited", help="File to send in place of the one reading named; - for stdin."),
+    ] = None,
+    content_type: Annotated[str, typer.Option(help="Media type of the edited body.")] = JSON_TYPE,
 ) -> None:
     """Send refused readings in again, once their cause is mended: those named or all that fit."""
-    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, Quarantine.replay, "replayed")
+    act: Resolution = Quarantine.replay
+    if edited is not None:
+        if len(ids or ()) != 1:
+            raise InvalidInput("an edited body replaces one reading", fix="name it by its id")
+        act = _replay_edited(edited.read(), content_type)
+    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, act, "replayed")
+
+
+def _replay_edited(body: bytes, content_type: str) -> Resolution:
+    if content_type not in (JSON_TYPE, ARROW_TYPE):
+        raise InvalidInput(f"{content_type!r} is not {JSON_TYPE} or {ARROW_TYPE}", fix="use one of these")
+
+    async def replay(refused: Quarantine, id_: UUID, actor: str) -> None:
+        await refused.replay(id_, actor, Edited(body, content_type))
+
+    return replay
 
 
 @quarantine.command("discard")

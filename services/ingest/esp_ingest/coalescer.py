@@ -280,7 +280,7 @@ def _elements(content: bytes) -> bytes | None:
     if text.count(b"[") + text.count(b"{") > MOST_BRACKETS:
         return None
     # With a backslash "readings" could be spelt otherwise.
-    if text[:1] == b"{" and b'"readings"' not in text and b"\\" not in text:
+    if text[:1] == b"{" and text[-1:] == b"}" and b'"readings"' not in text and b"\\" not in text:
         return text
     if text[:1] == b"[" and text[-1:] == b"]":
         return text[1:-1].strip()

@@ -521,7 +521,14 @@ def body_of_delivery(delivery: Delivery, own_user: str | None = None) -> Body:
     """Return a delivery as the decoder takes it; `own_user`: the broker user of this service."""
     gateway_id = gateway_of(delivery.routing_key)
     judged_us = _judged_us(delivery) if own_user and delivery.user_id == own_user else None
-    return Body(delivery.body, delivery.content_type, gateway_id, delivery.message_id, judged_us)
+    return Body(
+        delivery.body,
+        delivery.content_type,
+        gateway_id,
+        delivery.message_id,
+        judged_us,
+        delivery.content_encoding,
+    )
 
 
 def _judged_us(delivery: Delivery) -> int | None:

@@ -3,7 +3,8 @@
 import base64
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any, Final
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import orjson
@@ -22,6 +23,13 @@ DISCARDED: Final = "discarded"
 PAGE: Final = 1000
 
 
+class Edited(NamedTuple):
+    """What is sent in instead of what was refused."""
+
+    body: bytes
+    content_type: str
+
+
 class Quarantine:
     """Resolves refused readings on behalf of `actor`, a principal's id; every resolution is audited."""
 
@@ -29,15 +37,16 @@ class Quarantine:
         self._pool = pool
         self._publisher = publisher
 
-    async def replay(self, id_: UUID, actor: str) -> None:
+    async def replay(self, id_: UUID, actor: str, edited: Edited | None = None) -> None:
         """Send a refused reading in again, as from its gateway; refused anew it will be pending again.
 
+        `edited` is sent in its place, and refused it is a row of its own; the row keeps what first came.
         Raises NotFound, Conflict when it is not pending, and BrokerUnavailable, after which it still is.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            refused = await self._take(connection, id_, REPLAYED, actor)
+            refused = await self._take(connection, id_, REPLAYED, actor, edited)
             # Under the row's lock: the worker that refuses it again waits until it is marked as replayed.
-            body, content_type = body_of(refused.payload)
+            body, content_type = edited or body_of(refused.payload)
             await self._publisher.publish(
                 topology.INGEST,
                 topology.telemetry_key(refused.gateway_id),
@@ -52,14 +61,23 @@ class Quarantine:
         async with self._pool.acquire() as connection, connection.transaction():
             await self._take(connection, id_, DISCARDED, actor)
 
-    async def _take(self, connection: Connection, id_: UUID, state: str, actor: str) -> operations.Refused:
+    async def _take(
+        self, connection: Connection, id_: UUID, state: str, actor: str, edited: Edited | None = None
+    ) -> operations.Refused:
         refused = await operations.lock_refused(connection, id_)
         if refused is None:
             raise NotFound(f"no reading {id_} in quarantine", fix="see `esp-ingest quarantine list`")
         if refused.state != "pending":
             raise Conflict(f"reading {id_} was {refused.state} already")
         await operations.resolve(connection, id_, state, actor)
-        data = {"gateway_id": refused.gateway_id, "pump_id": refused.pump_id, "reason": refused.reason}
+        data: dict[str, Any] = {
+            "gateway_id": refused.gateway_id,
+            "pump_id": refused.pump_id,
+            "reason": refused.reason,
+        }
+        if edited is not None:
+            data["edited_sha256"] = sha256(edited.body).hexdigest()
+            data["edited_bytes"] = len(edited.body)
         action = f"quarantine.{state}"
         await audit.record(
             connection, source="ingest", actor=actor, action=action, subject=str(id_), data=data

@@ -3,23 +3,27 @@
 import base64
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from esp_common.answers import Cursor, Limit, Page, Since, Until, page, position, problems
+import orjson
+from esp_common.answers import BODY, Cursor, Limit, Page, Since, Until, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.cursors import time_field, uuid_field
 from esp_common.database import Pool
 from esp_common.errors import NotFound
 from esp_common.messaging import Publisher
 from fastapi import APIRouter, Depends, status
-from pydantic import BaseModel
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
 from esp_ingest.api.answers import Id, IdFilter
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
+from esp_ingest.domain.decode import JSON_TYPE
 from esp_ingest.domain.readings import Reason
-from esp_ingest.quarantine import Quarantine
+from esp_ingest.quarantine import Edited, Quarantine
 from esp_ingest.store.lists import Lists, QuarantineFilter
+
+MAX_EDIT_BYTES: Final = 4 * 1024 * 1024
 
 
 class State(StrEnum):
@@ -54,6 +58,28 @@ class RefusedPayload(RefusedReading):
     """A reading in quarantine with what was sent; a body that was no reading is in base64."""
 
     payload: dict[str, Any]
+
+
+class Edit(BaseModel):
+    """What to send in instead: a reading, or a body as base64 with its media type."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reading: dict[str, Any] | None = None
+    body_base64: Base64Bytes | None = Field(None, max_length=MAX_EDIT_BYTES)
+    content_type: Literal["application/json", "application/vnd.apache.arrow.stream"] = JSON_TYPE
+
+    @model_validator(mode="after")
+    def _one(self) -> "Edit":
+        if (self.reading is None) == (self.body_base64 is None):
+            raise ValueError("give either reading or body_base64")
+        return self
+
+    def edited(self) -> Edited:
+        """Return it as it is sent."""
+        if self.body_base64 is not None:
+            return Edited(self.body_base64, self.content_type)
+        return Edited(orjson.dumps(self.reading), JSON_TYPE)
 
 
 class DeadMessage(BaseModel):
@@ -108,10 +134,13 @@ def quarantine_router(lists: Lists, quarantine: Quarantine) -> APIRouter:
         """Return one refused reading with its payload."""
         return await existing(id)
 
-    @router.post("/{id}/replay", response_model=RefusedPayload, responses=problems(404, 409))
-    async def replay_quarantined(id: UUID, caller: Writer) -> Any:  # noqa: A002
-        """Send a pending reading in again, once its cause is mended; refused anew it is pending again."""
-        await quarantine.replay(id, caller.id)
+    @router.post("/{id}/replay", response_model=RefusedPayload, responses=problems(404, 409, *BODY))
+    async def replay_quarantined(id: UUID, caller: Writer, edit: Edit | None = None) -> Any:  # noqa: A002
+        """Send a pending reading in again, once its cause is mended; refused anew it is pending again.
+
+        With a body, that is sent in its place; the reading keeps what its gateway sent.
+        """
+        await quarantine.replay(id, caller.id, edit.edited() if edit else None)
         return await existing(id)
 
     @router.post("/{id}/discard", response_model=RefusedPayload, responses=problems(404, 409))

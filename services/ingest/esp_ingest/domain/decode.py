@@ -4,6 +4,7 @@ Parsing is separate from screening so that a body is parsed once, even when it i
 after the registry was reloaded.
 """
 
+import codecs
 import json
 import struct
 from bisect import bisect_right
@@ -27,6 +28,14 @@ ARROW_TYPE: Final = "application/vnd.apache.arrow.stream"
 MAX_READINGS_PER_BODY: Final = 200_000
 """More than any honest body of 4 MiB can hold; a few bytes of JSON or Arrow can claim millions."""
 
+_PLAIN: Final = (None, "", "identity")
+_CONTINUATION: Final = b"\xff\xff\xff\xff"
+"""The first bytes of an Arrow stream."""
+_FORMS: Final = (
+    (codecs.BOM_UTF16_LE, "it is UTF-16, send UTF-8"),
+    (codecs.BOM_UTF16_BE, "it is UTF-16, send UTF-8"),
+    (b"\x1f\x8b", "it is compressed with gzip, send it as it is"),
+)
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _TOO_MANY: Final = f"the body holds more than {MAX_READINGS_PER_BODY} readings"
 
@@ -43,6 +52,7 @@ class Body:
     gateway_id: str
     message_id: str | None = None
     judged_us: int | None = None
+    content_encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +191,12 @@ def decode(bodies: Sequence[Body]) -> Decoded:
     """Parse `bodies`; never raises for what a gateway sent, since that becomes a fault."""
     found = _Collector(bodies)
     for number, body in enumerate(bodies):
-        media_type = body.content_type
-        if media_type != JSON_TYPE and media_type is not None:
-            media_type = media_type.partition(";")[0].strip().lower()
-        if media_type in (JSON_TYPE, None, ""):
-            try:
-                value = orjson.loads(body.content)
-            except orjson.JSONDecodeError:
-                _add_lenient_json(found, number)
-                continue
-            if may_repeat(body.content, value):
-                # Nested too deep for Python's parser it is no reading, whatever its keys.
-                with suppress(RecursionError):
-                    value = loads(body.content.decode(), _integer)
-            found.add_json(number, value)
+        media_type = _media_type(body)
+        if body.content_encoding not in _PLAIN:
+            detail = f"the body is compressed ({body.content_encoding[:100]!r}): send it as it is"
+            found.add_fault(number, Reason.UNSUPPORTED_MEDIA_TYPE, detail)
+        elif media_type == JSON_TYPE:
+            _add_json(found, number)
         elif media_type == ARROW_TYPE:
             found.add_arrow(number)
         else:
@@ -203,15 +205,50 @@ def decode(bodies: Sequence[Body]) -> Decoded:
     return found.decoded()
 
 
-def _add_lenient_json(found: _Collector, number: int) -> None:
-    """Take a body that is JSON but for NaN and Infinity, so that only the channels with them are refused."""
+def _media_type(body: Body) -> str:
+    """Return the media type; MQTT gives none, and no JSON begins as an Arrow stream does."""
+    if body.content_type == JSON_TYPE:
+        return JSON_TYPE
+    if not body.content_type:
+        return ARROW_TYPE if body.content.startswith(_CONTINUATION) else JSON_TYPE
+    return body.content_type.partition(";")[0].strip().lower() or JSON_TYPE
+
+
+def _add_json(found: _Collector, number: int) -> None:
+    content = found.bodies[number].content
     try:
-        value = loads(found.bodies[number].content.decode(), _integer)
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        _add_lenient_json(found, number)
+        return
+    if may_repeat(content, value):
+        # Nested too deep for Python's parser it is no reading, whatever its keys.
+        with suppress(RecursionError):
+            value = loads(content.decode(), _integer)
+    found.add_json(number, value)
+
+
+def _add_lenient_json(found: _Collector, number: int) -> None:
+    """Take a body that is JSON but for NaN and Infinity, so that only the channels with them are refused.
+
+    A byte order mark before it and NUL characters after it are ignored: editors and controllers leave them.
+    """
+    content = found.bodies[number].content.removeprefix(codecs.BOM_UTF8).rstrip(b"\0")
+    try:
+        value = loads(content.decode(), _integer)
         json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
     except (ValueError, TypeError, RecursionError) as error:
-        found.add_fault(number, Reason.UNDECODABLE, f"not JSON: {_first_line(error)}")
+        found.add_fault(number, Reason.UNDECODABLE, f"not JSON: {_known_form(content) or _first_line(error)}")
         return
     found.add_json(number, value)
+
+
+def _known_form(content: bytes) -> str | None:
+    """Return what a body is that is not UTF-8 text, where its first bytes say so."""
+    for magic, form in _FORMS:
+        if content.startswith(magic):
+            return form
+    return None
 
 
 def _integer(text: str) -> int | float:
