@@ -14,7 +14,7 @@ from esp_archiver.domain.content import ContentHash, extremes, widened
 from esp_archiver.domain.copied import CopiedRows, Tables
 from esp_archiver.domain.datasets import FORMS, Dataset
 from esp_archiver.domain.layout import Place, place_of
-from esp_archiver.domain.merging import merged
+from esp_archiver.domain.merging import merge, merged, residual
 from esp_archiver.domain.planning import Content, Part, archive_id, due, plan_day
 from esp_archiver.domain.row_groups import LEAST_ROWS, MOST_ROWS, RowGroups
 from esp_archiver.settings import ArchiverSettings
@@ -160,12 +160,13 @@ def part(
         ([part("north", 0)], 0, None),
         ([part("north", 0, digest=2)], 0, (0, 0)),
         ([part("north", 0, rows=9)], 0, (0, 0)),
-        ([part("north", 0)], 1, (1, None)),
-        ([part("north", 0), part("north", 1, digest=2, drops=1)], 1, (1, 1)),
-        ([part("north", 0, digest=2, sole=True)], 0, (1, None)),
-        ([part("north", 0), part("north", 1, drops=1)], 1, None),
+        ([part("north", 0)], 1, (0, 0)),
+        ([part("north", 0, digest=2), part("north", 1, digest=2, drops=1)], 1, (0, 0)),
+        ([part("north", 0, digest=2, sole=True)], 0, (0, 0)),
+        ([part("north", 0), part("north", 1, drops=1)], 1, (0, 0)),
+        ([part("north", 0, drops=1, sole=True)], 1, None),
     ],
-    ids=["new", "current", "changed", "fewer", "dropped", "late-changed", "sole", "late-current"],
+    ids=["new", "current", "changed", "fewer", "dropped", "late-changed", "sole", "scattered", "merged"],
 )
 def test_a_part_is_written_anew_only_while_the_source_has_all_of_it(
     parts: list[Part], drops: int, expected: tuple[int, int | None] | None
@@ -174,6 +175,39 @@ def test_a_part_is_written_anew_only_while_the_source_has_all_of_it(
     exports = [(e.place.part, e.replaces and e.replaces.place.part) for e in plan.exports]
     assert exports == ([] if expected is None else [expected])
     assert bool(plan.current) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "drops", "expected"),
+    [
+        ([part("north", 0)], 1, (0, (0,), False)),
+        ([part("north", 0), part("north", 1, digest=2, drops=1)], 1, (0, (0, 1), False)),
+        ([part("north", 0, digest=2)], 0, (0, (), False)),
+    ],
+    ids=["dropped", "scattered", "all in the source"],
+)
+def test_a_part_of_a_day_that_is_gone_is_merged_with_what_came_late(
+    parts: list[Part], drops: int, expected: tuple[int, tuple[int, ...], bool]
+) -> None:
+    (export,) = plan_day(Dataset.TELEMETRY, DAY, [Content("north", 10, 1)], parts, drops).exports
+    merges = tuple(each.place.part for each in export.merges)
+    assert (export.place.part, merges, export.residual) == expected
+
+
+def test_what_comes_late_for_a_part_that_cannot_be_replaced_lies_beside_it() -> None:
+    parts = [part("north", 0), part("north", 1, digest=2, drops=1)]
+    fixed = {parts[0].place.name}
+    (export,) = plan_day(Dataset.TELEMETRY, DAY, [Content("north", 10, 1)], parts, 1, fixed).exports
+    assert (export.place.part, export.merges, export.residual) == (1, (parts[0],), True)
+    written = [parts[0], part("north", 1, drops=1)]
+    assert plan_day(Dataset.TELEMETRY, DAY, [Content("north", 10, 1)], written, 1, fixed).exports == ()
+
+
+def test_several_parts_are_merged_though_the_source_has_nothing_of_the_day() -> None:
+    parts = [part("north", 0), part("north", 1, drops=1), part("south", 0)]
+    plan = plan_day(Dataset.TELEMETRY, DAY, [], parts, 2)
+    assert [(each.place.part, len(each.merges)) for each in plan.exports] == [(0, 2)]
+    assert plan.exports[0].content.rows == 0
 
 
 def test_a_part_of_a_field_that_has_nothing_any_more_is_set_aside() -> None:
@@ -212,6 +246,61 @@ def test_parts_are_read_as_one_with_each_reading_once() -> None:
         merged([first, later]).to_pylist()
         == readings(("P-1", 1, 90, 7), ("P-1", 2, 80, 8), ("P-1", 3, 91, 5)).to_pylist()
     )
+
+
+FLAGS = ("fault_channels", "frozen_channels")
+
+
+def flagged(*of: tuple[int, float | None, float | None, list[str]]) -> pa.Table:
+    names = ("pump_id", "time", "motor_temp_c", "choke_pct", *FLAGS)
+    rows = [
+        dict(zip(names, ("P-1", START + timedelta(seconds=s), a, b, faults, []), strict=True))
+        for s, a, b, faults in of
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([TELEMETRY.field(name) for name in names]))
+
+
+def test_flags_come_from_the_part_whose_value_is_taken() -> None:
+    first = flagged((1, 90, None, []), (2, 0, None, ["motor_temp_c"]))
+    later = flagged((1, 0, 7, ["motor_temp_c", "choke_pct"]), (2, 0, None, []))
+    found = merge([first, later])
+    assert [row["fault_channels"] for row in found.table.to_pylist()] == [["choke_pct"], ["motor_temp_c"]]
+    assert [(each.channel, each.archived, each.value) for each in found.contradictions] == [
+        ("motor_temp_c", 90, 0)
+    ]
+
+
+def test_what_a_later_part_adds_is_its_new_values_alone() -> None:
+    base = flagged((1, 90, None, []), (2, 91, 5, []))
+    late = flagged((1, 70, 7, ["motor_temp_c", "choke_pct"]), (2, 91, 5, []), (3, 1, None, ["motor_temp_c"]))
+    assert (
+        residual(base, late).to_pylist()
+        == flagged((1, None, 7, ["choke_pct"]), (3, 1, None, ["motor_temp_c"])).to_pylist()
+    )
+
+
+cells = st.none() | st.integers(0, 3)
+few_readings = st.dictionaries(st.integers(0, 5), st.tuples(cells, cells), max_size=5)
+
+
+@few
+@given(st.lists(few_readings, min_size=2, max_size=4))
+def test_merging_keeps_each_value_that_came_first_and_no_reading_twice(
+    parts: list[dict[int, tuple[int | None, int | None]]],
+) -> None:
+    tables = [flagged(*((s, a, b, []) for s, (a, b) in sorted(of.items()))) for of in parts]
+    expected: dict[int, list[int | None]] = {}
+    for of in parts:
+        for s, values in of.items():
+            known = expected.setdefault(s, [None, None])
+            expected[s] = [k if k is not None else v for k, v in zip(known, values, strict=True)]
+    found = merge(tables).table.to_pylist()
+    assert [row["time"] for row in found] == [START + timedelta(seconds=s) for s in sorted(expected)]
+    assert [[row["motor_temp_c"], row["choke_pct"]] for row in found] == [
+        expected[s] for s in sorted(expected)
+    ]
+    added = residual(tables[0], tables[1])
+    assert merge([tables[0], added]).table.equals(merge(tables[:2]).table)
 
 
 def test_one_part_is_read_as_it_is() -> None:

@@ -16,6 +16,7 @@ from esp_archiver.domain.datasets import Dataset
 from esp_archiver.settings import SERVICE, ArchiverSettings
 
 Share = Annotated[float, typer.Option(min=0, max=1, help="Share to read, 0 to 1, least recently read first.")]
+FieldOption = Annotated[str | None, typer.Option("--field", help="Only readings of this field.")]
 DatasetOption = Annotated[Dataset | None, typer.Option("--dataset", help="Only this.")]
 From = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")]
 To = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day after the last.")]
@@ -77,10 +78,11 @@ def show_plan() -> None:
 
 
 @app.command("run")
-def run_now() -> None:
-    """Archive all that is due, here and now; fails if any of it could not be."""
+def run_now(field: FieldOption = None, since: From = None, until: To = None) -> None:
+    """Archive all that is due, or of it a field and a span, here and now; fails if any of it could not be."""
 
     async def command() -> None:
+        from esp_archiver.runs import Selection
         from esp_archiver.store import manifest
         from esp_archiver.store.runs import ask_run
         from esp_archiver.worker import work_once
@@ -89,9 +91,17 @@ def run_now() -> None:
         async with _tools() as tools, manifest.leading(tools.pool) as lead:
             if lead is None:
                 raise Conflict("a worker is at it", fix="ask it by POST archive/runs, or stop it first")
-            run = await ask_run(tools.pool, actor_id())
-            await work_once(lead, tools.archive(), tools.reader(), failed.append)
-            await tools.show_run(run.run_id)
+            selection = Selection(field, _day(since), _day(until))
+            if selection != Selection():
+                outcome = await tools.archive().run(lead, datetime.now(UTC).date(), selection)
+                typer.echo(outcome.text())
+                for problem in outcome.problems:
+                    typer.echo(problem, err=True)
+                failed += outcome.problems
+            else:
+                run = await ask_run(tools.pool, actor_id())
+                await work_once(lead, tools.archive(), tools.reader(), failed.append)
+                await tools.show_run(run.run_id)
         if failed:
             raise Conflict("not all of it could be archived", fix="see the run's problem, then run it again")
 
@@ -135,7 +145,8 @@ def rebuild_manifest() -> None:
         for problem in rebuilt.problems:
             typer.echo(problem, err=True)
         typer.echo(
-            f"{rebuilt.entered} parts entered, {rebuilt.known} known, {len(rebuilt.problems)} unusable"
+            f"{rebuilt.entered} parts entered, {rebuilt.refreshed} found under another tag, "
+            f"{rebuilt.known} known, {len(rebuilt.problems)} unusable"
         )
 
     _run(command())

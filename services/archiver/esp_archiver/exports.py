@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,25 +88,26 @@ async def publish(store: Store, written: Written, folder: Path | None) -> Stored
     except Taken:
         etag = await _same(store, written)
     try:
-        return await _proved(store, written, etag, folder)
+        return await proved(store, written, etag, folder)
     except Damaged:
         # It is ours, and in the manifest yet nowhere: once more over what did not arrive whole.
-        return await _proved(store, written, await _upload(store, written, etag), folder)
+        return await proved(store, written, await _upload(store, written, etag), folder)
 
 
 async def _upload(store: Store, written: Written, replaces: str | None) -> str:
     file = written.file
     return await store.upload(
-        written.export.place.name, file.body, file.bytes, _notes(written), replaces=replaces
+        written.export.place.name, file.body, file.bytes, notes_of(written), replaces=replaces
     )
 
 
-async def _proved(store: Store, written: Written, etag: str, folder: Path | None) -> Stored:
-    """Read the object back; raise Damaged unless it holds what was written."""
+async def proved(
+    store: Store, written: Written, etag: str, folder: Path | None, *, name: str | None = None
+) -> Stored:
+    """Read the object back (`name`: of a copy); raise Damaged unless it holds what was written."""
     place, file = written.export.place, written.file
-    stored = await fetch(
-        store, place, etag, folder, drops=written.drops, digest=written.export.content.digest
-    )
+    digest = written.export.content.digest
+    stored = await fetch(store, place, etag, folder, drops=written.drops, digest=digest, name=name)
     if (stored.sha256, stored.part.content_hash) != (file.sha256, file.summary.content_hash):
         raise Damaged(f"{place.name} came back as something else", fix="run it again")
     return stored
@@ -120,13 +121,14 @@ async def _same(store: Store, written: Written) -> str:
     return found.etag
 
 
-def _notes(written: Written) -> Mapping[str, str]:
+def notes_of(written: Written) -> Mapping[str, str]:
     """Return what is noted on an object: enough to write its manifest row again."""
     return {
         "sha256": written.file.sha256,
         "rows": str(written.file.summary.rows),
         "digest": str(written.export.content.digest),
         "drops": str(written.drops),
+        "source_rows": str(written.export.content.rows),
     }
 
 
@@ -138,20 +140,21 @@ async def fetch(
     *,
     drops: int,
     digest: int,
-    sole: bool = False,
+    name: str | None = None,
 ) -> Stored:
-    """Read an object whole, prove it in itself, and return its manifest row.
+    """Read the object of a place (or its copy `name`) whole, prove it in itself, and return its manifest row.
 
     Raises NotFound, Unavailable when it is another version than `etag`, Damaged when it is not whole.
     """
-    found = await store.find(place.name)
+    name = name or place.name
+    found = await store.find(name)
     if found is None:
-        raise NotFound(f"{place.name} is not in the archive")
+        raise NotFound(f"{name} is not in the archive")
     with unnamed_file(folder) as body:
-        await store.download(place.name, body, etag or found.etag)
+        await store.download(name, body, etag or found.etag)
         size = body.tell()
         sha256, footer, summary = await asyncio.to_thread(_prove, body, place, size)
-    part = Part(place, summary.rows, digest, summary.content_hash, etag or found.etag, drops, sole)
+    part = Part(place, summary.rows, digest, summary.content_hash, etag or found.etag, drops)
     return Stored(
         part=part,
         bytes=size,
@@ -173,12 +176,13 @@ def _prove(body: Any, place: Place, size: int) -> tuple[str, int, Summary]:
 async def adopt(store: Store, found: Found, place: Place, folder: Path | None) -> Stored:
     """Return the manifest row of an object that the manifest does not have.
 
-    It is never written over: it may be of a database that was put back to an earlier time, and hold what
-    is nowhere else.
+    It is replaced only by what holds all of it: it may be of a database that was put back to an earlier time,
+    and hold what is nowhere else.
     """
     digest, drops = int(found.notes.get("digest", 0)), int(found.notes.get("drops", 0))
-    stored = await fetch(store, place, found.etag, folder, drops=drops, digest=digest, sole=True)
+    stored = await fetch(store, place, found.etag, folder, drops=drops, digest=digest)
     if stored.sha256 != found.notes.get("sha256", stored.sha256):
         raise Damaged(f"{place.name} is not what was noted on it")
     log.warning("archive.adopted", object=place.name, rows=stored.part.rows)
-    return stored
+    source_rows = int(found.notes["source_rows"]) if "source_rows" in found.notes else None
+    return replace(stored, part=replace(stored.part, sole=True, source_rows=source_rows))

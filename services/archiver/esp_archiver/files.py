@@ -57,8 +57,8 @@ def unnamed_file(folder: Path | None) -> Iterator[IO[bytes]]:
 class _Tally:
     """What is known of a part's rows as they pass."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._schema = FORMS[dataset].schema
+    def __init__(self, dataset: Dataset, schema: pa.Schema) -> None:
+        self._schema = schema
         self._hash = ContentHash(self._schema)
         self._day_of = _DAY_OF[dataset]
         self._bounded = [self._day_of, *(name for name in CHANNEL_NAMES if name in self._schema.names)]
@@ -90,7 +90,7 @@ class PartWriter:
     def __init__(self, body: IO[bytes], dataset: Dataset, field_id: str, day: date) -> None:
         self._body = body
         form = FORMS[dataset]
-        self._tally = _Tally(dataset)
+        self._tally = _Tally(dataset, form.schema)
         self._groups = RowGroups(_PUMP if _PUMP in form.sorted_by else None)
         self._notes = {
             "esp.dataset": str(dataset),
@@ -149,9 +149,11 @@ def read_back(body: IO[bytes], dataset: Dataset) -> Summary:
     what the file says of itself, are not those of its rows.
     """
     body.seek(0)
-    tally = _Tally(dataset)
     try:
         file = pq.ParquetFile(body, page_checksum_verification=True)
+        # Files that were written before a column was added lack it, and so does their hash.
+        columns = [field for field in FORMS[dataset].schema if field.name in file.schema_arrow.names]
+        tally = _Tally(dataset, pa.schema(columns))
         for number in range(file.metadata.num_row_groups):
             table = file.read_row_group(number)
             found = extremes(table, [name for name in table.column_names if not _is_list(table, name)])

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from itertools import groupby
 from typing import Any, Final
 
@@ -12,17 +12,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.database import Pool
-from esp_common.errors import InvalidInput
+from esp_common.errors import InvalidInput, NotFound, Unavailable
 from prometheus_client import Counter
 
+from esp_archiver.damage import note_checked
 from esp_archiver.domain.datasets import FORMS, Dataset
-from esp_archiver.domain.merging import merged
+from esp_archiver.domain.merging import aligned, merged
 from esp_archiver.domain.pruning import Span, groups_of, spans_of
-from esp_archiver.storage import Damaged, Store
+from esp_archiver.settling import settled
+from esp_archiver.storage import Changed, Damaged, Store
+from esp_archiver.store import manifest
 from esp_archiver.store.manifest import Stored, parts_of_pump
 
 _READ: Final = Counter("esp_archiver_read_bytes_total", "Bytes of the archive read to answer questions.")
 _KEY: Final = ("pump_id", "time")
+MAX_TRIES: Final = 3
+"""How often a day is read anew whose parts change meanwhile."""
+
 _TAIL: Final = 64 * 1024
 """Bytes that pyarrow looks for a footer in, whatever its size."""
 
@@ -74,16 +80,54 @@ class Reader:
 
         Raises NotFound, Unavailable, or Damaged when a byte of what was read is not as it was written.
         """
-        for _, of_day in groupby(parts, key=lambda part: part.part.place.day):
-            found = [await self._from_part(question, part) for part in of_day]
-            table = await asyncio.to_thread(_joined, question, found)
+        for day, of_day in groupby(parts, key=lambda part: part.part.place.day):
+            table = await self._of_day(question, day, list(of_day))
             if table.num_rows:
                 yield table
+
+    async def _of_day(self, question: Question, day: date, parts: Sequence[Stored]) -> pa.Table:
+        """Return a day's readings; parts that are merged or uploaded again meanwhile are read again."""
+        for _ in range(MAX_TRIES):
+            try:
+                found = [await self._from_part(question, part) for part in parts]
+                return await asyncio.to_thread(_joined, question, found)
+            except (Changed, NotFound):
+                again = [part for part in await self.parts(question) if part.part.place.day == day]
+                parts = [await self._settled(part) for part in again]
+        raise Unavailable(f"the archive of {day} is being written", fix="ask again")
+
+    async def _settled(self, part: Stored) -> Stored:
+        """Return a part's row for the object that lies there now, if that holds the same or more."""
+        found = await self._store.find(part.name)
+        if found is not None and found.etag == part.part.etag:
+            return part
+        try:
+            now = await settled(self._store, part, None)
+        except (Damaged, NotFound) as error:
+            await self._note(part, error.detail)
+            raise
+        if now.part.content_hash == part.part.content_hash:
+            await manifest.refresh(self._pool, part, now)
+            await self._note(part, None)
+        return now
+
+    async def _note(self, part: Stored, problem: str | None) -> None:
+        async with self._pool.acquire() as connection:
+            await note_checked(connection, part, problem)
 
     async def _from_part(self, question: Question, part: Stored) -> pa.Table:
         window = _Window(part.bytes)
         tail = max(part.footer_bytes, _TAIL)
         await self._load(window, part, [Span(max(0, part.bytes - tail), part.bytes)])
+        try:
+            return await self._read_part(question, part, window)
+        except Changed:
+            raise
+        except Damaged as error:
+            await self._note(part, error.detail)
+            raise
+
+    async def _read_part(self, question: Question, part: Stored, window: "_Window") -> pa.Table:
         metadata = await asyncio.to_thread(_metadata, window, part)
         groups = groups_of(metadata, [question.pump_id], question.since, question.until)
         if not groups:
@@ -166,7 +210,7 @@ def _read(window: _Window, part: Stored, groups: Sequence[int], question: Questi
             pc.less(table["time"], pa.scalar(question.until, _SCHEMA.field("time").type)),
         ),
     )
-    return table.filter(wanted).select(question.schema.names).cast(question.schema)
+    return aligned(table.filter(wanted), question.schema)
 
 
 def _joined(question: Question, found: Sequence[pa.Table]) -> pa.Table:

@@ -41,6 +41,10 @@ class Damaged(Conflict):
     code, title = "object-damaged", "Object of the archive is damaged"
 
 
+class Changed(Damaged):
+    """An object has another tag than the manifest knows: uploaded again, copied, or merged meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """An object that is there: its size, its tag, and what was noted on it."""
@@ -72,13 +76,21 @@ class Store:
             await self._container.get_container_properties()
 
     async def upload(
-        self, name: str, file: IO[bytes], size: int, notes: Mapping[str, str], *, replaces: str | None = None
+        self,
+        name: str,
+        file: IO[bytes],
+        size: int,
+        notes: Mapping[str, str],
+        *,
+        replaces: str | None = None,
+        over: bool = False,
     ) -> str:
         """Store `file` under `name` and return its tag, only if nothing is there, or what `replaces` names.
 
-        The object appears whole or not at all. Raises Taken when something else is there.
+        With `over` whatever is there. The object appears whole or not at all. Raises Taken when something
+        else is there.
         """
-        condition: dict[str, Any] = {"overwrite": False}
+        condition: dict[str, Any] = {"overwrite": over}
         if replaces is not None:
             condition = {
                 "overwrite": True,
@@ -110,6 +122,14 @@ class Store:
             except ResourceNotFoundError:
                 return None
         return Found(name, properties.size, properties.etag.strip('"'), dict(properties.metadata or {}))
+
+    async def delete(self, name: str) -> None:
+        """Delete an object; one that is not there is deleted already."""
+        with _told(name):
+            try:
+                await self._container.delete_blob(name)
+            except ResourceNotFoundError:
+                return
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names of objects that begin with `prefix`, in order."""
@@ -145,8 +165,8 @@ class Store:
                 )
                 return bytes(await stream.readall())
             except ResourceModifiedError:
-                raise Damaged(
-                    f"{name} is not the object that was verified", fix="esp-archiver verify; rebuild-manifest"
+                raise Changed(
+                    f"{name} is not the object that was verified", fix="esp-archiver verify"
                 ) from None
 
     async def protect(self, name: str) -> None:

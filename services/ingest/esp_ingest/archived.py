@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -12,14 +12,18 @@ from esp_common.database import Connection, Engine, Pool
 from esp_common.errors import InvalidInput
 
 from esp_ingest.assets import SERVICE
+from esp_ingest.domain.keep import quarantine_id
+from esp_ingest.domain.readings import Quarantined, Reason
 from esp_ingest.retention import Dropped, tell_dropped
 from esp_ingest.rollups import roll_up
+from esp_ingest.store import quarantine, rollups
 from esp_ingest.store import retention as store
-from esp_ingest.store import rollups
 
 VERIFIED: Final = "archive.verified"
 REFUSED: Final = "retention.refused"
 ACTOR: Final = "archiver"
+GATEWAY: Final = "_archive"
+"""Stands for the gateway of late values that the archive does not take: rows do not say who sent them."""
 
 
 class Refusal(StrEnum):
@@ -32,11 +36,15 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArchivedDay:
-    """What the archive has of a day: so many readings, whose hashes come to `digest`."""
+    """What the archive has of a day: so many readings, whose hashes come to `digest`.
+
+    `contradictions`: late values that it does not take, since another of the same key came first.
+    """
 
     archive_id: str
     day: date
     content: store.Content
+    contradictions: tuple[Quarantined, ...] = ()
 
 
 def archived_day(event: Event) -> ArchivedDay | None:
@@ -49,9 +57,27 @@ def archived_day(event: Event) -> ArchivedDay | None:
         return None
     try:
         content = store.Content(int(data["readings"]), int(data["digest"]))
-        return ArchivedDay(str(data["archive_id"]), date.fromisoformat(data["day"]), content)
+        contradictions = tuple(_contradiction(each) for each in data.get("contradictions", ()))
+        return ArchivedDay(str(data["archive_id"]), date.fromisoformat(data["day"]), content, contradictions)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"an {VERIFIED} that cannot be used: {error!r}") from None
+
+
+def _contradiction(told: Mapping[str, Any]) -> Quarantined:
+    """Return the quarantine row of a late value that contradicts the archived one."""
+    pump_id, time, channel = str(told["pump_id"]), datetime.fromisoformat(told["time"]), str(told["channel"])
+    payload = {"pump_id": pump_id, "time": time.isoformat(), channel: told["value"]}
+    return Quarantined(
+        quarantine_id(GATEWAY, payload),
+        GATEWAY,
+        None,
+        pump_id,
+        time,
+        Reason.CONFLICT,
+        f"contradicts the archived value {told['archived']}, which came first",
+        payload,
+        channel,
+    )
 
 
 async def settle(
@@ -59,13 +85,15 @@ async def settle(
 ) -> Refusal | None:
     """Drop the day if it still holds just what is archived; return why it was not dropped, if so.
 
-    Either is told as an event in the same transaction; settling again changes nothing. The day's aggregates
+    Either is told as an event in the same transaction; settling again changes nothing. Values that contradict
+    archived ones go into quarantine first. The day's aggregates
     are made current first, since nothing can make them afterwards. Raises what asyncpg raises, a
     LockNotAvailableError where the day stays in use.
     """
     async with pool.acquire() as connection:
         if await store.gone_for(connection, archived.archive_id):
             return None
+        await quarantine.keep(connection, archived.contradictions)
         await store.note_archived(connection, archived.day, archived.archive_id, archived.content)
         if archived.day >= today - timedelta(days=keep_days):
             return await _refuse(connection, archived, Refusal.TOO_YOUNG, None)

@@ -12,7 +12,7 @@ from esp_common import topology
 from esp_common.contracts.events import Event
 from esp_common.errors import Conflict
 from esp_common.messaging import Publisher
-from esp_ingest.archived import ArchivedDay, Refusal, settle
+from esp_ingest.archived import ArchivedDay, Refusal, archived_day, settle
 from esp_ingest.maintenance import Maintenance
 from esp_ingest.retention import Dropped, drop_before
 from esp_ingest.settings import IngestSettings
@@ -106,6 +106,38 @@ async def test_late_readings_of_a_day_that_is_gone_are_kept_until_they_are_archi
     assert await raw(stored, new_day) == 0
     dropped = "SELECT sum(readings)::int FROM ingest.dropped_chunks WHERE day = $1"
     assert await stored.value(dropped, new_day.date()) == 7
+
+
+async def test_late_values_that_contradict_the_archive_are_in_quarantine_once(
+    stored: Any, batch_of: BatchOf, new_day: datetime
+) -> None:
+    await stored.write(batch_of(minutes(new_day, 1), choke_pct=4))
+    content_ = (await archive(stored, new_day, "i-1")).content
+    data = {
+        "dataset": "telemetry",
+        "archive_id": "i-1",
+        "day": new_day.date().isoformat(),
+        "readings": content_.readings,
+        "digest": str(content_.digest),
+        "contradictions": [
+            {
+                "pump_id": "P-1",
+                "time": new_day.isoformat(),
+                "channel": "choke_pct",
+                "archived": 0.4,
+                "value": 0.5,
+            }
+        ],
+    }
+    archived = archived_day(Event("archive.verified", "archiver", data["day"], data))
+    assert archived is not None
+    for _ in range(2):
+        assert await settled(stored, archived) is None
+    query = "SELECT pump_id, channel, reason, detail, payload FROM ingest.quarantine WHERE time = $1"
+    ((pump_id, channel, reason, detail, payload),) = [tuple(row) for row in await stored.rows(query, new_day)]
+    assert (pump_id, channel, reason) == ("P-1", "choke_pct", "conflict")
+    assert "archived value 0.4" in detail
+    assert json.loads(payload)["choke_pct"] == 0.5
 
 
 async def test_a_day_nobody_has_is_refused(stored: Any, new_day: datetime) -> None:

@@ -15,6 +15,7 @@ from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.errors import EspError
 
 from esp_archiver.domain.datasets import FORMS, Dataset
+from esp_archiver.domain.flags import names_of
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
@@ -111,18 +112,11 @@ def _table(rows: Rows, pump_ids: Sequence[str]) -> pa.Table:
         *(pa.array(_native(rows[name]), from_pandas=True) for name in CHANNEL_NAMES),
         pa.array(running == 1, pa.bool_(), mask=running == RUNNING_ABSENT),
         pa.array(trip_code, pa.int32(), mask=trip_code == TRIP_CODE_ABSENT),
-        _named(_native(rows["fault_mask"])),
-        _named(_native(rows["frozen_mask"])),
+        names_of(_native(rows["fault_mask"])),
+        names_of(_native(rows["frozen_mask"])),
     ]
     return pa.Table.from_arrays(columns, schema=FORMS[Dataset.TELEMETRY].schema)
 
 
 def _native(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return column.astype(column.dtype.newbyteorder("="))
-
-
-def _named(masks: npt.NDArray[np.int32]) -> pa.Array:
-    """Return for each mask the names of the channels whose bits are set."""
-    known, of = np.unique(masks, return_inverse=True)
-    names = [[name for bit, name in enumerate(CHANNEL_NAMES) if mask >> bit & 1] for mask in known.tolist()]
-    return pa.array(names, pa.list_(pa.string())).take(pa.array(of))

@@ -27,6 +27,15 @@ class Place(NamedTuple):
         return f"{folder(self.dataset, self.field_id, self.day)}part-{self.part:04d}.parquet"
 
 
+MERGING: Final = "merging/"
+"""Prefix of merged parts that are proved before they replace a part; nothing of it matches a dataset."""
+
+
+def staged_name(place: Place) -> str:
+    """Return the name under which a merged part is proved first."""
+    return f"{MERGING}{place.name}"
+
+
 def folder(dataset: Dataset, field_id: str, day: date) -> str:
     """Return the prefix of a day's objects."""
     field = f"field={quote(field_id, safe='')}/" if FORMS[dataset].partitioned else ""

@@ -114,7 +114,41 @@ async def put(connection: Connection, stored: Stored) -> None:
         stored.first_time,
         stored.last_time,
         list(stored.pumps),
+        part.source_rows,
     )
+
+
+async def refresh(pool: Pool, before: Stored, now: Stored) -> None:
+    """Note under which tag and in which bytes a part's rows lie now, unless it was written anew meanwhile."""
+    await pool.execute(
+        _QUERIES["refresh"],
+        before.name,
+        before.part.etag,
+        now.part.etag,
+        now.bytes,
+        now.sha256,
+        now.footer_bytes,
+    )
+
+
+async def retire(connection: Connection, names: Sequence[str]) -> None:
+    """Take parts out of the manifest whose readings are all in another, and have their objects deleted."""
+    await connection.execute(_QUERIES["retire"], list(names))
+
+
+async def obsolete(connection: Connection) -> list[str]:
+    """Return the objects that are to be deleted."""
+    return [row["object"] for row in await connection.fetch(_QUERIES["obsolete"])]
+
+
+async def forget_obsolete(connection: Connection, name: str) -> None:
+    """Note that an object is deleted."""
+    await connection.execute(_QUERIES["forget_obsolete"], name)
+
+
+async def scattered_days(connection: Connection, dataset: Dataset) -> list[date]:
+    """Return the days of which a field has several parts."""
+    return [row["day"] for row in await connection.fetch(_QUERIES["scattered_days"], dataset)]
 
 
 async def set_aside(connection: Connection, parts: Iterable[Part]) -> None:
@@ -122,9 +156,15 @@ async def set_aside(connection: Connection, parts: Iterable[Part]) -> None:
     await connection.execute(_QUERIES["set_aside"], [part.place.name for part in parts])
 
 
-async def note_checked(pool: Pool, name: str, damaged: str | None) -> None:
+async def lock_damage(connection: Connection, name: str) -> str | None:
+    """Return what is known to be wrong with a part, locked until the transaction ends."""
+    found: str | None = await connection.fetchval(_QUERIES["lock_damage"], name)
+    return found
+
+
+async def note_checked(connection: Connection, name: str, damaged: str | None) -> None:
     """Note that a part was read against the manifest, and what was wrong with it, if anything."""
-    await pool.execute(_QUERIES["checked"], name, damaged)
+    await connection.execute(_QUERIES["checked"], name, damaged)
 
 
 async def tell(connection: Connection, dataset: Dataset, day: date, archive_id: str, rows: int) -> None:
@@ -163,6 +203,7 @@ def _stored(rows: Iterable[Any]) -> list[Stored]:
                 etag=row["etag"],
                 drops=row["drops"],
                 sole=row["sole"],
+                source_rows=row["source_rows"],
             ),
             pumps=tuple(row["pumps"]),
             **{

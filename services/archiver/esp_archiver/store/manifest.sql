@@ -35,16 +35,40 @@ WHERE ($1::text IS NULL OR dataset = $1) AND ($2::date IS NULL OR day >= $2) AND
 -- A part that was verified, or verified anew after it was written over.
 INSERT INTO archiver.parts (
     dataset, field_id, day, part, object, rows, bytes, sha256, content_hash, digest, drops, sole, etag, footer_bytes,
-    first_time, last_time, pumps
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+    first_time, last_time, pumps, source_rows
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 ON CONFLICT (dataset, day, field_id, part) DO UPDATE SET
     rows = excluded.rows, bytes = excluded.bytes, sha256 = excluded.sha256, content_hash = excluded.content_hash,
     digest = excluded.digest, drops = excluded.drops, sole = excluded.sole, etag = excluded.etag,
     footer_bytes = excluded.footer_bytes, first_time = excluded.first_time, last_time = excluded.last_time,
-    pumps = excluded.pumps, revision = parts.revision + 1, verified_at = now(), damaged = NULL
+    pumps = excluded.pumps, source_rows = excluded.source_rows, verified_at = now(), damaged = NULL,
+    revision = parts.revision + (parts.sha256 <> excluded.sha256)::int4,
+    protected_at = CASE WHEN parts.etag = excluded.etag THEN parts.protected_at END
 
 -- name: set_aside
 UPDATE archiver.parts SET sole = true WHERE object = ANY ($1)
+
+-- name: lock_damage
+SELECT damaged FROM archiver.parts WHERE object = $1 FOR UPDATE
+
+-- name: refresh
+-- Only while nobody entered another version of the object.
+UPDATE archiver.parts SET etag = $3, bytes = $4, sha256 = $5, footer_bytes = $6 WHERE object = $1 AND etag = $2
+
+-- name: retire
+-- Parts whose readings are all in another one now: their objects are to be deleted.
+WITH retired AS (DELETE FROM archiver.parts WHERE object = ANY ($1) RETURNING object)
+INSERT INTO archiver.obsolete (object) SELECT object FROM retired ON CONFLICT DO NOTHING
+
+-- name: obsolete
+SELECT object FROM archiver.obsolete ORDER BY object
+
+-- name: forget_obsolete
+DELETE FROM archiver.obsolete WHERE object = $1
+
+-- name: scattered_days
+-- Days of which a field has several parts that no policy of the store protects.
+SELECT DISTINCT day FROM archiver.parts WHERE dataset = $1 GROUP BY day, field_id HAVING count(*) > 1 ORDER BY day
 
 -- name: checked
 UPDATE archiver.parts SET checked_at = now(), damaged = $2 WHERE object = $1
@@ -78,4 +102,4 @@ FROM archiver.parts GROUP BY dataset
 
 -- name: columns
 dataset, field_id, day, part, object, revision, rows, bytes, sha256, content_hash, digest, drops, sole, etag,
-footer_bytes, first_time, last_time, pumps, verified_at, checked_at, damaged, protected_at
+footer_bytes, first_time, last_time, pumps, source_rows, verified_at, checked_at, damaged, protected_at

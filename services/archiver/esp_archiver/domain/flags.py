@@ -1,0 +1,29 @@
+"""Flags of channels: as bit masks where they are computed with, as lists of names in files."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from esp_common.contracts.channels import CHANNEL_NAMES
+
+Masks = npt.NDArray[np.int32]
+_NAMES: Final = pa.array(CHANNEL_NAMES, pa.string())
+
+
+def names_of(masks: Masks) -> pa.Array:
+    """Return for each mask the names of the channels whose bits are set."""
+    known, of = np.unique(masks, return_inverse=True)
+    names = [[name for bit, name in enumerate(CHANNEL_NAMES) if mask >> bit & 1] for mask in known.tolist()]
+    return pa.array(names, pa.list_(pa.string())).take(pa.array(of))
+
+
+def masks_of(lists: Any) -> Masks:
+    """Return for each list of names (null: none) the mask of their channels."""
+    masks = np.zeros(len(lists), np.int32)
+    bits = pc.index_in(pc.list_flatten(lists), value_set=_NAMES)
+    rows = pc.list_parent_indices(lists).to_numpy()
+    known = bits.is_valid().to_numpy(zero_copy_only=False)
+    np.bitwise_or.at(masks, rows[known], np.left_shift(1, bits.drop_null().to_numpy()).astype(np.int32))
+    return masks
