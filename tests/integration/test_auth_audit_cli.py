@@ -30,10 +30,13 @@ class Command:
             "ESP_AUTH_MASTER_KEY": MASTER_KEY,
         }
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         command = Path(sys.executable).with_name("esp-auth")
         return subprocess.run(
-            [command, "audit", *arguments], env=self._environment, capture_output=True, check=False
+            [command, "audit", *arguments],
+            env=self._environment | environment,
+            capture_output=True,
+            check=False,
         )
 
 
@@ -65,6 +68,15 @@ async def test_an_export_has_every_record(command: Command) -> None:
     lines = command.run("export").stdout.splitlines()
     assert [orjson.loads(line)["seq"] for line in lines] == [5, 4, 3, 2, 1]
     assert len(command.run("export", "--format", "csv").stdout.splitlines()) == 6
+
+
+async def test_key_of_the_seals_alone_verifies_the_log(command: Command) -> None:
+    key = command.run("key").stdout.decode().strip()
+    assert key != MASTER_KEY
+    done = command.run("verify", ESP_AUTH_MASTER_KEY="", ESP_AUTH_AUDIT_KEY=key)
+    assert (done.returncode, orjson.loads(done.stdout)["intact"]) == (0, True)
+    other = b64encode(bytes(31) + b"x").decode()
+    assert command.run("verify", ESP_AUTH_MASTER_KEY="", ESP_AUTH_AUDIT_KEY=other).returncode == 2
 
 
 async def test_verifying_fails_once_the_log_was_tampered_with(command: Command) -> None:

@@ -1,5 +1,6 @@
 """The `esp-auth` command: one subcommand for each role, and what an administrator does by hand."""
 
+import base64
 import secrets
 import sys
 from collections.abc import AsyncIterator, Coroutine
@@ -21,7 +22,7 @@ from esp_auth.api_keys import NewKey
 from esp_auth.audit import AuditLog, ExportFormat, noted_head
 from esp_auth.bootstrap import bootstrap, read_first_ones
 from esp_auth.changes import SERVICE, Actor
-from esp_auth.domain.secrets import AUDIT_CHAIN
+from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditFilter
@@ -289,6 +290,15 @@ def verify_audit(
     _run(command())
 
 
+@audit.command("key")
+def show_audit_key() -> None:
+    """Print the key of the audit log's seals, for who verifies the log without the master key.
+
+    Whoever has it can also make seals.
+    """
+    typer.echo(base64.b64encode(_audit_key(AuthSettings.load())).decode())
+
+
 @audit.command("export")
 def export_audit(
     form: Annotated[ExportFormat, typer.Option("--format", help="Form of the export.")] = ExportFormat.JSONL,
@@ -335,7 +345,13 @@ async def _audit_log() -> AsyncIterator[AuditLog]:
     # Looking through years of records takes longer than any statement of the roles may.
     settings = AuthSettings.load().model_copy(update={"statement_timeout_s": 0})
     async with _pool(settings) as pool:
-        yield AuditLog(pool, Identity(pool, settings).derived(AUDIT_CHAIN))
+        yield AuditLog(pool, _audit_key(settings))
+
+
+def _audit_key(settings: AuthSettings) -> bytes:
+    if settings.audit_key:
+        return decode_master_key(settings.audit_key)
+    return derive(settings.master, AUDIT_CHAIN)
 
 
 def _password(file: Path | None) -> str:

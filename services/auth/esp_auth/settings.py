@@ -33,6 +33,12 @@ class AuthSettings(ServiceSettings):
         repr=False,
         description="32 bytes in base64 from which every secret key follows; give it as a file.",
     )
+    audit_key: str = Field(
+        "",
+        repr=False,
+        description="Key of the audit log's seals alone (`esp-auth audit key`), to verify the log where the"
+        " master key must not be.",
+    )
 
     # Passwords: what Argon2id costs, and how much of that at once.
     argon2_memory_kib: int = Field(65_536, ge=8, description="Memory of one password hash, KiB.")
@@ -102,7 +108,7 @@ class AuthSettings(ServiceSettings):
     )
     tidy_s: float = Field(300, gt=0, description="Period of forgetting what is over, seconds.")
 
-    @field_validator("master_key")
+    @field_validator("master_key", "audit_key")
     @classmethod
     def _check_master_key(cls, text: str) -> str:
         if text:
