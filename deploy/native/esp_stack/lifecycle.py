@@ -10,6 +10,7 @@ from pathlib import Path
 
 from esp_stack.accounts import check_accounts
 from esp_stack.certificates import renew
+from esp_stack.configuration import keep_configuration
 from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints, write_environment
 from esp_stack.failures import START_FAILURES, start_failure
@@ -104,6 +105,7 @@ def _start_all(stack: Stack, say: Say) -> None:
         _wait_role(stack, role)
     write_endpoints(stack)
     write_environment(stack)
+    keep_configuration(stack)
 
 
 def down(stack: Stack) -> None:

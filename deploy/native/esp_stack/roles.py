@@ -1,11 +1,13 @@
 """The roles: every process of ours, its settings, and the files its credentials are in."""
 
+import base64
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_common import topology
 
 from esp_stack.accounts import account_of
@@ -95,7 +97,7 @@ class Roles:
                 "backup-worker",
                 "esp-backup",
                 ("worker",),
-                self._backup_settings(self._cluster_secrets),
+                self._with_audit_key(self._backup_settings(self._cluster_secrets)),
             ),
             Role(self._gateway_program(SIMULATOR, self._simulator()), None),
         ]
@@ -207,6 +209,14 @@ class Roles:
         identity = self._settings("esp_backup", secrets)
         return replace(identity, settings={**identity.settings, **self._cluster()})
 
+    def _with_audit_key(self, identity: Identity) -> Identity:
+        """Let a restore drill verify the seals of the audit log, without auth's master key."""
+        key = derive(decode_master_key(self._stack.master_key), AUDIT_CHAIN)
+        file = self._cluster_secrets.write("auth.audit_key", base64.b64encode(key).decode())
+        verify = f"{executable('esp-auth', str(Path(sys.executable).parent))} audit verify"
+        own = {"ESP_BACKUP_AUDIT_VERIFY_COMMAND": verify, "ESP_AUTH_AUDIT_KEY_FILE": file}
+        return replace(identity, settings={**identity.settings, **own})
+
     def _cluster(self) -> dict[str, str]:
         stack = self._stack
         own = {
@@ -215,6 +225,7 @@ class Roles:
             "snapshot_folder": private_folder(stack.homes / "snapshots", stack.postgres.user),
             "local_repository": private_folder(stack.homes / "backups", stack.postgres.user),
             "vault_snapshot_url": stack.openbao.url,
+            "configuration_files": private_folder(stack.kept_configuration, stack.postgres.user),
         }
         return {f"ESP_BACKUP_{name}".upper(): str(value) for name, value in own.items()}
 

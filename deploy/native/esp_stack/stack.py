@@ -210,6 +210,11 @@ class Stack:
         return self.homes / "backup"
 
     @property
+    def kept_configuration(self) -> Path:
+        """Folder of the configuration files that go into the daily set."""
+        return self.backup_state / "configuration"
+
+    @property
     def cluster_user(self) -> str | None:
         """The account for what reads the database's files: None where all processes run as one."""
         return account("postgres") if separate_accounts() else None
