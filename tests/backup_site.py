@@ -37,6 +37,7 @@ from esp_ingest.store.migrations import migrate as migrate_ingest
 from esp_stack.certificates import Tls
 from esp_stack.programs import private_file, private_folder
 from esp_stack.servers import Azurite, Postgres
+from esp_stack.servers.postgres import ENGINE_VARIABLE
 
 DATABASE = "esp"
 PUMPS = 4
@@ -169,11 +170,15 @@ class Site:
             f"ESP_BACKUP_{name}".upper(): _text(value) for name, value in values.items()
         }
 
+    @staticmethod
+    def argv(*arguments: str) -> list[str]:
+        """Return an `esp-backup` command."""
+        return [str(Path(sys.executable).with_name("esp-backup")), *arguments]
+
     async def command(self, *arguments: str, **settings: object) -> asyncio.subprocess.Process:
         """Start an `esp-backup` command."""
         return await asyncio.create_subprocess_exec(
-            str(Path(sys.executable).with_name("esp-backup")),
-            *arguments,
+            *self.argv(*arguments),
             env=self.environment(**settings),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -248,11 +253,13 @@ async def open_site(home: Path, engine: str | None = None, **others: Any) -> Asy
     postgres = Postgres(
         home / "postgres", archiving=command, throwaway=True, settings={"archive_timeout": "5s"}
     )
-    if engine == "postgres":
-        postgres.has_timescale = False
     home_of_work = private_folder(home / "backup", postgres.user)
     azurite.start()
-    postgres.start()
+    with pytest.MonkeyPatch.context() as environment:
+        # A cluster keeps the engine that it was created with.
+        if engine == "postgres":
+            environment.setenv(ENGINE_VARIABLE, "postgres")
+        postgres.start()
     try:
         settings = settings_of(postgres, azurite, home_of_work, **others)
         settings = settings.model_copy(update={"state_folder": private_folder(state, postgres.user)})

@@ -108,7 +108,7 @@ async def test_processes_killed_at_any_step_leave_nothing_that_is_in_the_way(sit
     assert len(site.work.dumps.all()[0]) == len(dumps) + 1
     contents = await site.repository.contents()
     known = await site.rows("SELECT name FROM backup.backups WHERE kind = 'full' AND gone_at IS NULL")
-    assert {row["name"] for row in known} == {full.label for full in contents.fulls}
+    assert {row["name"] for row in known} == {full.label for full in contents.backups}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from aiohttp import web
 from backup_site import Site, open_site
 from blob_proxy import Before, BlobProxy, hang_up, refusal
 from esp_backup.blobs import Blobs
+from esp_backup.domain.physical import expiry
 from esp_backup.jobs import Jobs
 from esp_backup.sets import Sets
 from esp_backup.store.cluster import Cluster
@@ -281,7 +282,7 @@ async def test_storage_that_refuses_a_part_of_a_backup_has_no_half_of_one(
     proxy.before = _of(path, "PUT", fault)
     with pytest.raises(EspError):
         await through_the_proxy.repository.backup("azure")
-    await through_the_proxy.note_fulls()
+    await through_the_proxy.note_physical()
     assert await _known(site, "full") == before
 
 
@@ -299,8 +300,10 @@ async def test_after_refusals_the_next_backup_is_whole_and_the_log_arrives(site,
     await through_the_proxy.repository.backup("azure")
     contents = await through_the_proxy.repository.contents()
     assert not contents.unreachable
-    await through_the_proxy.note_fulls()
-    assert await _known(site, "full") == sorted(f.label for f in contents.fulls if f.place == "azure")
+    await through_the_proxy.note_physical()
+    assert await _known(site, "full") == sorted(
+        each.label for each in contents.backups if each.place == "azure"
+    )
 
 
 async def test_what_an_outage_made_unreadable_is_not_called_damaged(site, proxy, through_the_proxy):
@@ -335,17 +338,19 @@ async def test_storage_that_is_read_too_slowly_is_given_up_and_the_rest_is_read_
     assert await site.rows(damaged) == []
 
 
-async def test_old_backups_that_cannot_be_deleted_go_with_the_next_run(site, proxy, through_the_proxy):
-    configuration = through_the_proxy.repository.configuration
-    text = configuration.read_text().replace("type=time", "type=count")
-    configuration.write_text(text.replace("repo1-retention-full=30", "repo1-retention-full=1"))
+async def test_old_backups_that_cannot_be_deleted_go_with_the_next_run(
+    site, proxy, through_the_proxy, monkeypatch
+):
+    monkeypatch.setattr(
+        through_the_proxy, "_expiry", lambda place, backups: expiry(backups, datetime.now(UTC))
+    )
     fulls = await _known(site, "full")
     assert len(fulls) > 1
     proxy.before = _of("/backup/", "DELETE", "503")
     with pytest.raises(EspError):
-        await through_the_proxy.expire_fulls(["azure"])
+        await through_the_proxy.expire_physical(["azure"])
     proxy.clear()
-    await through_the_proxy.expire_fulls(["azure"])
+    await through_the_proxy.expire_physical(["azure"])
     assert await _known(site, "full") == fulls[-1:]
     assert await through_the_proxy.repository.verify("azure") == {}
     async with Blobs(site.settings) as blobs:

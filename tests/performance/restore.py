@@ -59,7 +59,7 @@ async def _rounds(site: Site, rounds: int) -> list[Figure]:
         await site.repository.backup("azure")
         backups.append(megabytes / (perf_counter() - began))
         target = site.settings.state_folder / f"round-{number}"
-        recovery = Recovery(site.settings, site.work.account, site.repository)
+        recovery = Recovery(site.settings, site.work.account)
         restores.append((await recovery.restore(None, target, "azure")).megabytes_per_s)
         began = perf_counter()
         await asyncio.to_thread(shutil.copytree, target, target.with_suffix(".copy"))

@@ -12,7 +12,7 @@ from esp_backup.domain.sealing import Unreadable, decode_key, passphrase, seal, 
 from esp_backup.domain.verification import UnknownReport, problems
 from esp_backup.domain.wal import Beat, Coverage, position, segment_end
 from esp_backup.domain.window import recovery_window
-from esp_backup.repository import configuration_text, connection_parts
+from esp_backup.pgbackrest import configuration_text, connection_parts
 from esp_backup.sealed_files import open_folder, seal_folder
 from esp_backup.settings import BackupSettings
 from esp_common.errors import InvalidInput

@@ -12,6 +12,7 @@ from esp_common.health import Health, serve_health
 from esp_common.http import create_app
 from esp_common.messaging import EventListener, Publisher, Requester
 from esp_common.outbox import Relay
+from esp_common.progress import Progress, silent
 from esp_common.rate_limit import RateLimiter
 from esp_common.roles import await_pool, until_first_ends
 from esp_common.serving import make_server, serve
@@ -96,7 +97,9 @@ async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def open_work(settings: BackupSettings) -> AsyncIterator[tuple[Pool, Work]]:
+async def open_work(
+    settings: BackupSettings, progress: Progress = silent
+) -> AsyncIterator[tuple[Pool, Work]]:
     """Open what a command needs that does one thing: the catalogue, which may be away, and the work."""
     async with await create_pool(settings, role="esp-backup cli", min_size=0, max_size=4) as pool:
-        yield pool, Work.of(settings, pool)
+        yield pool, Work.of(settings, pool, progress)

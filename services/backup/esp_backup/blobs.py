@@ -12,6 +12,7 @@ from azure.core.exceptions import (
     ResourceExistsError,
     ResourceNotFoundError,
 )
+from azure.storage.blob import RetentionPolicy
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient, LinearRetry
 from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 
@@ -66,6 +67,20 @@ class Blobs:
             # Somebody else may be quicker.
             with suppress(ResourceExistsError):
                 await self._container.create_container()
+
+    async def keep_deleted(self, days: int) -> int:
+        """Have the account keep deleted and overwritten blobs for at least `days`; return how many it keeps.
+
+        Raises InvalidInput when the credentials do not allow that.
+        """
+        async with _translated("the account's properties"):
+            policy = (await self._service.get_service_properties())["delete_retention_policy"]
+            kept = policy.days if policy.enabled else 0
+            if kept >= days:
+                return int(kept)
+            wanted = RetentionPolicy(enabled=True, days=days)
+            await self._service.set_service_properties(delete_retention_policy=wanted)
+            return days
 
     async def put(self, name: str, content: bytes, metadata: dict[str, str]) -> None:
         """Store a blob, checksummed on its way; raise Conflict when there is one of this name."""

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
+from esp_common import audit
 from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.errors import Conflict, InvalidInput, run_cli
+from esp_common.progress import progress_bar
 from esp_common.roles import run_role
 from esp_common.settings import settings_table
 from esp_common.times import EXAMPLE, parse_time
@@ -16,6 +18,7 @@ from esp_common.times import EXAMPLE, parse_time
 from esp_backup import app as roles
 from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
+from esp_backup.domain.physical import TYPES
 from esp_backup.dumps import Dumps
 from esp_backup.jobs import SERVICE, Jobs
 from esp_backup.recovery import Recovery
@@ -25,7 +28,11 @@ from esp_backup.settings import BackupSettings
 from esp_backup.store import catalogue, jobs
 from esp_backup.work import owner_of
 
-Kind = Annotated[str, typer.Argument(help="dump, full or set.")]
+TAKEN: Final = ("dump", *TYPES, "set")
+PHYSICAL_WORK: Final = (*TYPES, "verify", "drill")
+"""Work that reads pgBackRest's configuration."""
+
+Kind = Annotated[str, typer.Argument(help=f"{', '.join(TAKEN[:-1])} or {TAKEN[-1]}.")]
 Place = Annotated[
     str | None, typer.Option("--from", help=f"{AZURE} or {LOCAL}; none: whichever has the newest backup.")
 ]
@@ -33,9 +40,6 @@ Place = Annotated[
 app = group("Backs the platform up, and proves that the backups restore.")
 catalogue_commands = group("What backups there are.")
 app.add_typer(catalogue_commands, name="catalogue")
-
-
-# --- roles ------------------------------------------------------------------------------------------------
 
 
 @app.command("api")
@@ -77,14 +81,11 @@ def configure() -> None:
     typer.echo(f"archive_command = '{repository.archive_command}'")
 
 
-# --- now --------------------------------------------------------------------------------------------------
-
-
 @app.command("now")
 def backup_now(kind: Kind = "full") -> None:
-    """Take a backup here and now: a dump, a full physical backup, or the daily set."""
-    if kind not in ("dump", "full", "set"):
-        raise InvalidInput(f"no kind of backup: {kind!r}", fix="name dump, full or set")
+    """Take a backup here and now: a dump, a physical backup (full, diff, incr), or the daily set."""
+    if kind not in TAKEN:
+        raise InvalidInput(f"no kind of backup: {kind!r}", fix=f"name one of {', '.join(TAKEN)}")
     _do(kind)
 
 
@@ -100,12 +101,9 @@ def verify_now() -> None:
     _do("verify")
 
 
-# --- what there is ----------------------------------------------------------------------------------------
-
-
 @app.command("list")
 def list_backups(
-    kind: Annotated[str | None, typer.Option(help="Only these: dump, full or set.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only these: dump, full, diff, incr or set.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")] = 100,
 ) -> None:
     """Show the backups in the catalogue, newest first."""
@@ -113,8 +111,9 @@ def list_backups(
     async def command(settings: BackupSettings) -> None:
         async with open_work(settings) as (pool, _):
             rows = await catalogue.page(pool, kind, None, limit)
-        columns = ("kind", "place", "name", "started_at", "stored_bytes", "verified_at", "problem")
-        show_rows(columns, ([row[column] for column in columns] for row in rows))
+        columns = ("kind", "place", "name", "started_at", "stored_bytes", "verified_at", "problem", "held")
+        shown = ({**row, "held": row["detail"].get("held")} for row in rows)
+        show_rows(columns, ([row[column] for column in columns] for row in shown))
 
     _run(command)
 
@@ -134,20 +133,36 @@ def list_jobs(
     _run(command)
 
 
+@app.command("hold")
+def hold_backup(
+    name: Annotated[str, typer.Argument(help="A physical backup, as `list` shows it.")],
+    reason: Annotated[str, typer.Option(help="Why it is kept.")],
+) -> None:
+    """Keep a physical backup, and the full one it needs, until `release`, whatever the retention says."""
+    if not reason.strip():
+        raise InvalidInput("a hold needs a reason", fix="--reason 'before the migration'")
+    _hold(name, reason.strip())
+
+
+@app.command("release")
+def release_backup(
+    name: Annotated[str, typer.Argument(help="A backup that is held, as `list` shows it.")],
+) -> None:
+    """End the hold of a physical backup: the retention applies to it again."""
+    _hold(name, None)
+
+
 @catalogue_commands.command("rebuild")
 def rebuild_catalogue() -> None:
     """Make the catalogue say what is in storage."""
 
     async def command(settings: BackupSettings) -> None:
         async with open_work(settings) as (_, work):
-            work.repository.configure()
+            work.repository.require_configured()
             found = await work.rebuild()
         typer.echo(", ".join(f"{count} {kind}s" for kind, count in found.items()))
 
     _run(command)
-
-
-# --- putting back -----------------------------------------------------------------------------------------
 
 
 @app.command("restore")
@@ -165,10 +180,9 @@ def restore(
     moment = _moment(to)
 
     async def command(settings: BackupSettings) -> None:
-        repository = _repository(settings)
-        repository.configure()
-        recovery = Recovery(settings, owner_of(settings.cluster_data), repository)
-        done = await recovery.restore(moment, target.absolute() if target else None, place)
+        with progress_bar() as progress:
+            recovery = Recovery(settings, owner_of(settings.cluster_data), progress)
+            done = await recovery.restore(moment, target.absolute() if target else None, place)
         newest = done.newest.isoformat() if done.newest else "unknown"
         typer.echo(f"restored {done.backup.label} from {done.backup.place} to {to} in {done.folder}")
         typer.echo(f"newest heartbeat: {newest}")
@@ -191,8 +205,9 @@ def restore_dump(
     """Load a dump, once it is verified, as a new database of the cluster."""
 
     async def command(settings: BackupSettings) -> None:
-        async with open_work(settings) as (_, work):
-            await work.dumps.load(name, settings.cluster_url, database, roles=roles)
+        with progress_bar() as progress:
+            async with open_work(settings, progress) as (_, work):
+                await work.dumps.load(name, settings.cluster_url, database, roles=roles)
         typer.echo(f"{name} is loaded as {database}")
 
     _run(command)
@@ -231,15 +246,27 @@ def restore_set(
     _run(command)
 
 
-# --- shared -----------------------------------------------------------------------------------------------
-
-
 def _do(kind: str) -> None:
     async def command(settings: BackupSettings) -> None:
-        async with open_work(settings) as (pool, work):
-            work.repository.configure()
-            result = await Jobs(pool, work).run(kind, actor_id())
+        with progress_bar() as progress:
+            async with open_work(settings, progress) as (pool, work):
+                if kind in PHYSICAL_WORK:
+                    work.repository.require_configured()
+                result = await Jobs(pool, work).run(kind, actor_id())
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+
+    _run(command)
+
+
+def _hold(name: str, reason: str | None) -> None:
+    async def command(settings: BackupSettings) -> None:
+        async with open_work(settings) as (pool, work):
+            work.repository.require_configured()
+            places = await work.hold(name, reason)
+            action = "backup.held" if reason else "backup.released"
+            async with pool.acquire() as connection, connection.transaction():
+                await audit.record(connection, source=SERVICE, actor=actor_id(), action=action, subject=name)
+        typer.echo(f"{name} is {'held' if reason else 'released'} in {', '.join(places)}")
 
     _run(command)
 

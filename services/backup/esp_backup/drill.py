@@ -1,4 +1,4 @@
-"""The restore drill: the newest backup and the log since, in a scratch instance, held against the source."""
+"""The restore drill: the newest backup and the log since, in a scratch instance, compared with the source."""
 
 import os
 import shlex
@@ -12,6 +12,7 @@ from uuid import uuid4
 import asyncpg
 from esp_common.database import Pool
 from esp_common.errors import EspError
+from esp_common.progress import Progress, silent
 
 from esp_backup.domain.counts import Table, mismatches
 from esp_backup.instance import Instance, clear
@@ -95,14 +96,15 @@ class Drill:
     """Drills of one cluster."""
 
     def __init__(
-        self, settings: BackupSettings, account: Account, repository: Repository, pool: Pool
+        self, settings: BackupSettings, account: Account, pool: Pool, progress: Progress = silent
     ) -> None:
         self._settings = settings
         self._account = account
-        self._repository = repository
-        self._recovery = Recovery(settings, account, repository)
+        self._recovery = Recovery(settings, account, progress)
         self._pool = pool
+        self._progress = progress
         self._home = settings.state_folder / "drill"
+        self._repository = Repository(settings, account, self._home)
 
     async def run(self, place: str | None = None) -> Report:
         """Restore to a moment of now and check what comes out; raise DrillFailed when it is not the source.
@@ -111,33 +113,47 @@ class Drill:
         gone afterwards, whatever happened.
         """
         await clear(self._home)
+        self._progress("count the rows of the source", None)
         source = await self._observe()
-        full = await self._repository.choose(before=None, place=place)
-        report = Report(full.label, full.place, source.target, rpo_s=source.rpo_s)
-        self._account.folder(self._home)
-        data = self._account.folder(self._home / "data")
-        instance = Instance(self._settings, self._account, self._home, data, to_keep=False)
         try:
+            self._repository.configure()
+            full = await self._repository.choose(before=None, place=place)
+            report = Report(full.label, full.place, source.target, rpo_s=source.rpo_s)
+            data = self._account.folder(self._home / "data")
+            instance = Instance(self._settings, self._account, self._home, data, to_keep=False)
             started = time.monotonic()
-            await self._recovery.copy(full, data, ["--type=name", f"--target={source.target}"])
+            target = ["--type=name", f"--target={source.target}"]
+            await self._recovery.copy(self._repository, full, data, target)
             report.copy_s = round(time.monotonic() - started, 2)
+            self._progress("replay the log", None)
             async with instance.running():
                 report.rto_s = round(time.monotonic() - started, 2)
                 report.recovery_s = round(report.rto_s - report.copy_s, 2)
                 restored = instance.cluster(self._recovery.database)
                 report.bytes = await restored.size()
                 looks = _Looks(self._settings, self._account, restored, source)
-                await _check(report, "moment", looks.moment)
-                await _check(report, "rows", looks.rows)
-                await _check(report, "audit log", looks.audit_log)
-                await _check(report, "amcheck", looks.amcheck)
-            await _check(report, "checksums", instance.checksums)
+                await self._check(report, "moment", looks.moment)
+                await self._check(report, "rows", looks.rows)
+                await self._check(report, "audit log", looks.audit_log)
+                await self._check(report, "amcheck", looks.amcheck)
+            await self._check(report, "checksums", instance.checksums)
         finally:
             await clear(self._home)
         await catalogue.forget_marks(self._pool)
         if not report.passed:
             raise DrillFailed(report)
         return report
+
+    async def _check(self, report: Report, name: str, look: Callable[[], Awaitable[str | None]]) -> None:
+        """Run one check and note how it went; an error of its own is a failure like any other."""
+        self._progress(f"check: {name}", None)
+        started = time.monotonic()
+        try:
+            detail, passed = await look() or "", True
+        except (EspError, OSError, asyncpg.PostgresError) as error:
+            # A page that cannot be read shows as an error of the query that meets it.
+            detail, passed = str(error) or type(error).__name__, False
+        report.checks.append(Check(name, passed, detail, round(time.monotonic() - started, 2)))
 
     async def _observe(self) -> _Source:
         """Name a moment of the source, with what it held before and after it, and have it archived."""
@@ -202,7 +218,9 @@ class _Looks:
         own = {name: value for name, value in os.environ.items() if name.startswith("ESP_AUTH_")}
         own.pop("ESP_AUTH_DATABASE_URL_FILE", None)
         own |= {"ESP_AUTH_DATABASE_URL": self._restored.url, "PATH": os.environ.get("PATH", PATH)}
-        await run(shlex.split(self._settings.audit_verify_command), self._account, environment=own)
+        # As this process's own account: the cluster's need not be able to run our programs.
+        verifier = Account(None, None)
+        await run(shlex.split(self._settings.audit_verify_command), verifier, environment=own)
         return f"{head.seq} records, each with its seal"
 
     async def amcheck(self) -> str:
@@ -211,14 +229,3 @@ class _Looks:
         argv = [program, "--install-missing", "--heapallindexed", f"--jobs={self._settings.processes}"]
         await run(argv, self._account, environment=libpq_environment(self._restored.url))
         return "every table and index"
-
-
-async def _check(report: Report, name: str, look: Callable[[], Awaitable[str | None]]) -> None:
-    """Run one check and note how it went; an error of its own is a failure like any other."""
-    started = time.monotonic()
-    try:
-        detail, passed = await look() or "", True
-    except (EspError, OSError, asyncpg.PostgresError) as error:
-        # A page that cannot be read shows as an error of the query that meets it.
-        detail, passed = str(error) or type(error).__name__, False
-    report.checks.append(Check(name, passed, detail, round(time.monotonic() - started, 2)))

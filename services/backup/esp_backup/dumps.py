@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import orjson
 from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
+from esp_common.progress import Progress, silent
 
 from esp_backup.domain.retention import Kept, beyond_count
 from esp_backup.domain.sealing import DUMPS, derive
@@ -31,6 +32,7 @@ ROLES: Final = "roles.sql"
 PARTIAL: Final = ".partial-"
 NAME: Final = "%Y%m%dT%H%M%SZ"
 JOBS: Final = 2
+WATCH_S: Final = 0.5
 _MIB: Final = 1024 * 1024
 
 
@@ -64,8 +66,9 @@ class Dumps:
     What a sealed one is made of or opened to is never in that folder, but in the state folder for a while.
     """
 
-    def __init__(self, settings: BackupSettings, account: Account) -> None:
+    def __init__(self, settings: BackupSettings, account: Account, progress: Progress = silent) -> None:
         self._settings = settings
+        self._progress = progress
         self._account = account
         self._folder = settings.snapshot_folder
         self._making = settings.state_folder / "dump-making"
@@ -222,12 +225,32 @@ class Dumps:
     async def _write(self, url: str, folder: Path) -> None:
         environment = libpq_environment(url)
         argv = [self._program("pg_dump"), "--format=directory", "--compress=6", f"--jobs={JOBS}"]
-        await run([*argv, f"--file={folder / DATA}"], self._account, environment=environment)
+        async with self._watched(folder):
+            await run([*argv, f"--file={folder / DATA}"], self._account, environment=environment)
         await run(
             [self._program("pg_dumpall"), "--roles-only", f"--file={folder / ROLES}"],
             self._account,
             environment=environment,
         )
+
+    @asynccontextmanager
+    async def _watched(self, folder: Path) -> AsyncIterator[None]:
+        """Report while inside how many bytes `folder` has, of those that the last dump had."""
+        dumps, _ = self.all()
+        expected = dumps[-1].bytes if dumps else None
+
+        async def watch() -> None:
+            while True:
+                size = await asyncio.to_thread(_size, folder)
+                self._progress("dump", min(size / expected, 1) if expected else None)
+                await asyncio.sleep(WATCH_S)
+
+        watching = None if self._progress is silent else asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            if watching:
+                watching.cancel()
 
     def _program(self, name: str) -> str:
         return str(self._settings.postgres_bin / name)
@@ -297,6 +320,15 @@ def _verify(folder: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of a folder that is being written."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _flush(folder: Path) -> None:

@@ -42,8 +42,9 @@ shared_preload_libraries = '{libraries}'
 timescaledb.max_background_workers = 0
 timescaledb.telemetry_level = 'off'
 """
-# What the new timeline begins with waits there for the archive of whoever starts the instance for good.
-_ARCHIVES_LATER: Final = "archive_mode = on\narchive_command = '/bin/false'\n"
+# Without a command WAL waits in the folder for the archive command of the configuration it is started with
+# later. A command that fails would be tried again three times at shutdown.
+_ARCHIVES_LATER: Final = "archive_mode = on\narchive_command = ''\n"
 _NEVER_ARCHIVES: Final = "archive_mode = off\n"
 
 
@@ -68,6 +69,11 @@ class Instance:
         self._to_keep = to_keep
         self.data = data
 
+    @property
+    def log(self) -> Path:
+        """The instance's log."""
+        return self._home / "postgres.log"
+
     def cluster(self, database: str) -> Cluster:
         """Return one of its databases, as its superuser sees it."""
         return Cluster(f"postgresql://postgres@/{database}?host={self._home}&port={PORT}")
@@ -79,7 +85,7 @@ class Instance:
         Raises RecoveryFailed when it ends or takes longer than the settings allow.
         """
         self._configure()
-        log = self._home / "log"
+        log = self.log
         with log.open("ab") as output:
             argv = [str(self._settings.postgres_bin / "postgres"), "-D", str(self.data)]
             argv += ["-c", f"config_file={self._home}/postgresql.conf"]
@@ -131,7 +137,7 @@ class Instance:
                 f"the instance in {self.data} has not recovered: {_tail(log)}",
                 fix="raise ESP_BACKUP_RECOVERY_TIMEOUT_S if it only needs longer",
             ) from None
-        raise RecoveryFailed(f"the instance in {self.data} ended: {_tail(log)}", fix=f"see {log}")
+        raise RecoveryFailed(f"the instance in {self.data} ended: {_tail(log)}")
 
 
 async def clear(home: Path) -> None:

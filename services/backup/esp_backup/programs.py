@@ -1,10 +1,11 @@
-"""Programs of others, run as the account that owns the cluster's files."""
+"""External programs, run as the account that owns the cluster's files."""
 
 import asyncio
 import os
 import pwd
 import signal
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MOST_SAID: Final = 600
+MESSAGES_KEPT: Final = 20
 _VARIABLES: Final = {
     "host": "PGHOST",
     "port": "PGPORT",
@@ -99,14 +101,19 @@ async def run(
     *,
     environment: Mapping[str, str] | None = None,
     output: IO[bytes] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> str:
     """Run a program to its end and return what it printed (nothing when that goes to the file `output`).
 
+    `on_message` gets each line of its standard error as it comes.
     Raises ProgramFailed unless it ends with status 0. Cancelled, it ends the program first.
     """
     process = await start(argv, account, environment=environment, output=output or asyncio.subprocess.PIPE)
     try:
-        said, complained = await process.communicate()
+        if on_message:
+            said, complained = await _follow(process, on_message)
+        else:
+            said, complained = await process.communicate()
     except asyncio.CancelledError:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -117,6 +124,27 @@ async def run(
         reason = (complained.decode(errors="replace").strip() or text.strip())[-MOST_SAID:]
         raise ProgramFailed(Path(argv[0]).name, process.returncode, reason)
     return text
+
+
+async def _follow(
+    process: asyncio.subprocess.Process, on_message: Callable[[str], None]
+) -> tuple[bytes, bytes]:
+    """Hand on each line of standard error; return standard output and the last of those lines."""
+
+    async def read_messages(stream: asyncio.StreamReader) -> bytes:
+        last: deque[bytes] = deque(maxlen=MESSAGES_KEPT)
+        async for line in stream:
+            on_message(line.decode(errors="replace").rstrip())
+            last.append(line)
+        return b"".join(last)
+
+    async def read_output(stream: asyncio.StreamReader | None) -> bytes:
+        return await stream.read() if stream else b""
+
+    assert process.stderr is not None  # noqa: S101 - a pipe by `start`
+    said, complained = await asyncio.gather(read_output(process.stdout), read_messages(process.stderr))
+    await process.wait()
+    return said, complained
 
 
 async def start(

@@ -1,26 +1,32 @@
-"""Physical backups and the log's archive: pgBackRest's repositories, in Azure and on this machine."""
+"""Physical backups and the archive of the log: pgBackRest's repositories, in Azure and on this machine."""
 
 import asyncio
+import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-import orjson
-from esp_common.errors import EspError, InvalidInput, NotFound, Unavailable
-from psycopg.conninfo import conninfo_to_dict
+from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
+from esp_common.progress import Progress, silent
 
-from esp_backup.domain.sealing import passphrase
+from esp_backup.domain.physical import FULL, Expiry, Physical, usable
+from esp_backup.domain.sealing import Unreadable
+from esp_backup.domain.spans import Hole, holes
 from esp_backup.domain.verification import problems
+from esp_backup.pgbackrest import KEEP_ALL, configuration_text, differing_options
 from esp_backup.programs import Account, ProgramFailed, run
 from esp_backup.settings import BackupSettings
 
 AZURE: Final = "azure"
 LOCAL: Final = "local"
 PROGRAM: Final = "pgbackrest"
+CONFIGURATION: Final = "pgbackrest.conf"
+HOLD: Final = "hold"
+"""The annotation of a backup that is exempt from retention."""
 FINE: Final = 0
 NO_BACKUP: Final = 2
 UNREACHABLE: Final = 99
@@ -28,7 +34,12 @@ UNREACHABLE: Final = 99
 LOCKED: Final = 50
 """Exit status while another pgBackRest does something that excludes this."""
 LOCKED_S: Final = 30.0
+EACH_FILE: Final = ("--log-level-stderr=detail",)
+"""Has each file told with the percentage that is done."""
 _LOCK_POLL_S: Final = 0.2
+_OTHER_KEY: Final = re.compile(r"\[(?:Crypto|Format)Error\]")
+_PERCENT: Final = re.compile(r", (\d+(?:\.\d+)?)%\)")
+_SEGMENT: Final = re.compile(r".*/([0-9A-F]{24})-[0-9a-f]{40}")
 
 
 class Damaged(EspError):
@@ -38,85 +49,127 @@ class Damaged(EspError):
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
-    """A full backup: when it began and ended, bytes of the database and of the repository."""
-
-    place: str
-    label: str
-    started_at: datetime
-    ended_at: datetime
-    bytes: int
-    stored_bytes: int
-    damaged: bool
-    first_wal: str
-
-
-@dataclass(frozen=True, slots=True)
 class Contents:
     """What the repositories hold; `unreachable`: those that did not answer, and why."""
 
-    fulls: tuple[Full, ...]
+    backups: tuple[Physical, ...]
     newest_wal: dict[str, str]
     unreachable: dict[str, str]
 
 
 class Repository:
-    """The cluster's repositories. Azure is the first, so that adding a local one changes no number."""
+    """The cluster's repositories. Azure is the first, so that adding a local one changes no number.
 
-    def __init__(self, settings: BackupSettings, account: Account) -> None:
+    `folder`: of configuration, spool, locks and logs; None: the state folder, whose configuration the
+    cluster's archiving uses.
+    """
+
+    def __init__(self, settings: BackupSettings, account: Account, folder: Path | None = None) -> None:
         self._settings = settings
         self._account = account
+        self.folder = folder or settings.state_folder
         self.places = (AZURE, LOCAL) if settings.local_repository else (AZURE,)
 
     @property
     def configuration(self) -> Path:
         """The file that says to pgBackRest where everything is."""
-        return self._settings.state_folder / "pgbackrest.conf"
+        return self.folder / CONFIGURATION
 
     @property
     def archive_command(self) -> str:
         """What PostgreSQL's `archive_command` has to be."""
         return f"{PROGRAM} --config={self.configuration} --stanza={self._settings.stanza} archive-push %p"
 
+    def restore_command(self, data: Path) -> str:
+        """Return what PostgreSQL's `restore_command` has to be for a cluster in `data`.
+
+        It names no repository: a segment that is missing or damaged in one is taken from the other.
+        """
+        command = f"{PROGRAM} --config={self.configuration} --stanza={self._settings.stanza}"
+        return f'{command} --pg1-path={data} archive-get %f "%p"'
+
     def configure(self) -> None:
         """Write pgBackRest's configuration and make its folders."""
-        state = self._account.folder(self._settings.state_folder)
+        folder = self._account.folder(self.folder)
         for name in ("spool", "log", "lock"):
-            self._account.folder(state / name)
+            self._account.folder(folder / name)
         if self._settings.local_repository:
             self._account.folder(self._settings.local_repository)
-        self._account.write(self.configuration, configuration_text(self._settings))
+        self._account.write(self.configuration, configuration_text(self._settings, self.folder))
+
+    def require_configured(self) -> None:
+        """Raise Conflict unless the cluster archives to what these settings name.
+
+        The configuration is the running archiving's: a command does not write it.
+        """
+        try:
+            existing = self.configuration.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise Conflict(
+                f"there is no {self.configuration}", fix="start the worker, or run `esp-backup configure`"
+            ) from None
+        except PermissionError:
+            raise InvalidInput(
+                f"{self.configuration} may not be read", fix="run as root or as the cluster's account"
+            ) from None
+        if differing := differing_options(existing, configuration_text(self._settings)):
+            raise Conflict(
+                f"these settings are not those of {self.configuration}: {', '.join(differing)} differ",
+                fix="give the settings of the worker; `esp-backup configure` changes where WAL is archived",
+            )
 
     async def ensure(self) -> None:
         """Make the stanza in every repository that lacks it."""
-        stanzas: list[dict[str, Any]] = orjson.loads(await self._run("info", "--output=json"))
-        repos = [repo for stanza in stanzas for repo in stanza.get("repo", [])]
-        # Of one that does not answer nothing is known; the others need not wait for it.
+        repos = [repo for stanza in await self._info() for repo in stanza.get("repo", [])]
+        # The status of one that does not answer is unknown; the others do not wait for it.
         has = (FINE, NO_BACKUP, UNREACHABLE)
         if len(repos) < len(self.places) or any(repo["status"]["code"] not in has for repo in repos):
             await self._run("stanza-create")
 
-    async def backup(self, place: str) -> None:
-        """Take a full backup to `place`; what is there already stays."""
-        await self._run("backup", self._repo(place), "--type=full")
+    async def backup(self, place: str, type_: str = FULL, progress: Progress = silent) -> None:
+        """Take a backup to `place`; what is there already stays."""
+        watch = _percent(f"{type_} backup to {place}", progress)
+        options = [self._repo(place), f"--type={type_}", *(EACH_FILE if watch else ())]
+        await self._run("backup", *options, on_message=watch)
 
-    async def expire(self, place: str) -> None:
-        """Delete from `place` what the configured retention allows: never the last full backup."""
-        await self._run("expire", self._repo(place))
+    async def expire(self, place: str, expiry: Expiry) -> None:
+        """Delete from `place` the backups that may go, and the WAL that no backup needs any more."""
+        number = self.places.index(place) + 1
+        policy = [
+            f"--repo{number}-retention-full={KEEP_ALL}",
+            f"--repo{number}-retention-archive={expiry.fulls_with_wal}",
+        ]
+        for label in expiry.gone:
+            await self._run("expire", self._repo(place), *policy, f"--set={label}")
+        await self._run("expire", self._repo(place), *policy)
+
+    async def hold(self, place: str, label: str, reason: str | None) -> None:
+        """Exempt a backup from retention, and the full one it needs; None: end that."""
+        await self._run(
+            "annotate", self._repo(place), f"--set={label}", f"--annotation={HOLD}={reason or ''}"
+        )
 
     async def contents(self) -> Contents:
         """Return what there is; a repository that does not answer is named, not an error."""
-        stanzas: list[dict[str, Any]] = orjson.loads(await self._run("info", "--output=json"))
-        fulls, newest, unreachable = [], {}, {}
-        for stanza in stanzas:
+        backups: list[Physical] = []
+        newest, unreachable = {}, {}
+        for stanza in await self._info():
             for repo in stanza.get("repo", []):
                 if repo["status"]["code"] == UNREACHABLE:
                     unreachable[self._place(repo["key"])] = repo["status"]["message"]
-            fulls += [self._full(found) for found in stanza.get("backup", []) if found["type"] == "full"]
+            backups += [self._physical(found) for found in stanza.get("backup", [])]
             for archive in stanza.get("archive", []):
                 if archive.get("max"):
                     newest[self._place(archive["database"]["repo-key"])] = archive["max"]
-        return Contents(tuple(fulls), newest, unreachable)
+        return Contents(tuple(backups), newest, unreachable)
+
+    async def holes(self, contents: Contents) -> list[Hole]:
+        """Return the times between the first backup and now that the database cannot be put back to."""
+        archived: dict[str, datetime] = {}
+        for place in self.places:
+            if place in contents.newest_wal:
+                archived |= await self._archived(place)
+        return holes(contents.backups, archived)
 
     async def verify(self, place: str) -> dict[str, str]:
         """Read everything in `place` again; return what is wrong, by backup label or `wal`.
@@ -142,162 +195,132 @@ class Repository:
         return {what: said for what, said in again.items() if what in found}
 
     async def _read_again(self, place: str) -> dict[str, str]:
-        return problems(await self._run("verify", self._repo(place), "--output=text", "--verbose"))
+        messages: list[str] = []
+        options = ("--output=text", "--verbose", "--log-level-stderr=info")
+        report = await self._run("verify", self._repo(place), *options, on_message=messages.append)
+        return problems(report, "\n".join(messages))
 
-    async def restore(self, place: str, label: str, folder: Path, target: Sequence[str]) -> None:
-        """Put backup `label` into the empty `folder`, to recover as `target` (options of pgBackRest) says."""
-        # pgBackRest empties its spool for a restore: the spool of a running cluster is not to be touched.
-        own = [
-            f"--{name}-path={self._account.folder(self._settings.state_folder / 'restore' / name)}"
-            for name in ("spool", "lock")
-        ]
+    async def restore(
+        self,
+        place: str,
+        label: str,
+        folder: Path,
+        target: Sequence[str],
+        progress: Progress = silent,
+    ) -> None:
+        """Put backup `label` into the empty `folder`, to recover as `target` (options of pgBackRest) says.
+
+        Only for a repository with a folder of its own: pgBackRest empties its spool for a restore, and the
+        spool of a running cluster must stay.
+        """
         where = [self._repo(place), f"--set={label}", f"--pg1-path={folder}"]
-        await self._run("restore", *where, *own, *target)
+        recovery = f"--recovery-option=restore_command={self.restore_command(folder)}"
+        watch = _percent(f"restore {label} from {place}", progress)
+        options = [*where, recovery, *target, *(EACH_FILE if watch else ())]
+        await self._run("restore", *options, on_message=watch)
 
-    async def choose(self, before: datetime | None, place: str | None = None) -> Full:
-        """Return the newest undamaged full backup that ended before a moment, of the nearest repository.
+    async def choose(self, before: datetime | None, place: str | None = None) -> Physical:
+        """Return the newest undamaged backup that ended before a moment, of the nearest repository.
 
-        Raises Unavailable when a repository that could have it does not answer, else NotFound.
+        Raises Unreadable when a repository that could have it does not open with the encryption key,
+        Unavailable when it does not answer, else NotFound.
         """
         contents = await self.contents()
         fitting = [
-            full
-            for full in contents.fulls
-            if not full.damaged
-            and place in (None, full.place)
-            and (before is None or full.ended_at <= before)
+            backup
+            for backup in usable(contents.backups)
+            if place in (None, backup.place) and (before is None or backup.ended_at <= before)
         ]
-        if not fitting and contents.unreachable:
-            where, why = next(iter(contents.unreachable.items()))
-            raise Unavailable(f"repository {where} does not answer: {why}")
         if not fitting:
-            raise NotFound("no full backup that ended before this moment", fix="see `esp-backup list`")
-        return max(fitting, key=lambda full: (full.ended_at, full.place == LOCAL))
+            _raise_unreachable(contents.unreachable, place)
+            raise NotFound("no backup that ended before this moment", fix="see `esp-backup list`")
+        return max(fitting, key=lambda backup: (backup.ended_at, backup.place == LOCAL))
 
-    async def _run(self, command: str, *options: str) -> str:
+    async def _archived(self, place: str) -> dict[str, datetime]:
+        """Return the WAL segments in a repository, with the time at which each was archived."""
+        path = f"archive/{self._settings.stanza}"
+        listed: Mapping[str, Any] = json.loads(
+            await self._run("repo-ls", self._repo(place), "--recurse", "--output=json", arguments=(path,))
+        )
+        return {
+            name[1]: datetime.fromtimestamp(entry["time"], UTC)
+            for path, entry in listed.items()
+            if entry["type"] == "file" and (name := _SEGMENT.match(path))
+        }
+
+    async def _info(self) -> list[dict[str, Any]]:
+        text = await self._run("info", "--output=json")
+        try:
+            # With another encryption key the messages in it are bytes of any kind.
+            stanzas: list[dict[str, Any]] = json.loads(text, strict=False)
+        except ValueError as error:
+            raise Unavailable(f"pgBackRest's answer cannot be read: {error}") from error
+        return stanzas
+
+    async def _run(
+        self,
+        command: str,
+        *options: str,
+        arguments: Sequence[str] = (),
+        on_message: Callable[[str], None] | None = None,
+    ) -> str:
         argv = [PROGRAM, f"--config={self.configuration}", f"--stanza={self._settings.stanza}"]
         deadline = time.monotonic() + LOCKED_S
         while True:
             try:
-                return await run([*argv, *options, command], self._account)
+                return await run([*argv, *options, command, *arguments], self._account, on_message=on_message)
             except ProgramFailed as failure:
-                failure.fix = f"see {self._settings.state_folder}/log"
+                failure.fix = f"see {self.folder}/log"
                 # The archiving of a segment, or what a killed process left, is over in a moment.
                 if failure.exit_status != LOCKED or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(_LOCK_POLL_S)
 
     def _repo(self, place: str) -> str:
+        if place not in self.places:
+            raise InvalidInput(f"no repository {place!r}", fix=f"name one of {', '.join(self.places)}")
         return f"--repo={self.places.index(place) + 1}"
 
     def _place(self, key: int) -> str:
         return self.places[key - 1] if key <= len(self.places) else f"repository {key}"
 
-    def _full(self, found: dict[str, Any]) -> Full:
+    def _physical(self, found: dict[str, Any]) -> Physical:
         sizes, times = found["info"], found["timestamp"]
-        return Full(
+        return Physical(
             place=self._place(found["database"]["repo-key"]),
             label=found["label"],
+            type=found["type"],
             started_at=datetime.fromtimestamp(times["start"], UTC),
             ended_at=datetime.fromtimestamp(times["stop"], UTC),
             bytes=sizes["size"],
             stored_bytes=sizes["repository"]["delta"],
             damaged=bool(found.get("error")),
             first_wal=found["archive"]["start"],
+            last_wal=found["archive"]["stop"],
+            held=found.get("annotation", {}).get(HOLD),
         )
 
 
-def configuration_text(settings: BackupSettings) -> str:
-    """Return pgbackrest.conf. Raises InvalidInput when the storage account is not named or not over https."""
-    state = settings.state_folder
-    timeout_s = settings.io_timeout_s
-    lines = {
-        **_azure(settings),
-        "repo1-retention-full-type": "time",
-        "repo1-retention-full": str(settings.full_days),
-        **_local(settings),
-        "process-max": str(settings.processes),
-        "job-retry-interval": f"{settings.part_retry_s:g}",
-        "compress-type": "lz4",
-        "start-fast": "y",
-        # Only what has been checked makes older ones go: see the work `full`.
-        "expire-auto": "n",
-        "archive-async": "y",
-        "spool-path": f"{state}/spool",
-        "lock-path": f"{state}/lock",
-        "log-path": f"{state}/log",
-        "log-level-console": "warn",
-        "log-level-stderr": "warn",
-        "io-timeout": f"{timeout_s:g}",
-    }
-    cluster = conninfo_to_dict(settings.cluster_url)
-    stanza = {
-        "pg1-path": str(settings.cluster_data),
-        "pg1-socket-path": str(cluster.get("host") or "/var/run/postgresql"),
-        "pg1-port": str(cluster.get("port") or 5432),
-        "pg1-user": str(cluster.get("user") or "postgres"),
-        "pg1-database": str(cluster.get("dbname") or "postgres"),
-    }
-    sections = {"global": lines, settings.stanza: stanza}
-    return "\n".join(
-        f"[{name}]\n" + "".join(f"{option}={value}\n" for option, value in options.items())
-        for name, options in sections.items()
-    )
+def _raise_unreachable(unreachable: Mapping[str, str], place: str | None) -> None:
+    """Raise for the repository that could have what is sought but does not answer or open."""
+    for where, why in unreachable.items():
+        if place not in (None, where):
+            continue
+        if _OTHER_KEY.search(why):
+            raise Unreadable(
+                f"repository {where} does not open with this encryption key",
+                fix="give the key it was made with: ESP_BACKUP_ENCRYPTION_KEY_FILE",
+            )
+        raise Unavailable(f"repository {where} does not answer: {why}")
 
 
-def _azure(settings: BackupSettings) -> dict[str, str]:
-    parts = connection_parts(settings.blob_connection_string)
-    lines = {
-        "repo1-type": "azure",
-        "repo1-path": f"/{settings.stanza}",
-        "repo1-azure-account": parts["AccountName"],
-        "repo1-azure-key": parts["AccountKey"],
-        "repo1-azure-container": settings.blob_container,
-        "repo1-bundle": "y",
-        **_cipher(1, settings),
-    }
-    endpoint = urlsplit(parts.get("BlobEndpoint", ""))
-    if endpoint.hostname and parts["AccountName"] in endpoint.path:
-        # An account named by the path is not Azure itself, but what stands in for it.
-        lines["repo1-azure-uri-style"] = "path"
-        lines["repo1-storage-host"] = endpoint.hostname
-        lines["repo1-storage-port"] = str(endpoint.port or 443)
-    elif suffix := parts.get("EndpointSuffix"):
-        lines["repo1-azure-endpoint"] = f"blob.{suffix}"
-    if settings.blob_ca_file:
-        lines["repo1-storage-ca-file"] = str(settings.blob_ca_file)
-    return lines
+def _percent(what: str, progress: Progress) -> Callable[[str], None] | None:
+    """Return what reports the percentages in pgBackRest's messages; None where nobody looks."""
+    if progress is silent:
+        return None
 
+    def watch(message: str) -> None:
+        if found := _PERCENT.search(message):
+            progress(what, float(found[1]) / 100)
 
-def _local(settings: BackupSettings) -> dict[str, str]:
-    if not settings.local_repository:
-        return {}
-    return {
-        "repo2-path": str(settings.local_repository),
-        "repo2-retention-full": str(settings.local_fulls),
-        "repo2-bundle": "y",
-        **_cipher(2, settings),
-    }
-
-
-def _cipher(number: int, settings: BackupSettings) -> dict[str, str]:
-    if settings.key is None:
-        return {}
-    return {
-        f"repo{number}-cipher-type": "aes-256-cbc",
-        f"repo{number}-cipher-pass": passphrase(settings.key),
-    }
-
-
-def connection_parts(text: str) -> dict[str, str]:
-    """Return the parts of a storage account's connection string; raise InvalidInput when one lacks."""
-    parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
-    missing = [name for name in ("AccountName", "AccountKey") if name not in parts]
-    if missing:
-        raise InvalidInput(
-            f"the storage account's connection string has no {' and no '.join(missing)}",
-            fix="set ESP_BACKUP_BLOB_CONNECTION_STRING_FILE",
-        )
-    if urlsplit(parts.get("BlobEndpoint", "https:")).scheme != "https":
-        raise InvalidInput("pgBackRest speaks to blob storage over https only", fix="give an https endpoint")
-    return parts
+    return watch

@@ -70,6 +70,12 @@ class BackupSettings(ServiceSettings):
         description="Azure storage account, its connection string; https only; give it as a file.",
     )
     blob_container: str = Field("backup", description="Container of repository and daily sets.")
+    blob_deleted_days: int = Field(
+        14,
+        ge=0,
+        le=365,
+        description="Days that the storage account keeps deleted and overwritten blobs; 0: as it is set.",
+    )
     blob_ca_file: Path | None = Field(
         None, description="Authority (PEM) of the storage's certificate; none: the system's."
     )
@@ -108,9 +114,22 @@ class BackupSettings(ServiceSettings):
         (), description="Files and folders kept in the daily set, with commas between."
     )
 
+    wal_prefetch_mib: int = Field(
+        1024, ge=16, le=65_536, description="WAL that a restore fetches ahead of its replay, MiB."
+    )
+
     # When: minutes after the beginning of each period, UTC; weeks begin on Monday.
     dump_minute: int = Field(7, ge=0, lt=HOUR_MIN, description="Minute of each hour of the dump.")
     full_minute: int = Field(75, ge=0, lt=DAY_MIN, description="Minute of each day of the full backup.")
+    full_every_days: int = Field(
+        1,
+        ge=1,
+        le=7,
+        description="Days between full backups; more than 1: a differential one on the other days.",
+    )
+    incr_every_h: int = Field(
+        6, ge=0, le=24, description="Hours from one incremental backup to the next; 0: none is taken."
+    )
     set_minute: int = Field(60, ge=0, lt=DAY_MIN, description="Minute of each day of the daily set.")
     verify_minute: int = Field(
         6 * DAY_MIN + 180, ge=0, lt=WEEK_MIN, description="Minute of each week at which all is read again."
@@ -173,12 +192,18 @@ class BackupSettings(ServiceSettings):
 
     @property
     def schedules(self) -> dict[str, Schedule]:
-        """When each kind of work is due."""
+        """When each kind of work is due; one that is not in it is taken by request only."""
         hour, day, week = timedelta(hours=1), timedelta(days=1), timedelta(weeks=1)
-        return {
+        full_at = timedelta(minutes=self.full_minute)
+        schedules = {
             "dump": Schedule(hour, timedelta(minutes=self.dump_minute)),
-            "full": Schedule(day, timedelta(minutes=self.full_minute)),
+            "full": Schedule(day * self.full_every_days, full_at),
             "set": Schedule(day, timedelta(minutes=self.set_minute)),
             "verify": Schedule(week, timedelta(minutes=self.verify_minute)),
             "drill": Schedule(week, timedelta(minutes=self.drill_minute)),
         }
+        if self.full_every_days > 1:
+            schedules["diff"] = Schedule(day, full_at)
+        if self.incr_every_h:
+            schedules["incr"] = Schedule(hour * self.incr_every_h, full_at)
+        return schedules

@@ -1,22 +1,24 @@
-"""Each kind of work from its beginning to what it leaves in storage and in the catalogue."""
+"""Each kind of work, from taking a backup to what it leaves in storage and in the catalogue."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from esp_common.database import Pool
-from esp_common.errors import EspError, Unavailable
+from esp_common.errors import EspError, NotFound, Unavailable
+from esp_common.progress import Progress, silent
 from prometheus_client import Counter
 
 from esp_backup import dumps as dump_files
 from esp_backup.blobs import Blobs
+from esp_backup.domain.physical import TYPES, Expiry, Physical, expiry
 from esp_backup.drill import Drill
 from esp_backup.dumps import Dump, Dumps
 from esp_backup.programs import Account, ProgramFailed
-from esp_backup.repository import Damaged, Full, Repository
+from esp_backup.repository import AZURE, LOCAL, Damaged, Repository
 from esp_backup.sets import DailySet, Sets
 from esp_backup.settings import BackupSettings
 from esp_backup.store import catalogue
@@ -24,8 +26,6 @@ from esp_backup.store.catalogue import Entry
 from esp_backup.store.cluster import Cluster
 
 log = structlog.get_logger()
-
-AZURE: Final = "azure"
 
 _NOT_PRUNED: Final = Counter(
     "esp_backup_pruning_failures_total", "Runs after which old backups could not be deleted.", ["kind"]
@@ -35,23 +35,26 @@ _NOT_PRUNED: Final = Counter(
 class Work:
     """What the service does to one cluster. `account`: the one that owns the cluster's files."""
 
-    def __init__(self, settings: BackupSettings, pool: Pool, account: Account) -> None:
+    def __init__(
+        self, settings: BackupSettings, pool: Pool, account: Account, progress: Progress = silent
+    ) -> None:
         self._settings = settings
         self._pool = pool
+        self._progress = progress
         self.account = account
         self.repository = Repository(settings, account)
-        self.dumps = Dumps(settings, account)
+        self.dumps = Dumps(settings, account, progress)
 
     @classmethod
-    def of(cls, settings: BackupSettings, pool: Pool) -> "Work":
+    def of(cls, settings: BackupSettings, pool: Pool, progress: Progress = silent) -> "Work":
         """Return the work of the cluster that the settings name."""
-        return cls(settings, pool, owner_of(settings.cluster_data))
+        return cls(settings, pool, owner_of(settings.cluster_data), progress)
 
     async def do(self, kind: str) -> dict[str, Any]:
         """Do one kind of work and return what there is to tell of it; raises what failed."""
-        does = {
+        does: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
             "dump": self.dump,
-            "full": self.full,
+            **{type_: partial(self.physical, type_) for type_ in TYPES},
             "set": self.set,
             "verify": self.verify,
             "drill": self.drill,
@@ -67,34 +70,37 @@ class Work:
         await self.note_dumps()
         return {"name": dump.name, "bytes": dump.bytes, "expired": gone}
 
-    async def full(self) -> dict[str, Any]:
-        """Take a full backup to each repository, then let go there of what is older than the policy keeps.
+    async def physical(self, type_: str) -> dict[str, Any]:
+        """Take a physical backup to each repository, then delete there what the policy does not keep.
 
-        A repository that fails does not keep the others from theirs; the first failure is raised at the end.
-        One that has its backup lets go of old ones all the same: it is asked again until all have theirs.
+        A repository that fails does not stop the others; the first failure is raised at the end. One that has
+        its backup lets go of old ones all the same: the work is repeated until all have theirs.
         """
         await self.repository.ensure()
         failures: list[EspError] = []
         taken = []
         for place in self.repository.places:
             try:
-                await self.repository.backup(place)
+                await self.repository.backup(place, type_, self._progress)
                 taken.append(place)
             except EspError as failure:
                 failures.append(failure)
-        fulls = await self.note_fulls()
+        found = await self.note_physical()
         newest = [
-            max((full for full in fulls if full.place == place), key=lambda full: full.ended_at)
+            max((each for each in found if each.place == place), key=lambda each: each.ended_at)
             for place in taken
-            if any(full.place == place for full in fulls)
+            if any(each.place == place for each in found)
         ]
-        if any(full.damaged for full in newest):
+        if any(each.damaged for each in newest):
             raise Damaged("pages of the cluster fail their checksums", fix="see pgBackRest's log; drill")
-        pruned = await _pruned("full", self.expire_fulls(taken))
+        pruned = await _pruned(type_, self.expire_physical(taken))
         if failures:
             raise failures[0]
         return {
-            "backups": [{"place": full.place, "name": full.label, "bytes": full.bytes} for full in newest],
+            "backups": [
+                {"place": each.place, "name": each.label, "type": each.type, "bytes": each.bytes}
+                for each in newest
+            ],
             **pruned,
         }
 
@@ -116,8 +122,8 @@ class Work:
         """
         wrong: list[str] = []
         unread: list[EspError] = []
-        fulls = [partial(self.verify_fulls, place) for place in self.repository.places]
-        parts: list[Callable[[], Awaitable[list[str]]]] = [self.verify_dumps, *fulls, self.verify_sets]
+        physical = [partial(self.verify_physical, place) for place in self.repository.places]
+        parts: list[Callable[[], Awaitable[list[str]]]] = [self.verify_dumps, *physical, self.verify_sets]
         for part in parts:
             try:
                 wrong += await part()
@@ -133,9 +139,14 @@ class Work:
         return {"problems": []}
 
     async def drill(self) -> dict[str, Any]:
-        """Restore the newest backup elsewhere and hold it against the source."""
-        drill = Drill(self._settings, self.account, self.repository, self._pool)
+        """Restore the newest backup elsewhere and compare it with the source."""
+        drill = Drill(self._settings, self.account, self._pool, self._progress)
         return (await drill.run()).to_json()
+
+    async def protect(self) -> int:
+        """Have the storage account keep what is deleted for a while; return for how many days."""
+        async with Blobs(self._settings) as blobs:
+            return await blobs.keep_deleted(self._settings.blob_deleted_days)
 
     async def rebuild(self) -> dict[str, int]:
         """Make the catalogue say what is in storage; return how many there are of each kind."""
@@ -143,9 +154,9 @@ class Work:
             await blobs.ensure()
             sets = await Sets(self._settings, blobs).all()
         await self._note_sets(sets)
-        return {"dump": await self.note_dumps(), "full": len(await self.note_fulls()), "set": len(sets)}
-
-    # --- what is in storage ---------------------------------------------------------------------------------
+        dumps, backups = await self.note_dumps(), await self.note_physical()
+        physical = {type_: sum(each.type == type_ for each in backups) for type_ in TYPES}
+        return {"dump": dumps, **physical, "set": len(sets)}
 
     async def note_dumps(self) -> int:
         """Make the catalogue say which dumps there are; return how many."""
@@ -157,14 +168,21 @@ class Work:
             log.warning("backup.broken-dump", name=name, reason=problem)
         return len(found)
 
-    async def note_fulls(self) -> list[Full]:
-        """Make the catalogue say which full backups there are, where that can be seen; return them."""
+    async def note_physical(self) -> list[Physical]:
+        """Make the catalogue say which physical backups there are, and which holes the archive has.
+
+        Of a repository that does not answer it says what it said before. Returns the backups.
+        """
         contents = await self.repository.contents()
         seen = [place for place in self.repository.places if place not in contents.unreachable]
-        async with self._pool.acquire() as connection:
-            entries = [_full_entry(full) for full in contents.fulls]
-            await catalogue.note_found(connection, "full", seen, entries)
-        return list(contents.fulls)
+        holes = None if contents.unreachable else await self.repository.holes(contents)
+        async with self._pool.acquire() as connection, connection.transaction():
+            for type_ in TYPES:
+                entries = [_physical_entry(each) for each in contents.backups if each.type == type_]
+                await catalogue.note_found(connection, type_, seen, entries)
+            if holes is not None:
+                await catalogue.note_holes(connection, holes)
+        return list(contents.backups)
 
     async def _note_sets(self, found: list[DailySet]) -> None:
         async with self._pool.acquire() as connection:
@@ -177,24 +195,45 @@ class Work:
             await self._note_sets(await sets.all())
         return {"expired": gone}
 
-    async def expire_fulls(self, places: Collection[str] | None = None) -> None:
-        """Let old full backups go from `places` (None: all) where no newer one is known to be damaged."""
+    async def expire_physical(self, places: Collection[str] | None = None) -> None:
+        """Delete old backups from `places` (None: all) where no newer one is known to be damaged."""
         async with self._pool.acquire() as connection:
-            problems = await catalogue.known_problems(connection, "full")
+            problems = [
+                place for type_ in TYPES for place, _ in await catalogue.known_problems(connection, type_)
+            ]
+        backups = (await self.repository.contents()).backups
         for place in self.repository.places if places is None else places:
-            if any(where == place for where, _ in problems):
+            if place in problems:
                 log.warning("backup.kept", place=place, reason="a newer backup is damaged")
             else:
-                await self.repository.expire(place)
-        await self.note_fulls()
+                await self.repository.expire(place, self._expiry(place, backups))
+        await self.note_physical()
 
-    # --- reading again --------------------------------------------------------------------------------------
+    def _expiry(self, place: str, backups: Iterable[Physical]) -> Expiry:
+        of_place = [each for each in backups if each.place == place]
+        if place == LOCAL:
+            return expiry(of_place, datetime.now(UTC), count=self._settings.local_fulls)
+        return expiry(of_place, datetime.now(UTC), age=timedelta(days=self._settings.full_days))
+
+    async def hold(self, name: str, reason: str | None) -> list[str]:
+        """Exempt a physical backup from retention wherever it is; None: end that. Returns the places.
+
+        Raises NotFound when no repository that answers has it.
+        """
+        found = [each.place for each in (await self.repository.contents()).backups if each.label == name]
+        if not found:
+            raise NotFound(f"no physical backup {name}", fix="see `esp-backup list`")
+        for place in found:
+            await self.repository.hold(place, name, reason)
+        await self.note_physical()
+        return found
 
     async def verify_dumps(self) -> list[str]:
         """Read every dump again; note and return what is wrong."""
         found, broken = self.dumps.all()
         problems: dict[str, str | None] = {**broken}
-        for dump in found:
+        for number, dump in enumerate(found):
+            self._progress("read the dumps again", number / len(found))
             try:
                 await self.dumps.verify(dump.name)
                 problems[dump.name] = None
@@ -202,17 +241,23 @@ class Work:
                 problems[dump.name] = damage.detail
         return await self._note_verified("dump", dump_files.PLACE, problems)
 
-    async def verify_fulls(self, place: str) -> list[str]:
+    async def verify_physical(self, place: str) -> list[str]:
         """Have a repository read again; note and return what is wrong."""
+        self._progress(f"read {place} again", None)
         found = await self.repository.verify(place)
-        labels = [full.label for full in await self.note_fulls() if full.place == place]
-        wrong = await self._note_verified("full", place, {label: found.get(label) for label in labels})
+        backups = [each for each in await self.note_physical() if each.place == place]
+        wrong: list[str] = []
+        for type_ in TYPES:
+            of_type = {each.label: found.get(each.label) for each in backups if each.type == type_}
+            wrong += await self._note_verified(type_, place, of_type)
+        labels = {each.label for each in backups}
         return wrong + [f"{place} {what}: {said}" for what, said in found.items() if what not in labels]
 
     async def verify_sets(self) -> list[str]:
         """Read every daily set again; note and return what is wrong."""
         async with Blobs(self._settings) as blobs:
             await blobs.ensure()
+            self._progress("read the daily sets again", None)
             problems = await Sets(self._settings, blobs).problems()
         return await self._note_verified("set", AZURE, problems)
 
@@ -261,17 +306,20 @@ def _dump_entry(dump: Dump) -> Entry:
     )
 
 
-def _full_entry(full: Full) -> Entry:
-    problem = "pages fail their checksums" if full.damaged else None
+def _physical_entry(each: Physical) -> Entry:
+    problem = "pages fail their checksums" if each.damaged else None
+    detail = {"first_wal": each.first_wal}
+    if each.held is not None:
+        detail["held"] = each.held
     return Entry(
-        "full",
-        full.place,
-        full.label,
-        full.started_at,
-        full.ended_at,
-        full.bytes,
-        full.stored_bytes,
-        {"first_wal": full.first_wal},
+        each.type,
+        each.place,
+        each.label,
+        each.started_at,
+        each.ended_at,
+        each.bytes,
+        each.stored_bytes,
+        detail,
         problem,
     )
 

@@ -21,7 +21,9 @@ from esp_backup.work import Work
 
 log = structlog.get_logger()
 
-NEED_FULL: Final = ("verify", "drill")
+NEED_FULL: Final = ("diff", "incr", "verify", "drill")
+COVERED_BY: Final = {"diff": ("full",), "incr": ("full", "diff")}
+"""Kinds of backup that serve as another kind as well: no incremental one is due right after a full one."""
 
 
 class Worker:
@@ -43,19 +45,26 @@ class Worker:
                 group.create_task(self._every(self._settings.poll_s, partial(self._attend, kind), kind))
 
     async def _prepare(self) -> None:
-        """Write pgBackRest's configuration, which the cluster's archiving needs, and see what there is."""
+        """Write pgBackRest's configuration, which the cluster's archiving needs, and look at the storage."""
         self._work.repository.configure()
-        for step in (self._watch.recall, self._work.repository.ensure, self._work.rebuild):
+        for step in (
+            self._watch.recall,
+            self._work.repository.ensure,
+            self._work.rebuild,
+            self._work.protect,
+        ):
             await self._try(step, "start")
 
     async def _attend(self, kind: str) -> None:
         """Do work of a kind if it is asked for or due."""
         known = await store.history(self._pool)
         history = known.get(kind, History())
-        due = is_due(
-            self._settings.schedules[kind],
+        schedule = self._settings.schedules.get(kind)
+        good = [known.get(each, History()).last_good for each in (kind, *COVERED_BY.get(kind, ()))]
+        due = schedule is not None and is_due(
+            schedule,
             datetime.now(UTC),
-            last_good=history.last_good,
+            last_good=max((at for at in good if at), default=None),
             last_try=history.last_try,
             retry=timedelta(seconds=self._settings.retry_s),
         )

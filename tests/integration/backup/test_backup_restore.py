@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from backup_site import ONE_ENGINE, PUMPS, Site, open_site
+from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_backup.app import run_worker
 from esp_backup.blobs import Blobs
 from esp_backup.domain.sealing import Unreadable
@@ -87,7 +88,9 @@ async def first_round(site: Site, vhost: Vhost) -> SimpleNamespace:
     )
     stop = asyncio.Event()
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("ESP_AUTH_MASTER_KEY", site.master_key)
+    # The key of the seals is enough: the master key stays with auth.
+    key = derive(decode_master_key(site.master_key), AUDIT_CHAIN)
+    monkeypatch.setenv("ESP_AUTH_AUDIT_KEY", base64.b64encode(key).decode())
     async with beside(listener.run()):
         await until(lambda: listener.alive, "the listener listens")
         working = asyncio.create_task(run_worker(settings, stop))
@@ -133,6 +136,14 @@ async def test_a_new_worker_backs_up_and_drills_at_once(site, first_round):
 
 
 @ONE_ENGINE
+async def test_storage_account_keeps_what_is_deleted(site, first_round):
+    async with Blobs(site.settings) as blobs:
+        assert await blobs.keep_deleted(1) == site.settings.blob_deleted_days == 14
+        assert await blobs.keep_deleted(20) == 20
+        assert await blobs.keep_deleted(14) == 20
+
+
+@ONE_ENGINE
 async def test_what_a_loss_would_cost_is_known_and_little(first_round):
     archiving = first_round.archiving
     assert (archiving["checked_at"] - archiving["covered_until"]).total_seconds() < 300
@@ -167,7 +178,7 @@ async def test_the_database_is_put_back_to_a_moment_by_the_command(site, first_r
 @ONE_ENGINE
 async def test_a_moment_outside_the_window_is_refused_before_anything_is_written(site, first_round, moment):
     target = site.settings.state_folder / "never"
-    recovery = Recovery(site.settings, site.work.account, site.repository)
+    recovery = Recovery(site.settings, site.work.account)
     with pytest.raises(InvalidInput, match="recovery window"):
         await recovery.restore(datetime.fromisoformat(moment), target)
     assert not target.exists()
@@ -175,7 +186,7 @@ async def test_a_moment_outside_the_window_is_refused_before_anything_is_written
 
 @ONE_ENGINE
 async def test_a_folder_with_something_in_it_is_not_restored_over(site, first_round):
-    recovery = Recovery(site.settings, site.work.account, site.repository)
+    recovery = Recovery(site.settings, site.work.account)
     taken = site.settings.state_folder / "taken"
     taken.mkdir()
     (taken / "file").touch()
@@ -185,7 +196,7 @@ async def test_a_folder_with_something_in_it_is_not_restored_over(site, first_ro
 
 @ONE_ENGINE
 async def test_a_cluster_that_still_runs_is_not_restored_over_even_if_its_folder_was_moved(site, first_round):
-    recovery = Recovery(site.settings, site.work.account, site.repository)
+    recovery = Recovery(site.settings, site.work.account)
     data = site.postgres.data
     moved = data.with_name("moved")
     data.rename(moved)
@@ -306,14 +317,14 @@ async def test_a_flipped_byte_in_the_archive_or_a_backup_is_found_and_old_backup
         with pytest.raises(Damaged) as found:
             await site.work.verify()
         assert label in found.value.detail
-        assert "local wal" in found.value.detail
+        assert f"local wal: 1 other: segment {segment.name[:24]}" in found.value.detail
         expired = []
 
-        async def expire(place: str) -> None:
+        async def expire(place: str, _: object) -> None:
             expired.append(place)
 
         monkeypatch.setattr(site.repository, "expire", expire)
-        await site.work.expire_fulls()
+        await site.work.expire_physical()
         assert expired == ["azure"]
     finally:
         for path, content in kept.items():
@@ -325,7 +336,7 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_not_restored_to_latest(si
     segment = (await site.rows("SELECT pg_walfile_name(pg_current_wal_lsn()) AS name"))[0]["name"]
     await Cluster(site.settings.cluster_url).archive_now(60)
     [local] = (site.settings.local_repository / "archive" / "esp").rglob(f"{segment}-*")
-    recovery = Recovery(site.settings, site.work.account, site.repository)
+    recovery = Recovery(site.settings, site.work.account)
     kept = local.read_bytes()
     async with Blobs(site.settings) as blobs:
         [name] = [blob.name for blob in await blobs.all("") if segment in blob.name]
@@ -335,6 +346,7 @@ async def test_a_log_that_cannot_be_read_to_its_end_is_not_restored_to_latest(si
         try:
             with pytest.raises(RecoveryFailed, match=f"{segment[8:]} only, but"):
                 await recovery.restore(None, site.settings.state_folder / "cut-short")
+            assert not (site.settings.state_folder / "cut-short").exists()
         finally:
             local.write_bytes(kept)
             await _replace(blobs, name, whole)

@@ -1,5 +1,6 @@
 """Backups over HTTP: what there is, asking for one, drills, and the span of time that can be restored to."""
 
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from operator import itemgetter
@@ -20,10 +21,12 @@ from esp_backup.store import catalogue, jobs
 
 
 class Kind(StrEnum):
-    """A logical dump, a full physical backup, or the daily set of what the database does not hold."""
+    """A logical dump, a physical backup (full, differential, incremental), or the daily set of the rest."""
 
     DUMP = "dump"
     FULL = "full"
+    DIFF = "diff"
+    INCR = "incr"
     SET = "set"
 
 
@@ -32,6 +35,8 @@ class JobKind(StrEnum):
 
     DUMP = "dump"
     FULL = "full"
+    DIFF = "diff"
+    INCR = "incr"
     SET = "set"
     VERIFY = "verify"
     DRILL = "drill"
@@ -89,8 +94,17 @@ class Requested(BaseModel):
     job_id: UUID
 
 
+class RecoveryHole(BaseModel):
+    """A time that cannot be restored: `segments` of the log are missing, from `first_segment` on."""
+
+    begin: datetime
+    end: datetime
+    first_segment: str
+    segments: int
+
+
 class RecoveryWindow(BaseModel):
-    """From when to when the database can be put back to any moment; null where there is no backup.
+    """From when to when the database can be put back to any moment outside `holes`; null: there is no backup.
 
     `rpo_seconds`: what a loss of the database when it was last looked at (`checked_at`) would have cost.
     """
@@ -100,6 +114,7 @@ class RecoveryWindow(BaseModel):
     checked_at: datetime | None
     rpo_seconds: float | None
     waiting_segments: int | None
+    holes: list[RecoveryHole]
 
 
 def backups_router(pool: Pool) -> APIRouter:
@@ -136,7 +151,7 @@ def backups_router(pool: Pool) -> APIRouter:
         """Return the span of time that the database can be put back to."""
         archiving = await catalogue.archiving(pool)
         covered = archiving.covered_until if archiving else None
-        window = recovery_window(await catalogue.full_ends(pool), covered)
+        window = recovery_window(await catalogue.physical_ends(pool), covered)
         rpo = archiving.checked_at - covered if archiving and covered else None
         return {
             "begin": window.begin,
@@ -144,6 +159,7 @@ def backups_router(pool: Pool) -> APIRouter:
             "checked_at": archiving and archiving.checked_at,
             "rpo_seconds": rpo and rpo.total_seconds(),
             "waiting_segments": archiving and archiving.waiting_segments,
+            "holes": [asdict(hole) for hole in await catalogue.holes(pool)],
         }
 
     @router.get("/jobs", response_model=Page[Job], dependencies=may_read, responses=problems())

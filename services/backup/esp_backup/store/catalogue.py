@@ -1,12 +1,14 @@
 """The catalogue: what backups there are, and how far the archive has come."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import orjson
 from esp_common.database import Connection, Pool, load_queries
+
+from esp_backup.domain.spans import Hole
 
 _QUERIES: Final = load_queries("esp_backup.store", "catalogue.sql")
 
@@ -77,9 +79,22 @@ async def known_problems(connection: Connection, kind: str) -> dict[tuple[str, s
     return {(row["place"], row["name"]): row["problem"] for row in rows}
 
 
-async def full_ends(pool: Pool) -> list[datetime]:
-    """Return when each full backup that can be restored ended."""
-    return [row["ended_at"] for row in await pool.fetch(_QUERIES.full_ends)]
+async def physical_ends(pool: Pool) -> list[datetime]:
+    """Return when each physical backup that can be restored ended."""
+    return [row["ended_at"] for row in await pool.fetch(_QUERIES.physical_ends)]
+
+
+async def note_holes(connection: Connection, holes: Sequence[Hole]) -> None:
+    """Note the holes that the archive has now."""
+    columns = zip(*map(astuple, holes), strict=True) if holes else [[]] * 4
+    async with connection.transaction():
+        await connection.execute(_QUERIES.forget_holes)
+        await connection.execute(_QUERIES.note_holes, *map(list, columns))
+
+
+async def holes(pool: Pool) -> list[Hole]:
+    """Return the holes of the archive when it was last looked at, oldest first."""
+    return [Hole(*row) for row in await pool.fetch(_QUERIES.holes)]
 
 
 async def beat(pool: Pool) -> datetime:

@@ -30,8 +30,19 @@ LIMIT $6
 -- name: problems
 SELECT place, name, problem FROM backup.backups WHERE gone_at IS NULL AND kind = $1 AND problem IS NOT NULL
 
--- name: full_ends
-SELECT ended_at FROM backup.backups WHERE gone_at IS NULL AND kind = 'full' AND problem IS NULL
+-- name: physical_ends
+SELECT ended_at FROM backup.backups
+WHERE gone_at IS NULL AND kind IN ('full', 'diff', 'incr') AND problem IS NULL
+
+-- name: forget_holes
+DELETE FROM backup.holes
+
+-- name: note_holes
+INSERT INTO backup.holes (begin_at, end_at, first_segment, segments)
+SELECT * FROM unnest($1::timestamptz[], $2::timestamptz[], $3::text[], $4::int8[])
+
+-- name: holes
+SELECT begin_at, end_at, first_segment, segments FROM backup.holes ORDER BY begin_at
 
 -- name: beat
 INSERT INTO backup.heartbeat (at) VALUES (clock_timestamp())

@@ -9,9 +9,11 @@ from uuid import UUID, uuid4
 import orjson
 from esp_common.database import Connection, Pool, load_queries
 
+from esp_backup.domain.physical import FULL, TYPES
+
 _QUERIES: Final = load_queries("esp_backup.store", "jobs.sql")
 
-KINDS: Final = ("dump", "full", "set", "verify", "drill")
+KINDS: Final = ("dump", *TYPES, "set", "verify", "drill")
 ABANDONED: Final = "the process that did it ended"
 
 
@@ -33,14 +35,18 @@ class Job(NamedTuple):
 
 @asynccontextmanager
 async def turn(pool: Pool, kind: str) -> AsyncIterator[bool]:
-    """Be the only one who does work of a kind, while inside; False if another process does it."""
+    """Be the only one who does work of a kind, while inside; False if another process does it.
+
+    Physical backups of every type exclude each other.
+    """
+    name = FULL if kind in TYPES else kind
     async with pool.acquire() as connection:
-        mine: bool = await connection.fetchval(_QUERIES.lock, kind)
+        mine: bool = await connection.fetchval(_QUERIES.lock, name)
         try:
             yield mine
         finally:
             if mine and not connection.is_closed():
-                await connection.execute(_QUERIES.unlock, kind)
+                await connection.execute(_QUERIES.unlock, name)
 
 
 async def abandon(connection: Connection, kind: str) -> list[UUID]:

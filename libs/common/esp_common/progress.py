@@ -1,0 +1,44 @@
+"""Progress of long work, for a person at a terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, float | None], None]
+"""Gets what is being done and the fraction of it that is done; None: unknown."""
+
+
+def silent(what: str, fraction: float | None) -> None:
+    """Report nothing."""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show progress on standard error, a bar for each thing that is done, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    # Loads for longer than most commands take.
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, progress.TaskID] = {}
+
+        def report(what: str, fraction: float | None) -> None:
+            if what not in tasks:
+                for task in bars.tasks:
+                    bars.update(task.id, total=1, completed=1)
+                tasks[what] = bars.add_task(what, total=None)
+            if fraction is not None:
+                bars.update(tasks[what], total=1, completed=fraction)
+
+        yield report
+        for task in bars.tasks:
+            bars.update(task.id, total=1, completed=1)
