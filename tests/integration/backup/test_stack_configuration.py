@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from esp_stack.configuration import WITHHELD, keep_configuration
 from esp_stack.programs import private_folder
+from esp_stack.roles import Roles
 from esp_stack.stack import Stack
 
 
@@ -32,3 +33,20 @@ def test_configuration_is_kept_without_its_secrets(stack):
 def test_configuration_is_closed_to_other_accounts(stack):
     folder = keep_configuration(stack)
     assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
+
+
+def test_only_the_backup_worker_can_verify_audit_seals(stack):
+    with_key = {
+        role.program.name
+        for role in Roles(stack).all()
+        if "ESP_AUTH_AUDIT_KEY_FILE" in role.program.environment
+    }
+    assert with_key == {"backup-worker"}
+    settings = next(
+        role.program.environment for role in Roles(stack).all() if role.program.name == "backup-worker"
+    )
+    assert settings["ESP_BACKUP_AUDIT_VERIFY_COMMAND"].endswith("esp-auth audit verify")
+    key = Path(settings["ESP_AUTH_AUDIT_KEY_FILE"])
+    assert key.stat().st_mode & 0o077 == 0
+    assert stack.master_key not in key.read_text()
+    assert settings["ESP_BACKUP_CONFIGURATION_FILES"] == str(stack.kept_configuration)
