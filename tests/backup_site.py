@@ -232,7 +232,7 @@ def settings_of(postgres: Postgres, azurite: Azurite, home: Path, **others: Any)
         blob_connection_string=azurite.connection_string,
         blob_ca_file=azurite.tls.authority if azurite.tls else None,
         encryption_key=base64.b64encode(os.urandom(32)).decode(),
-        io_timeout_s=0.5,
+        io_timeout_s=2,
         part_retry_s=0,
         statement_timeout_s=60,
         **others,

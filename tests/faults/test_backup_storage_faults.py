@@ -344,6 +344,8 @@ async def test_old_backups_that_cannot_be_deleted_go_with_the_next_run(
     monkeypatch.setattr(
         through_the_proxy, "_expiry", lambda place, backups: expiry(backups, datetime.now(UTC))
     )
+    await through_the_proxy.repository.backup("azure")
+    await through_the_proxy.note_physical()
     fulls = await _known(site, "full")
     assert len(fulls) > 1
     proxy.before = _of("/backup/", "DELETE", "503")
