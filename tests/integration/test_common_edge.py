@@ -11,7 +11,7 @@ import httpx
 import pytest
 import uvicorn
 from esp_common.audit import AuditTrail
-from esp_common.auth import PUBLIC, Principal, authenticated, require
+from esp_common.auth import PUBLIC, Principal, authenticated, new_api_key, require
 from esp_common.health import Health
 from esp_common.http import create_app
 from esp_common.messaging import Requester
@@ -270,6 +270,21 @@ async def test_a_caller_above_the_limit_is_refused_and_another_is_not(
         assert (await client.get("/health/live")).status_code == 200
         records = await auditor.until(50, actor_id="busy")
     assert [record["status"] for record in records].count(429) == len(late)
+
+
+async def test_invalid_credentials_of_an_address_are_counted_and_valid_ones_are_not_refused_for_it(
+    requester: Requester, auth_service: Any
+) -> None:
+    async with application(requester, limiter=RateLimiter(20)) as app, serving(app) as client:
+        answers = [
+            await client.get("/api/v1/me", headers={"X-API-Key": new_api_key(f"guess-{number}")})
+            for number in range(50)
+        ]
+        good = bearer(auth_service.token("viewer", sub="neighbour"))
+        assert (await client.get("/api/v1/me", headers=good)).status_code == 200
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {401, 429}
+    assert 10 <= statuses.count(429) <= 30, "a minute may have turned meanwhile"
 
 
 async def test_processes_count_together_and_each_alone_when_redis_is_away(redis_url: str) -> None:

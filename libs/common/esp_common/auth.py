@@ -22,6 +22,7 @@ import structlog
 from starlette.requests import HTTPConnection
 
 from esp_common import topology
+from esp_common.audit import ORIGIN
 from esp_common.contracts.events import Event
 from esp_common.errors import EspError, Forbidden, Unauthenticated, Unavailable
 from esp_common.messaging import Requester
@@ -313,6 +314,17 @@ def credential(headers: Mapping[str, str]) -> str:
     return found
 
 
+def count_refusal(connection: HTTPConnection) -> None:
+    """Count a credential that is not valid, by address; raise RateLimited when it is one too many.
+
+    Those who present valid ones from the same address are not counted with it, and not refused.
+    """
+    limiter: RateLimiter | None = getattr(connection.app.state, "limiter", None)
+    origin = ORIGIN.get()
+    if limiter is not None and origin is not None and origin.source_address is not None:
+        limiter.hit(f"refused credentials of {origin.source_address}")
+
+
 class Authenticated:
     """FastAPI dependency: who calls, by any valid credential. For HTTP and WebSocket alike.
 
@@ -329,7 +341,11 @@ class Authenticated:
             return known
         verifier: CredentialVerifier = connection.app.state.verifier
         given = credential(connection.headers)
-        caller = verifier.cached(given) or await verifier.verify(given)
+        try:
+            caller = verifier.cached(given) or await verifier.verify(given)
+        except Unauthenticated:
+            count_refusal(connection)
+            raise
         connection.state.principal = caller
         limiter: RateLimiter | None = getattr(connection.app.state, "limiter", None)
         if limiter is not None:

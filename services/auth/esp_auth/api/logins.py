@@ -3,7 +3,8 @@
 from typing import Annotated, Any
 
 from esp_common.answers import BODY, problems
-from esp_common.auth import PUBLIC, Principal, authenticated
+from esp_common.auth import PUBLIC, Principal, authenticated, count_refusal
+from esp_common.errors import Unauthenticated
 from fastapi import APIRouter, Depends, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -158,7 +159,11 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
     @router.post("/refresh", dependencies=public, response_model=Tokens, responses=problems(*BODY))
     async def refresh(body: Refresh, request: Request) -> Any:
         """Return the next tokens. A refresh token that comes a second time ends its session."""
-        return _tokens(await identity.sessions.refresh(body.refresh_token, actor_of(request)))
+        try:
+            return _tokens(await identity.sessions.refresh(body.refresh_token, actor_of(request)))
+        except Unauthenticated:
+            count_refusal(request)
+            raise
 
     @router.get("/.well-known/jwks.json", dependencies=public, response_model=Jwks, responses=problems())
     async def public_keys() -> Any:
