@@ -317,3 +317,15 @@ def test_arrow_text_and_numbers_of_every_encoding_are_taken(text: pa.DataType, n
     assert (frequency[0], math.isnan(frequency[1]), len(frequency)) == (50, True, 2)
     assert [each.row.reason for each in outcome.rejected] == [Reason.UNKNOWN_PUMP]
     assert outcome.decoded.sent(2)["pump_id"] == "P9"
+
+
+def test_equal_elements_that_are_no_readings_are_refused_together() -> None:
+    junk = [1] * 5000
+    outcome = screened(orjson.dumps([*junk, reading(), "1", None]))
+    assert [(each.index, each.row.reason) for each in outcome.rejected] == [
+        (0, Reason.INVALID_SCHEMA),
+        (5001, Reason.INVALID_SCHEMA),
+        (5002, Reason.INVALID_SCHEMA),
+    ]
+    assert "5000 times" in outcome.rejected[0].row.detail
+    assert (outcome.counts.tolist(), len(outcome.accepted)) == ([4], 1)

@@ -140,14 +140,23 @@ class _Collector:
                 body, Reason.UNDECODABLE, f"the body holds more than {MAX_READINGS_PER_BODY} readings"
             )
             return
+        junk: dict[bytes, list[int]] = {}
         for index, row in enumerate(value):
             if type(row) is dict:
                 self.rows.append(row)
                 self.row_body.append(body)
                 self.row_index.append(index)
             else:
-                detail, content = "a reading must be an object", self._element(body, row)
-                self.faults.append(Fault(body, index, Reason.INVALID_SCHEMA, detail, content))
+                junk.setdefault(self._element(body, row), []).append(index)
+        self._add_junk(body, junk)
+
+    def _add_junk(self, body: int, junk: dict[bytes, list[int]]) -> None:
+        """Refuse elements that are no objects, equal ones together: thousands take a few bytes to send."""
+        for content, places in junk.items():
+            detail = "a reading must be an object"
+            if len(places) > 1:
+                detail += f"; the body holds this element {len(places)} times"
+            self.faults.append(Fault(body, places[0], Reason.INVALID_SCHEMA, detail, content))
 
     def _element(self, body: int, value: Any) -> bytes:
         try:
