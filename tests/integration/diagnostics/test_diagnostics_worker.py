@@ -256,6 +256,20 @@ class TestFindings:
         assert len(await stream.findings("P-1")) == 1
         assert len(stream.told("finding.raised", "P-1")) == 1
 
+    async def test_a_refused_surface_transmitter_does_not_hide_an_overheating_motor(self, stream, worker):
+        sent = readings("P-30", stream.hour(), 18, **HEALTHY | {"motor_temp_c": 260.0})
+        assert np.isnan(sent.values[:, CHANNEL_INDEX["wellhead_pressure_psi"]]).all()
+        refused = np.full(len(sent), 1 << CHANNEL_INDEX["wellhead_pressure_psi"], dtype=np.int32)
+        await stream.store(sent)
+        await stream.publish_body(topology.partition("P-30"), arrow.encode(sent, refused_mask=refused))
+        await stream.judged("P-30", last(sent))
+        query = "SELECT condition FROM diagnostics.alerts WHERE pump_id = 'P-30' AND active"
+
+        async def alerts() -> list[Any]:
+            return await stream.fleet.rows(query)
+
+        assert ("limit_motor_temp_high",) in map(tuple, await until(alerts, "an alert is raised"))
+
     async def test_what_is_over_is_cleared_and_told(self, stream, worker):
         start = stream.hour()
         await stream.send(readings("P-2", start, 12, **OPEN_PHASE))

@@ -48,7 +48,7 @@ _ACCEPTED: Final = POSTS.labels(202)
 
 
 class NothingAccepted(InvalidInput):
-    """Every reading of a post was refused; they are in quarantine."""
+    """Every reading of a post was refused whole; they are in quarantine."""
 
     def __init__(self, receipt: Receipt) -> None:
         detail = "every reading was rejected" if receipt.rejected else "the body holds no reading"
@@ -249,7 +249,13 @@ def _members(receipt: Receipt) -> dict[str, Any]:
     return {
         "accepted": receipt.accepted,
         "rejected": [
-            {"index": refusal.index, "error_id": str(refusal.row.id), "reason": refusal.row.reason}
+            {
+                "index": refusal.index,
+                "channel": refusal.row.channel,
+                "error_id": str(refusal.row.id),
+                "reason": refusal.row.reason,
+                "detail": refusal.row.detail,
+            }
             for refusal in receipt.rejected
         ],
     }

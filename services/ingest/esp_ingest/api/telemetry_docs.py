@@ -5,7 +5,7 @@ from uuid import UUID
 
 from esp_common.answers import problems
 from esp_common.auth import require
-from esp_common.contracts.channels import CHANNELS, RUNNING, TRIP_CODE
+from esp_common.contracts.channels import CHANNELS, RUNNING, TRIP_CODE, Channel
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -14,6 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esp_ingest.api.telemetry import MAX_KEY_LENGTH, PATH, PERMISSION
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE
 from esp_ingest.domain.readings import Reason
+
+
+def _described(channel: Channel) -> str:
+    text = f"{channel.unit}, {channel.group}"
+    return f"{text}; stored as the limit up to {channel.tolerance:g} beyond" if channel.tolerance else text
+
 
 READING: Final[dict[str, Any]] = {
     "type": "object",
@@ -26,7 +32,7 @@ READING: Final[dict[str, Any]] = {
                 "type": ["number", "null"],
                 "minimum": channel.low,
                 "maximum": channel.high,
-                "description": f"{channel.unit}, {channel.group}",
+                "description": _described(channel),
             }
             for channel in CHANNELS
         },
@@ -69,15 +75,17 @@ _IDEMPOTENCY_KEY: Final = {
 
 
 class Rejection(BaseModel):
-    """A reading that was not accepted: its place in the body, its id in quarantine, and why."""
+    """A reading (`channel` null) or one channel of it that was refused, its id in quarantine, and why."""
 
     index: int
+    channel: str | None
     error_id: UUID
     reason: Reason
+    detail: str
 
 
 class Outcome(BaseModel):
-    """What became of a post's readings."""
+    """What became of a post's readings; `accepted` counts those of which at least one channel is kept."""
 
     accepted: int
     rejected: list[Rejection]
@@ -110,8 +118,9 @@ def telemetry_router(endpoint: ASGIApp) -> APIRouter:
     async def post_telemetry() -> Response:
         """Take readings; answered once the broker has confirmed that it keeps them.
 
-        202 when at least one reading was accepted, 422 with the same members when none was. What was
-        rejected is kept in quarantine under its `error_id`. 503 says that nothing is certain: send it again.
+        202 when at least one reading was accepted, 422 with the same members when none was. A channel that
+        cannot be a measurement is rejected alone, and the rest of its reading is accepted. What was rejected
+        is kept in quarantine under its `error_id`. 503 says that nothing is certain: send it again.
         """
         return _Delegated(endpoint)
 

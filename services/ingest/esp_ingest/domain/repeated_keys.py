@@ -16,7 +16,8 @@ def may_repeat(content: bytes, value: Any) -> bool:
     """
     if b"\\" in content or content.count(b'":') != _keys(value):
         return True
-    return any(space in content for space in (b" :", b"\t:", b"\n:", b"\r:"))
+    # Looking for one byte is much faster, and compact JSON has no space at all.
+    return any(space in content and space + b":" in content for space in (b" ", b"\t", b"\n", b"\r"))
 
 
 def loads(text: str, parse_int: Callable[[str], Any]) -> Any:
