@@ -78,6 +78,17 @@ def test_a_backup_on_top_of_a_damaged_one_is_not_usable():
     assert [each.label for each in usable(backups)] == ["03F"]
 
 
+def test_incremental_backups_are_taken_between_full_ones():
+    schedules = BackupSettings().schedules
+    assert schedules["full"].latest(NOW) == NOW.replace(hour=1, minute=15)
+    assert schedules["incr"].latest(NOW) == NOW.replace(hour=7, minute=15)
+    assert "diff" not in schedules
+    weekly = BackupSettings(full_every_days=7, incr_every_h=0).schedules
+    assert weekly["full"].latest(NOW) == datetime(2026, 3, 2, 1, 15, tzinfo=UTC)
+    assert weekly["diff"].latest(NOW) == NOW.replace(hour=1, minute=15)
+    assert "incr" not in weekly
+
+
 def _archive(*numbers: int) -> dict[str, datetime]:
     return {_segment(number): NOW - 10 * DAY + number * MINUTE for number in numbers}
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from esp_backup.app import run_api
+from esp_backup.domain.spans import Hole
 from esp_backup.settings import BackupSettings
 from esp_backup.store import catalogue, jobs
 from esp_backup.store.catalogue import Entry
@@ -80,6 +81,8 @@ async def _fill(pool: Pool, now: datetime) -> None:
         fulls = [entry("full", "azure", f"f{hours}", hours) for hours in (1, 25)]
         await catalogue.note_found(connection, "full", ["azure"], fulls)
         await catalogue.note_found(connection, "dump", ["snapshots"], [entry("dump", "snapshots", "d", 2)])
+        hole = Hole(now - timedelta(hours=20), now - timedelta(hours=1), "0" * 23 + "7", 3)
+        await catalogue.note_holes(connection, [hole])
         await catalogue.note_archiving(connection, now - timedelta(seconds=20), "0" * 24, 1, behind=False)
 
 
@@ -98,6 +101,9 @@ async def test_the_recovery_window_runs_from_the_oldest_full_backup_to_what_is_a
     assert datetime.fromisoformat(window["end"]) == api.began - timedelta(seconds=20)
     assert 20 <= window["rpo_seconds"] < 120
     assert window["waiting_segments"] == 1
+    (hole,) = window["holes"]
+    assert datetime.fromisoformat(hole["begin"]) == api.began - timedelta(hours=20)
+    assert (hole["first_segment"], hole["segments"]) == ("0" * 23 + "7", 3)
 
 
 async def test_a_backup_that_is_asked_for_waits_for_the_worker_and_is_not_asked_for_twice(api):
