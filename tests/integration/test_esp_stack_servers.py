@@ -253,12 +253,16 @@ def test_nginx_sends_each_route_to_its_service(server_home, make_tls):
 
 def test_nginx_refuses_an_address_that_asks_too_fast_but_lets_its_readings_through(nginx):
     with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context()) as client:
-        answers = [client.get("/api/v1/pumps") for _ in range(2 * BURST)]
+        asked = iter(lambda: client.get("/api/v1/pumps"), None)
+        # How many get through before depends on how fast this machine asks, but never fewer than a burst.
+        let_through, refused = 0, next(asked)
+        while refused.status_code == 503:
+            let_through, refused = let_through + 1, next(asked)
         posts = [client.post("/api/v1/telemetry").status_code for _ in range(2 * BURST)]
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert len(refused) > BURST / 2
-    assert refused[0].headers["Retry-After"] == "1"
-    assert refused[0].headers["Content-Type"] == "application/problem+json"
+    assert let_through > BURST / 2
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.headers["Content-Type"] == "application/problem+json"
     assert set(posts) == {503}
 
 

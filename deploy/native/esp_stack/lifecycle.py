@@ -82,7 +82,8 @@ def _start_all(stack: Stack, say: Say) -> None:
         [
             *(program for server in stack.servers for program in server.programs()),
             *(role.program for role in everything),
-        ]
+        ],
+        stack.homes,
     )
     stack.supervisor.start()
     stack.supervisor.run(stack.openbao.programs())

@@ -108,6 +108,14 @@ def private_folder(path: Path, user: str | None) -> Path:
     return path
 
 
+def share_folder(path: Path, user: str | None, reader: str | None) -> None:
+    """Let `user` write into `path`, and give what is made there the group of `reader`, who may enter it."""
+    give(path, user, 0o2750)
+    if reader:
+        os.chown(path, -1, pwd.getpwnam(reader).pw_gid)
+        path.chmod(0o2750)
+
+
 def _give_contents(folder: Path) -> None:
     """Give everything in `folder` its owner and group; symbolic links are not followed."""
     owner = folder.stat()

@@ -12,7 +12,7 @@ from esp_common import topology
 
 from esp_stack.accounts import account_of
 from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
-from esp_stack.programs import Program, executable, private_file, private_folder
+from esp_stack.programs import Program, executable, private_file, private_folder, share_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
 from esp_stack.vault import APP_ROLES, AppRole
 
@@ -83,7 +83,7 @@ class Roles:
         archiver = self._settings("esp_archiver")
         return [
             self._role("auth-api", "esp-auth", ("api",), auth),
-            self._role("auth-worker", "esp-auth", ("worker",), auth),
+            self._role("auth-worker", "esp-auth", ("worker",), self._auth_worker(auth)),
             self._role("ingest-api", "esp-ingest", ("api",), ingest),
             self._role("ingest-worker", "esp-ingest", ("worker",), ingest),
             self._role("ingest-maintenance", "esp-ingest", ("maintenance",), owner),
@@ -203,6 +203,13 @@ class Roles:
             **self._files(app_role, secrets),
         }
         return Identity(secrets.user, settings)
+
+    def _auth_worker(self, auth: Identity) -> Identity:
+        """Return auth's settings with the socket that nginx, as the folder's group, writes to."""
+        socket = self._stack.refusals_socket
+        socket.parent.mkdir(exist_ok=True)
+        share_folder(socket.parent, auth.user, self._stack.nginx.user)
+        return replace(auth, settings={**auth.settings, "ESP_AUTH_EDGE_LOG_SOCKET": str(socket)})
 
     def _backup_settings(self, secrets: Secrets | None = None) -> Identity:
         """Return the settings of a role of backup: the cluster's files, and where backups go."""

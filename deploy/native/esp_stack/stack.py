@@ -138,7 +138,13 @@ class Stack:
             port=self.ports["http"],
             apis={service: self.ports[f"{service}-api"] for service in topology.SERVICES},
             tls=self._tls("nginx"),
+            refusals=self.refusals_socket,
         )
+
+    @property
+    def refusals_socket(self) -> Path:
+        """Where nginx tells auth's worker what it has refused."""
+        return self.homes / "edge" / "refusals.sock"
 
     @property
     def servers(self) -> list[Server]:

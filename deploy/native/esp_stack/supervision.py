@@ -52,11 +52,11 @@ stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 redirect_stderr=true
 """
-# Told of every process that starts or ends: `watch` keeps endpoints.json true.
+# Told of every process that starts or ends, so that `watch` keeps endpoints.json true, and of each minute.
 LISTENER = """
 [eventlistener:endpoints]
 command={command}
-events=PROCESS_STATE_STARTING,PROCESS_STATE_RUNNING,PROCESS_STATE_EXITED
+events=PROCESS_STATE_STARTING,PROCESS_STATE_RUNNING,PROCESS_STATE_EXITED,TICK_60
 buffer_size=1000
 stderr_logfile={logs}/endpoints.log
 stdout_logfile=NONE
@@ -103,8 +103,11 @@ class Supervisor:
                 return process.pid
         return None
 
-    def configure(self, programs: Sequence[Program]) -> None:
-        """Write the configuration that keeps `programs` running, each started when asked to."""
+    def configure(self, programs: Sequence[Program], homes: Path) -> None:
+        """Write the configuration that keeps `programs` running, each started when asked to.
+
+        `homes`: where the servers' homes are.
+        """
         self.logs.mkdir(exist_ok=True)
         # What one process logs is not for the account of another.
         self.logs.chmod(0o700)
@@ -116,7 +119,8 @@ class Supervisor:
             user="user=root" if os.geteuid() == 0 else "",
         )
         text += "".join(self._section(program, order) for order, program in enumerate(programs, 100))
-        watch = Program("endpoints", (sys.executable, "-m", "esp_stack.watch", str(self.folder)), self.folder)
+        argv = (sys.executable, "-m", "esp_stack.watch", str(self.folder), str(homes))
+        watch = Program("endpoints", argv, self.folder)
         text += LISTENER.format(command=_literally(shlex.join(watch.command())), logs=self.logs)
         private_file(self._configuration, text, None)
 

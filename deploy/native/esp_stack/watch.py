@@ -1,4 +1,4 @@
-"""Keeps the process ids in `endpoints.json` true while supervisord restarts what ended.
+"""Keeps the process ids in `endpoints.json` true while supervisord restarts what ended; rotates nginx's log.
 
 A listener of supervisord's events: it is told over stdin and answers over stdout.
 """
@@ -10,17 +10,25 @@ from pathlib import Path
 from supervisor import childutils
 
 from esp_stack.programs import private_file
+from esp_stack.servers.nginx import access_log_is_large, rotate_access_log
 from esp_stack.supervision import Supervisor
 
 
 def main() -> None:
     """Refresh the file at every event, for ever."""
-    folder = Path(sys.argv[1])
+    folder, homes = Path(sys.argv[1]), Path(sys.argv[2])
     supervisor = Supervisor(folder)
     while True:
         childutils.listener.wait(sys.stdin, sys.stdout)
         refresh(folder / "endpoints.json", supervisor)
+        rotate(homes / "nginx", supervisor)
         childutils.listener.ok(sys.stdout)
+
+
+def rotate(home: Path, supervisor: Supervisor) -> None:
+    """Begin a new access log of nginx if it has grown large."""
+    if access_log_is_large(home) and (process_id := supervisor.process_ids().get("nginx")):
+        rotate_access_log(home, process_id)
 
 
 def refresh(path: Path, supervisor: Supervisor) -> None:

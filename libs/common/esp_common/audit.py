@@ -212,12 +212,13 @@ class AuditTrail:
         status: int,
         source_address: str | None = None,
         trace_id: str | None = None,
+        count: int = 1,
         detail: Mapping[str, Any] | None = None,
         outcome: Outcome | None = None,
     ) -> None:
-        """Note one request and how it was answered. `action`: `METHOD /template`; `object_`: the path.
+        """Note one request, or `count` alike, and how it was answered.
 
-        `outcome`: None: what `status` says.
+        `action`: `METHOD /template`; `object_`: the path; `outcome`: None: what `status` says.
         """
         self._records.append(
             make_record(
@@ -230,6 +231,7 @@ class AuditTrail:
                 status=status,
                 source_address=source_address,
                 trace_id=trace_id,
+                count=count,
                 detail=detail,
             )
         )

@@ -29,6 +29,7 @@ from esp_auth.broker_sessions import BrokerSessions
 from esp_auth.changes import SERVICE
 from esp_auth.consumers import open_audit_writer
 from esp_auth.domain.secrets import AUDIT_CHAIN
+from esp_auth.edge_log import open_edge_log
 from esp_auth.identity import Identity
 from esp_auth.known_gateways import KnownGateways
 from esp_auth.settings import AuthSettings
@@ -131,6 +132,12 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
             sessions = BrokerSessions(pool, settings.broker_management_url)
             stack.push_async_callback(sessions.close)
             periodic.append(every(settings.broker_sessions_s, sessions.end_invalid, "ending broker sessions"))
+
+        if settings.edge_log_socket:
+            trail = AuditTrail(publisher, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
+            stack.push_async_callback(trail.close)
+            edge_log = stack.enter_context(open_edge_log(settings.edge_log_socket, trail))
+            periodic += [edge_log.run(), trail.run()]
 
         async def stop_consuming() -> None:
             await stop.wait()

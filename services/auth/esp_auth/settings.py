@@ -1,6 +1,7 @@
 """Every setting of the auth service, with the default that the native stack runs on."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from esp_common.errors import InvalidInput
@@ -90,6 +91,11 @@ class AuthSettings(ServiceSettings):
         repr=False,
         min_length=16,
         description="Part of the path under which the broker asks; give it as a file. None: not served.",
+    )
+    edge_log_socket: Path | None = Field(
+        None,
+        description="Unix socket on which the worker takes what the reverse proxy refuses by itself"
+        " (syslog, JSON); none: not taken.",
     )
     broker_vhost: str = Field("/", description="Virtual host that gateways may use.")
     broker_management_url: str | None = Field(

@@ -31,6 +31,8 @@ POLICY: Final = "; ".join(
         "trusted-types 'none'",
     )
 )
+_FOR_NODE: Final = "package.json"
+"""Tells Node before 20.19 that the console's files are modules; no browser needs it, so it is not served."""
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -83,7 +85,7 @@ def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from _read(entry, f"{prefix}{entry.name}/")
-        elif entry.name.rpartition(".")[2] in _TYPES:
+        elif entry.name.rpartition(".")[2] in _TYPES and entry.name != _FOR_NODE:
             yield prefix + entry.name, entry.read_bytes()
 
 
