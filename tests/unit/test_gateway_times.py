@@ -91,6 +91,13 @@ def test_pumps_in_one_file_are_resolved_each_for_itself() -> None:
     assert utc(found) == ["23:30", "23:30", "00:30", "00:30", "01:30", "01:30", "02:00", "02:00"]
 
 
+def test_a_row_without_a_possible_pump_stays_reported_in_the_repeated_hour() -> None:
+    rows = [
+        (f"2026-10-25 {clock}", {"w": "no pump", "a": 1}) for clock in ("01:30", "02:30", "02:10", "03:00")
+    ]
+    assert all(row.problem for row in resolve(rows, pump_id=None, pump_column="w"))
+
+
 def test_a_local_time_that_does_not_exist_is_refused_and_not_moved() -> None:
     before, never, after = resolve(
         [("2026-03-29 01:59", {"a": 1}), ("2026-03-29 02:30", {"a": 1}), ("2026-03-29 03:00", {"a": 1})]

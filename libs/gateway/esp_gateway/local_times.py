@@ -62,6 +62,11 @@ class LocalTimes(Generic[RowT]):
 
     def push(self, row: RowT) -> Iterator[RowT]:
         """Take the next row; yield those that are clear by now."""
+        if not self._pending and row.local is None:
+            if row.naive is not None:
+                self._last[row.pump] = row.naive
+            yield row
+            return
         held = _Held(row, row.local is not None)
         self._pending.append(held)
         if row.local is not None:

@@ -30,7 +30,7 @@ from pydantic import (
 from esp_gateway.errors import MapInvalid
 from esp_gateway.layout import Layout, column_name
 from esp_gateway.numbers import NumberFormat
-from esp_gateway.times import EARLIEST, TimeColumn, TimeUnreadable, is_ambiguous, is_skipped
+from esp_gateway.times import EARLIEST, TimeColumn, TimeUnreadable, is_clear, is_skipped
 
 UNREADABLE: Final = "unreadable_record"
 """Key under which a record that does not fit its file's header is sent: no channel, so it is quarantined."""
@@ -40,6 +40,7 @@ MAX_TEXT: Final = 1000
 
 _PUMP_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _IDENTITY: Final = ("pump_id", "time")
+_STATES: Final = (RUNNING, TRIP_CODE)
 
 States = dict[str, StrictBool | StrictInt]
 
@@ -214,15 +215,23 @@ class Mapper:
         reading = {"pump_id": pump, "time": mapped.reading["time"]}
         refused: dict[str, str] = {}
         for column, name, states in self._columns:
-            value, is_taken = self._value(name, record.get(column), states)
+            cell = record.get(column)
+            number = None if states or name in _STATES else self._plain(cell)
+            value, is_taken = (number, True) if number is not None else self._value(name, cell, states)
             if value is not None:
                 reading[name] = value
             if not is_taken:
                 refused[column] = str(value)
         mapped.reading, mapped.refused = reading, refused
-        if not _PUMP_ID.fullmatch(pump or ""):
+        if self._map.pump_id is None and not _PUMP_ID.fullmatch(pump or ""):
             mapped.problem = mapped.problem or f"{self._map.pump_column} {pump!r} is no pump id"
+            mapped.local = None
         return mapped
+
+    def _plain(self, cell: Any) -> float | None:
+        """Return the number in a cell's text, None for every other cell; most cells are such numbers."""
+        number = self._numbers.parse(cell) if type(cell) is str else None
+        return None if number is None or not isfinite(number) or number in self._missing_numbers else number
 
     def _timed(self, cell: Any) -> Mapped:
         column = self._map.time.column
@@ -238,19 +247,21 @@ class Mapper:
 
     def _local(self, local: datetime) -> Mapped:
         zone = self._map.time.timezone
+        if is_clear(local, self._zone):
+            return self._instant(local.replace(tzinfo=self._zone), local)
         if is_skipped(local, self._zone):
-            reason = f"{local} does not exist in {zone}: the clocks were put forward"
-        elif is_ambiguous(local, self._zone):
-            reason = f"{local} occurs twice in {zone}, and the order of the rows does not tell which"
-        else:
-            return self._instant(local.replace(tzinfo=self._zone))
-        waits = local if is_ambiguous(local, self._zone) else None
-        return Mapped({"time": reason}, None, reason, waits, zone=self._zone)
+            return self._unclear(f"{local} does not exist in {zone}: the clocks were put forward", None)
+        reason = f"{local} occurs twice in {zone}, and the order of the rows does not tell which"
+        return self._unclear(reason, local)
 
-    def _instant(self, time: datetime) -> Mapped:
-        early = f"{time} is before the year 2000" if time < EARLIEST else None
-        naive = time.astimezone(self._zone).replace(tzinfo=None)
-        return Mapped({"time": time.isoformat()}, time.astimezone(UTC), early, naive=naive)
+    def _unclear(self, reason: str, local: datetime | None) -> Mapped:
+        return Mapped({"time": reason}, None, reason, local, zone=self._zone)
+
+    def _instant(self, time: datetime, local: datetime | None = None) -> Mapped:
+        instant = time.astimezone(UTC)
+        early = f"{time} is before the year 2000" if instant < EARLIEST else None
+        naive = local or time.astimezone(self._zone).replace(tzinfo=None)
+        return Mapped({"time": time.isoformat()}, instant, early, naive=naive)
 
     def _value(self, name: str, cell: Any, states: Mapping[str, bool | int]) -> tuple[Any, bool]:
         """Return what to send for `cell`, and whether the platform can take it."""

@@ -29,10 +29,14 @@ class NumberFormat:
 
     def parse(self, text: str) -> float | None:
         """Return the number that `text` is, NaN and infinities too, or None if it is none."""
-        text = text.strip().replace("\u2212", "-")
+        text = text.strip()
         if len(text) > _MAX_LENGTH:
             return None
+        if not text.isascii():
+            text = text.replace("\u2212", "-")
         if self._pattern.fullmatch(text):
+            if self.decimal == "." and not self.thousands:
+                return float(text)
             if self.thousands:
                 for mark in _SPACES if self.thousands == " " else self.thousands:
                     text = text.replace(mark, "")

@@ -117,10 +117,10 @@ class TimeColumn(BaseModel):
         raise TimeUnreadable("")
 
 
-def is_ambiguous(local: datetime, zone: tzinfo) -> bool:
-    """Whether the naive `local` occurs twice in `zone`: clocks were put back."""
-    first, second = (local.replace(tzinfo=zone, fold=fold).utcoffset() for fold in (0, 1))
-    return first != second and not is_skipped(local, zone)
+def is_clear(local: datetime, zone: tzinfo) -> bool:
+    """Whether the naive `local` occurs once in `zone`: clocks were neither put back nor forward over it."""
+    first = local.replace(tzinfo=zone)
+    return first.utcoffset() == first.replace(fold=1).utcoffset()
 
 
 def is_skipped(local: datetime, zone: tzinfo) -> bool:
