@@ -3,13 +3,16 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.units import make_tag
 from esp_gateway.encoding import Encoding, encode
 from esp_gateway.mapping import load_map
 from esp_gateway.records import open_records
 from esp_gateway.replay import mapped_records
 from esp_ingest.domain.decode import Body, decode
+from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Pump, Registry, Tag
 from esp_ingest.domain.screen import Screened, screen
 
@@ -41,6 +44,37 @@ def test_raw_values_reach_the_platform_unconverted(encoding: Encoding) -> None:
     arrived = [outcome.decoded.sent(number) for number in range(len(outcome.decoded))]
     assert [reading["TEMP_MOT"] for reading in arrived] == [276.4, -0.0000015, 0, 32.0, 276.1]
     assert [reading["PRESS_INT"] for reading in arrived] == [900, 900.4, 901, 901.2, 94906.898]
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_gauge_codes_in_fahrenheit_arrive_as_codes(encoding: Encoding) -> None:
+    outcome = sent("13-fahrenheit-zero", encoding, FAHRENHEIT)
+    assert outcome.rejected == []
+    order = np.argsort(outcome.accepted.time_us)
+    temperatures = (1 << CHANNEL_INDEX["intake_temp_c"]) | (1 << CHANNEL_INDEX["motor_temp_c"])
+    pressure = 1 << CHANNEL_INDEX["intake_pressure_psi"]
+    assert outcome.accepted.fault_mask[order].tolist() == [
+        0,
+        temperatures,
+        temperatures,
+        temperatures,
+        pressure,
+    ]
+    motor = outcome.accepted.values[order, CHANNEL_INDEX["motor_temp_c"]]
+    assert motor[[0, 4]] == pytest.approx([135.78, 135.61], abs=0.01)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_a_status_text_in_a_file_costs_its_channel_alone(encoding: Encoding) -> None:
+    outcome = sent("10-historian-status", encoding)
+    assert len(outcome.accepted) == 4
+    refused = [(each.row.channel, each.row.reason) for each in outcome.rejected if each.row.channel]
+    assert sorted(refused)[:3] == [
+        ("intake_pressure_psi", Reason.STATUS_TEXT),
+        ("motor_current_a", Reason.STATUS_TEXT),
+        ("motor_temp_c", Reason.STATUS_TEXT),
+    ]
+    assert np.nanmax(outcome.accepted.values[:, CHANNEL_INDEX["motor_temp_c"]]) == 120
 
 
 @pytest.mark.parametrize("encoding", Encoding)
