@@ -14,7 +14,10 @@ import pytest
 from esp_stack.programs import Program, free_port, wait_for
 from esp_stack.supervision import Supervisor
 
-LIMIT_S = 6.0
+LIMIT_S = 15.0
+"""Longer than a busy machine keeps a role that starts from its event loop."""
+
+pytestmark = pytest.mark.timeout(400)
 ROLE = """
 import asyncio, signal, sys, time
 from esp_auth import app, cli
@@ -83,7 +86,7 @@ def start(role: Role, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[
                 [sys.executable, "-c", ROLE], env=os.environ | role.environment, stdout=log, stderr=log
             )
         started.append(process)
-        wait_for(role.check_live, "the role", 90)
+        wait_for(role.check_live, "the role", 180)
         return process
 
     yield run
@@ -100,9 +103,9 @@ def test_a_role_with_a_blocked_event_loop_ends_and_its_log_names_the_place(
 ) -> None:
     process = start()
     process.send_signal(number)
-    assert process.wait(60) == 1
+    assert process.wait(120) == 1
     log = (tmp_path / "log").read_text()
-    assert "Timeout (0:00:06)!" in log
+    assert "Timeout (0:00:15)!" in log
     assert f"in {place}" in log
 
 
@@ -129,19 +132,21 @@ def test_liveness_fails_before_the_role_ends(
 def test_a_role_that_is_stopped_ends_in_order(start: Callable[[], subprocess.Popen[bytes]]) -> None:
     process = start()
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
 
 
 def test_the_supervisor_starts_it_again(role: Role, server_home: Path) -> None:
     folder = server_home / "watchdog"
     folder.mkdir()
-    program = Program("auth-api", (sys.executable, "-c", ROLE), folder, None, role.environment)
+    script = folder / "role.py"
+    script.write_text(ROLE)
+    program = Program("auth-api", (sys.executable, str(script)), folder, None, role.environment)
     supervisor = Supervisor(folder)
     supervisor.configure([program])
     supervisor.start()
     try:
         supervisor.run([program])
-        wait_for(role.check_live, "the role", 90)
+        wait_for(role.check_live, "the role", 180)
         blocked = supervisor.process_ids()["auth-api"]
         os.kill(blocked, signal.SIGUSR1)
 
@@ -150,6 +155,6 @@ def test_the_supervisor_starts_it_again(role: Role, server_home: Path) -> None:
                 raise ConnectionError("not started again")
             role.check_live()
 
-        wait_for(check_started_again, "the restart", 90)
+        wait_for(check_started_again, "the restart", 180)
     finally:
         supervisor.stop()

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,8 +67,9 @@ async def watch_loop(limit_s: float, host: str, liveness_port: int | None) -> As
     heartbeat = Heartbeat(limit_s)
     heartbeat.touch()
     ended = Event()
-    judge = Thread(target=_judge, args=(heartbeat, get_ident(), ended), name="watchdog", daemon=True)
-    judge.start()
+    # With this context: the names of service and role are in it, for the log.
+    judge = partial(copy_context().run, _judge, heartbeat, get_ident(), ended)
+    Thread(target=judge, name="watchdog", daemon=True).start()
     listener = None if liveness_port is None else _listen(heartbeat, host, liveness_port)
     beating = asyncio.create_task(_beat(heartbeat), name="heartbeat")
     try:
