@@ -14,10 +14,15 @@ from itertools import count
 from pathlib import Path
 from secrets import token_hex
 
+import hypothesis
 import pytest
 from engines import engines
 from esp_stack.databases import drop_database
 from esp_stack.servers import Postgres, RabbitMQ, Redis, Vhost
+
+# A first call that imports a library on a busy machine is slower than any deadline worth having.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 HOMES = "esp-test-"
 TESTED_ENGINES = engines()

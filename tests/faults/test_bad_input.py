@@ -35,8 +35,6 @@ def states(rig, reason):
 @pytest.mark.parametrize(
     ("reason", "reading"),
     [
-        ("not-finite", {"motor_temp_c": float("nan")}),
-        ("not-finite", {"motor_temp_c": float("inf")}),
         (
             "no-channels",
             dict.fromkeys(("intake_pressure_psi", "motor_temp_c", "motor_current_a", "running"), ...),
@@ -44,13 +42,11 @@ def states(rig, reason):
         ("unknown-pump", {"pump_id": "NO-SUCH-PUMP"}),
         ("foreign-gateway", {"pump_id": "SIM-050"}),
         ("time-in-future", {"time": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}),
-        ("time-too-old", {"time": "1999-12-31T23:59:59Z"}),
+        ("time-too-old", {"time": "1999-06-30T23:59:59Z"}),
+        ("clock-not-set", {"time": "2000-01-01T00:00:07Z"}),
         ("invalid-time", {"time": "2026-01-01T00:00:00"}),
         ("invalid-time", {"time": ...}),
-        ("out-of-range", {"motor_temp_c": 4_000}),
-        ("invalid-schema", {"motor_temp_c": "hot"}),
         ("invalid-schema", {"pump_id": ...}),
-        ("unknown-channel", {"moter_temp_c": 100}),
     ],
 )
 async def test_bad_reading_in_a_good_batch_is_quarantined_alone(rig, reason, reading):
@@ -62,6 +58,30 @@ async def test_bad_reading_in_a_good_batch_is_quarantined_alone(rig, reason, rea
     found = await rig.reconciled()
     assert (found.sums["rows"], found.sums["rows_quarantined"], states(rig, reason)) == (GOOD, 1, 1)
     assert (found.receipt.stored, found.receipt.quarantined) == (2 * GOOD, 2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "channel", "value"),
+    [
+        ("not-finite", "motor_temp_c", float("nan")),
+        ("not-finite", "motor_temp_c", float("inf")),
+        ("out-of-range", "motor_temp_c", 4_000),
+        ("sentinel-value", "motor_temp_c", -9999),
+        ("status-text", "motor_temp_c", "Bad"),
+        ("invalid-schema", "motor_temp_c", "hot"),
+        ("unknown-channel", "moter_temp_c", 100),
+    ],
+)
+async def test_bad_channel_is_quarantined_and_its_reading_stored(rig, reason, channel, value):
+    good = readings(GOOD)
+    batch = [*good[:50], spoiled(**{channel: value}), *good[50:]]
+    await rig.publish([batch])
+    await rig.publish([batch])
+    await until(lambda: rig.taken() == 2 * len(batch))
+    found = await rig.reconciled()
+    assert (found.sums["rows"], found.sums["rows_quarantined"]) == (GOOD + 1, 0)
+    assert (found.sums["channels_quarantined"], states(rig, reason)) == (1, 1)
+    assert (found.receipt.stored, found.receipt.channels_refused) == (2 * (GOOD + 1), 2)
 
 
 def arrow_body(count=10):

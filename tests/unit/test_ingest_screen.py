@@ -7,6 +7,7 @@ import orjson
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX, CHANNELS, MASK_BIT
 from esp_common.contracts.readings import API_GATEWAY, RUNNING_ABSENT, TRIP_CODE_ABSENT
+from esp_ingest.domain.codes import SENTINELS
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
 from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Pump, Registry, Tag
@@ -424,6 +425,7 @@ def test_a_channel_is_stored_exactly_when_it_is_within_its_limits_or_near(sent: 
         assert (int(accepted.refused_mask[0]) >> bit & 1) == (channel.name in refused) == np.isnan(stored)
         coded = int(accepted.fault_mask[0]) >> bit & 1
         near = channel.low - channel.tolerance <= value <= channel.high + channel.tolerance_above
+        near = near and value not in SENTINELS
         assert (channel.name not in refused) == bool(near or coded)
         if near and not coded:
             assert stored == min(max(value, channel.low), channel.high)
