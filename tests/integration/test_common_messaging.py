@@ -1,8 +1,10 @@
 """Publishing and consuming through everything a broker does to its clients."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -121,6 +123,68 @@ async def test_a_queue_that_is_full_raises(publisher: Publisher, fresh: Vhost) -
         return False
 
     await until(refused, "the broker refuses")
+
+
+async def test_a_channel_that_goes_on_refusing_is_opened_again_once_the_queue_has_room(
+    publisher: Publisher, fresh: Vhost
+) -> None:
+    policy = {"pattern": f"^{QUEUE}$", "definition": {"max-length": 1}, "apply-to": "queues"}
+    fresh.server.api("PUT", f"policies/{fresh.name}/full", policy)
+
+    async def outcome() -> str:
+        try:
+            await publisher.publish(topology.INGEST, KEY, b"x")
+        except EspError as error:
+            return error.code
+        return "confirmed"
+
+    async def refused() -> bool:
+        return await outcome() == "nacked"
+
+    async def confirmed() -> bool:
+        return await outcome() == "confirmed"
+
+    await until(refused, "the broker refuses")
+    assert publisher.obstacle == f"the broker refuses messages to {topology.INGEST}: a queue is full"
+    fresh.server.api("DELETE", f"policies/{fresh.name}/full")
+    fresh.server.api("DELETE", f"queues/{fresh.name}/{QUEUE}/contents")
+    await until(confirmed, "a message is confirmed again")
+    assert publisher.obstacle is None
+
+
+async def test_a_publisher_says_at_once_that_the_broker_has_its_alarm_on(server_home: Path) -> None:
+    server = RabbitMQ(server_home / "rabbitmq-alarm")
+    server.start()
+    try:
+        async with Publisher(server.url_for("ingest")) as publisher:
+            await publisher.publish(topology.INGEST, KEY, b"before")
+            limit = server.home / "rabbitmq.conf"
+            assert "disk_free_limit" in limit.read_text()
+            control(server, "set_disk_free_limit", "900000GB")
+
+            async def said() -> bool:
+                try:
+                    async with asyncio.timeout(1):
+                        await publisher.publish(topology.INGEST, KEY, b"x")
+                except (TimeoutError, BrokerUnavailable):
+                    pass
+                return "alarm" in (publisher.obstacle or "")
+
+            await until(said, "the publisher says so")
+            with pytest.raises(BrokerUnavailable, match="disk or memory alarm"):
+                await publisher.publish(topology.INGEST, KEY, b"x")
+            control(server, "set_disk_free_limit", "1MB")
+            await until(lambda: publisher.obstacle is None, "the alarm is over")
+            await publisher.publish(topology.INGEST, KEY, b"after")
+    finally:
+        server.kill()
+
+
+def control(server: RabbitMQ, *arguments: str) -> None:
+    """Run rabbitmqctl on the server's node."""
+    node = server.programs()[-1]
+    command = replace(node, argv=("/usr/lib/rabbitmq/bin/rabbitmqctl", *arguments)).command()
+    subprocess.run(command, env=node.full_environment(), cwd=server.home, check=True, capture_output=True)
 
 
 async def test_an_unknown_exchange_raises_and_the_publisher_recovers(

@@ -50,6 +50,15 @@ class Health:
 
         self.add(name, check)
 
+    def add_obstacle(self, name: str, obstacle: Callable[[], str | None]) -> None:
+        """Make readiness depend on `obstacle()`: fine when None, else what it says is wrong."""
+
+        async def check() -> None:
+            if found := obstacle():
+                raise RuntimeError(found)
+
+        self.add(name, check)
+
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """Return whether everything needed answers, and for each check "ok" or what is wrong."""
         names = list(self._checks)

@@ -78,7 +78,7 @@ async def open_api(
         stack.push_async_callback(coalescer.close)
         listener = _listen(settings, registry, verifier)
         health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_obstacle("broker", lambda: requester.obstacle)
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
         assets, lists = Assets(pool), Lists(pool)

@@ -109,6 +109,14 @@ class Link:
         usable = self._usable and self._channel is not None and not self._channel.is_closed
         return usable and not self._lost.is_set()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker takes no messages on this connection: its disk or memory alarm is on.
+
+        It says so when something is published, not before.
+        """
+        return self._connection is not None and not _unblocked(self._connection)
+
     async def run(self) -> None:
         """Keep the channel open until cancelled or stopped."""
         try:
@@ -186,6 +194,12 @@ class Link:
 
     def _closed(self) -> None:
         """Forget what belonged to the channel that is gone."""
+
+
+def _unblocked(connection: AbstractConnection) -> bool:
+    """Return whether the broker reads what is published; aiormq keeps this to itself."""
+    event: asyncio.Event | None = getattr(connection, "_Connection__connection_unblocked", None)
+    return event is None or event.is_set()
 
 
 def _release_writers(connection: AbstractConnection) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ PUBLISH_TIMEOUT_S: Final = 30.0
 START_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 _FRAME_OVERHEAD: Final = 8
+NACKED_PATIENCE_S: Final = 1.0
+"""How long an exchange refuses everything before the channel is opened again; doubles until it confirms.
+
+A channel can go on refusing for ever after a queue behind it was full once.
+"""
+NACKED_MAX_PATIENCE_S: Final = 30.0
+NACKED_RECENTLY_S: Final = 10.0
+"""For how long after its last refusal, without a confirm since, an exchange counts as refusing."""
 _PERSISTENT, _TRANSIENT = 2, 1
 _REFUSALS: Final = (ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed)
 """Why the broker closes a channel that it would close again for the same message."""
@@ -60,6 +69,20 @@ class Publisher(Link):
         self._ready = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._nacked: dict[str, float] = {}
+        self._patience_s = NACKED_PATIENCE_S
+        self._reopening: asyncio.TimerHandle | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the broker takes no messages from here now; None when it does."""
+        if not self.connected:
+            return "not connected"
+        if self.blocked:
+            return "the broker takes no messages: its disk or memory alarm is on"
+        oldest = time.monotonic() - NACKED_RECENTLY_S
+        refusing = sorted(exchange for exchange, nacked_at in self._nacked.items() if nacked_at > oldest)
+        return f"the broker refuses messages to {', '.join(refusing)}: a queue is full" if refusing else None
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Connect in the background; return when connected or after `timeout_s`."""
@@ -77,6 +100,8 @@ class Publisher(Link):
     async def close(self) -> None:
         """Close the connection; what is still in flight raises BrokerUnavailable."""
         await self.stop()
+        if self._reopening is not None:
+            self._reopening.cancel()
         if self._running is not None:
             await asyncio.wait([self._running], timeout=_CLOSE_TIMEOUT_S)
             self._running.cancel()  # it may be waiting for a broker that is away
@@ -146,6 +171,10 @@ class Publisher(Link):
                 async with self._writing:
                     if not self.connected:
                         raise BrokerUnavailable(f"not connected to the broker, publishing to {exchange}")
+                    if self.blocked:
+                        raise BrokerUnavailable(
+                            "the broker takes no messages: its disk or memory alarm is on"
+                        )
                     confirmed = asyncio.get_running_loop().create_future()
                     self._last_tag += 1
                     tag = self._last_tag
@@ -201,12 +230,37 @@ class Publisher(Link):
 
     def _settle(self, tag: int, frame: commands.Basic.Ack | commands.Basic.Nack) -> None:
         pending = self._pending.pop(tag, None)
-        if pending is None or pending.confirmed.done():
+        if pending is None:
+            return
+        if isinstance(frame, commands.Basic.Ack):
+            if self._nacked:
+                self._on_ack(pending.exchange)
+        else:
+            self._on_nack(pending.exchange)
+        if pending.confirmed.done():
             return
         if isinstance(frame, commands.Basic.Ack):
             pending.confirmed.set_result(None)
         else:
             pending.confirmed.set_exception(Nacked(f"{pending.exchange} refused {pending.routing_key}"))
+
+    def _on_ack(self, exchange: str) -> None:
+        if self._nacked.pop(exchange, None) is not None:
+            self._patience_s = NACKED_PATIENCE_S
+
+    def _on_nack(self, exchange: str) -> None:
+        self._nacked[exchange] = time.monotonic()
+        if self._reopening is None:
+            loop = asyncio.get_running_loop()
+            self._reopening = loop.call_later(self._patience_s, self._reopen_if_refusing)
+
+    def _reopen_if_refusing(self) -> None:
+        """Open the channel again unless messages are confirmed meanwhile; those in flight are lost to it."""
+        self._reopening = None
+        if self._nacked and self.connected:
+            log.warning("broker.refuses", link=self._name, exchanges=sorted(self._nacked))
+            self._patience_s = min(2 * self._patience_s, NACKED_MAX_PATIENCE_S)
+            self._lost.set()
 
     def _on_return(self, frame: commands.Basic.Return, header: ContentHeader | None) -> None:
         # A return carries no tag. The broker sends it before the confirm, and messages that agree in
