@@ -142,7 +142,7 @@ def test_the_supervisor_starts_it_again(role: Role, server_home: Path) -> None:
     script.write_text(ROLE)
     program = Program("auth-api", (sys.executable, str(script)), folder, None, role.environment)
     supervisor = Supervisor(folder)
-    supervisor.configure([program])
+    supervisor.configure([program], folder)
     supervisor.start()
     try:
         supervisor.run([program])
