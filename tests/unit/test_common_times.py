@@ -133,8 +133,9 @@ def test_every_door_gives_the_same_verdict(text: str) -> None:
     assert (None if missing[1] else int(time_us[1])) == expected
     assert not missing[[0, 2]].any()
     assert (gateway_instant(text) is None) == (expected is None)
-    for read, refusal in _DOORS.values():
-        if expected is None:
+    for door, (read, refusal) in _DOORS.items():
+        # Queries are narrower: other years would make spans overflow.
+        if expected is None or (door == "http" and not 1900 <= parse_time(text).year <= 2999):
             with pytest.raises(refusal):
                 read("x" if text == "latest" else text)
         else:
