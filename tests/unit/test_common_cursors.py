@@ -116,7 +116,6 @@ def test_any_other_text_is_refused(cursor: str) -> None:
         ([20260101], [day_field]),
         (["nan"], [float_field]),
     ],
-    ids=str,
 )
 def test_a_value_of_another_type_or_range_is_refused(value: object, fields: list[Any]) -> None:
     with pytest.raises(InvalidInput, match="invalid cursor") as refused:
