@@ -19,7 +19,7 @@ LIMIT_S = 15.0
 
 pytestmark = pytest.mark.timeout(400)
 ROLE = """
-import asyncio, signal, sys, time
+import asyncio, os, signal, sys, time
 from esp_auth import app, cli
 
 serve_api = app.run_api
@@ -28,6 +28,7 @@ async def run_api(settings, stop):
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, hold_the_interpreter)
     loop.add_signal_handler(signal.SIGUSR2, block_the_loop)
+    time.sleep(float(os.environ.get("START_BLOCKED_S", "0")))
     await serve_api(settings, stop)
 
 def hold_the_interpreter():
@@ -127,6 +128,18 @@ def test_liveness_fails_before_the_role_ends(
     (blocked,) = [line for line in lines if line["event"] == "event-loop.blocked"]
     assert (blocked["level"], blocked["service"], blocked["ends_after_s"]) == ("critical", "auth", LIMIT_S)
     assert blocked["stack"][-1].endswith("block_the_loop")
+
+
+def test_a_role_may_block_its_event_loop_longer_while_it_starts(
+    start: Callable[[], subprocess.Popen[bytes]], role: Role, tmp_path: Path
+) -> None:
+    role.environment["START_BLOCKED_S"] = str(LIMIT_S + 1)
+    process = start()
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(120) == 1
+    log = (tmp_path / "log").read_text()
+    assert log.count("Timeout (") == 1
+    assert "Timeout (0:00:15)!" in log
 
 
 def test_a_role_that_is_stopped_ends_in_order(start: Callable[[], subprocess.Popen[bytes]]) -> None:

@@ -13,7 +13,7 @@ import uvloop
 from esp_common import telemetry, vault
 from esp_common.database import OUTAGES, Pool, create_pool
 from esp_common.settings import ServiceSettings, service_of
-from esp_common.watchdog import watch_loop
+from esp_common.watchdog import note_started, watch_loop
 
 log = structlog.get_logger()
 
@@ -77,8 +77,10 @@ async def until_first_ends(
 ) -> None:
     """Run all; return when the first of `parts` ends, raising what it died of. `beside` may end before.
 
-    `finish` is awaited then, with the others still running; after it they are cancelled.
+    `finish` is awaited then, with the others still running; after it they are cancelled. A role that gets
+    here is put together, so the watchdog judges it as started.
     """
+    note_started()
     tasks = [asyncio.ensure_future(part) for part in parts]
     others = [asyncio.ensure_future(part) for part in beside]
     try:

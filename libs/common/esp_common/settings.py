@@ -84,7 +84,7 @@ class ServiceSettings(BaseSettings):
     loop_blocked_limit_s: float = Field(
         30,
         ge=1,
-        description="Seconds that the event loop may be blocked before the process exits with 1.",
+        description="Seconds the event loop may be blocked, once started, before the process exits with 1.",
     )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log line written."

@@ -7,6 +7,9 @@ lock or not:
   stderr and exits with code 1 when the loop has not touched the heartbeat for `limit_s`.
 - A Python thread logs `event-loop.blocked` at half of that time. The liveness listener, if there is a port
   for it, answers 503 from then on.
+
+`limit_s` holds once the role has started. Start-up (imports, routes, a password hash, models) may use the
+processor on the loop for as long as a busy machine makes it take, so it has `START_FACTOR` times as long.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,19 +36,32 @@ _STDERR: Final = 2
 _TOUCHES: Final = 10
 """Touches of the heartbeat in the time that the loop may be blocked."""
 _REQUEST_TIMEOUT_S: Final = 5.0
+START_FACTOR: Final = 10
+"""How much longer than afterwards the loop may be blocked while the role starts."""
 
 
 class Heartbeat:
     """When an event loop last ran its tasks; touched by the loop, read by any thread."""
 
     def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
+        self._started_limit_s = limit_s
+        self.limit_s = limit_s * START_FACTOR
         self._touched = monotonic()
+
+    def start(self) -> None:
+        """Note that the role has started: the shorter limit holds from now on."""
+        self.limit_s = self._started_limit_s
+        self.touch()
 
     def touch(self) -> None:
         """Note that the loop runs, and restart the timer that ends the process."""
         self._touched = monotonic()
         faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_STDERR)
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds between two touches, or two judgements; the same while the role starts as afterwards."""
+        return self._started_limit_s / _TOUCHES
 
     @property
     def age_s(self) -> float:
@@ -58,14 +74,27 @@ class Heartbeat:
         return self.age_s > self.limit_s / 2
 
 
+_heartbeat: ContextVar[Heartbeat | None] = ContextVar("heartbeat", default=None)
+"""That of the role this code runs in; None: it is not watched."""
+
+
+def note_started() -> None:
+    """Have the watchdog of this role, if there is one, judge it as a role that has started."""
+    heartbeat = _heartbeat.get()
+    if heartbeat is not None:
+        heartbeat.start()
+
+
 @asynccontextmanager
 async def watch_loop(limit_s: float, host: str, liveness_port: int | None) -> AsyncIterator[None]:
     """End this process once the running event loop is blocked for `limit_s`, while inside.
 
+    Until `note_started()` it may be blocked for `START_FACTOR` times as long.
     `liveness_port`: where a thread answers `/health/live` on `host`; None: nowhere.
     """
     heartbeat = Heartbeat(limit_s)
     heartbeat.touch()
+    _heartbeat.set(heartbeat)
     ended = Event()
     # With this context: the names of service and role are in it, for the log.
     judge = partial(copy_context().run, _judge, heartbeat, get_ident(), ended)
@@ -86,13 +115,13 @@ async def watch_loop(limit_s: float, host: str, liveness_port: int | None) -> As
 async def _beat(heartbeat: Heartbeat) -> None:
     while True:
         heartbeat.touch()
-        await asyncio.sleep(heartbeat.limit_s / _TOUCHES)
+        await asyncio.sleep(heartbeat.pause_s)
 
 
 def _judge(heartbeat: Heartbeat, loop_thread: int, ended: Event) -> None:
     """Log each time the loop is late, with the place where it is blocked."""
     was_late = False
-    while not ended.wait(heartbeat.limit_s / _TOUCHES):
+    while not ended.wait(heartbeat.pause_s):
         is_late = heartbeat.is_late
         if is_late and not was_late:
             log.critical(
