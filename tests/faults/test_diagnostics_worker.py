@@ -24,6 +24,7 @@ _TABLES = (
     "workers",
     "outbox",
     "alerts",
+    "backlogs",
 )
 
 
@@ -84,6 +85,29 @@ class Judged:
             for number in range(first, first + count)
             for pump in range(PUMPS)
         ]
+
+    def history(self, pumps: int, count: int, ill: range) -> list[dict[str, Any]]:
+        """Return readings of some pumps, one a second until `start`; those of `ill` with an open phase."""
+        return [
+            {**reading, "time": (self.start + (number - count) * timedelta(seconds=1)).isoformat()}
+            for number in range(count)
+            for reading in self.readings(number, 1, fault=number in ill)[:pumps]
+        ]
+
+    def live(self, pump_id: str) -> dict[str, Any]:
+        """Return a healthy reading of now."""
+        now = datetime.now(UTC).isoformat()
+        return {**self.readings(0, 1, fault=False)[0], "pump_id": pump_id, "time": now}
+
+    def shown(self, reading: dict[str, Any]) -> bool:
+        """Return whether a pump's status is that of a reading or newer."""
+        query = "SELECT count(*) FROM diagnostics.pump_status WHERE pump_id = %s AND time >= %s"
+        return bool(self.rig.deployment.admin(query, reading["pump_id"], reading["time"])[0][0])
+
+    def backlogs(self) -> dict[str, float]:
+        """Return how much of each pump's past waits to be judged, seconds."""
+        query = "SELECT pump_id, extract(epoch FROM until - judged)::float8 FROM diagnostics.backlogs"
+        return dict(self.rig.deployment.admin(query))
 
     def open_phases(self) -> Counter[str]:
         """Return how often each pump was found to have an open phase."""
@@ -166,3 +190,32 @@ async def test_worker_told_to_end_saves_what_it_knows(judged):
     saved = rig.deployment.admin("SELECT count(*), max(through) FROM diagnostics.pump_snapshots")
     assert saved == [(PUMPS, judged.start + 5 * STEP)]
     assert rig.deployment.admin("SELECT count(*) FROM diagnostics.workers") == [(0,)]
+
+
+async def test_backlog_is_judged_once_and_live_readings_before_it(judged):
+    """Three pumps' histories arrive at once, before the live readings of one of them and of another."""
+    rig, pumps, count = judged.rig, 3, 3000
+    ill = range(1200, 1500)
+    rig.worker()
+    worker = judged.worker(snapshot_s=1, backlog_settle_s=1)
+    await rig.publish(batches(judged.history(pumps, count, ill), 900))
+    live = [judged.live(pump_id) for pump_id in ("SIM-010", "SIM-001")]
+    await rig.publish([live])
+    await until(lambda: all(map(judged.shown, live)), 60, lambda: "live readings are not shown")
+    waiting = judged.backlogs()
+    assert sorted(waiting) == ["SIM-001", "SIM-002", "SIM-003"]
+    assert max(waiting.values()) > 0
+    rig.kill(worker)
+    judged.worker(snapshot_s=1, backlog_settle_s=1)
+    await until(lambda: not judged.backlogs(), 120, lambda: f"{judged.backlogs()} left")
+    findings = rig.deployment.admin(
+        "SELECT pump_id, onset, cleared_at < %s FROM diagnostics.findings WHERE condition = 'open_phase'"
+        " ORDER BY pump_id",
+        judged.start,
+    )
+    onset = judged.start + (ill.start - count) * timedelta(seconds=1)
+    assert findings == [(f"SIM-{pump + 1:03d}", onset, True) for pump in range(pumps)]
+    later = judged.live("SIM-001")
+    await rig.publish([[later]])
+    await until(lambda: judged.shown(later), 30, lambda: "live readings go on")
+    assert judged.dead_letters() == 0

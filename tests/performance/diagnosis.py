@@ -264,7 +264,7 @@ def _cost_ms(together: int, scans: int) -> float:
     batches = []
     for instant in np.unique(readings.time_us):
         of_instant = readings.time_us == instant
-        batches.append(Batch(readings.take(of_instant), mask[of_instant], mask[of_instant]))
+        batches.append(Batch(readings.take(of_instant), *[mask[of_instant]] * 3))
     _judge_all(judge, batches[:5])
     gc.collect()
     began = time.process_time()

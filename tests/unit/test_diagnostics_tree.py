@@ -251,3 +251,20 @@ def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
         seen.append(float(rows.matrix[len(rows.matrix) // 2 :, FEATURES.index("unbalance")].mean()))
 
     assert seen[0] == pytest.approx(seen[1], rel=0.15)
+
+
+def test_a_refused_channel_is_missing_at_once_and_never_normal():
+    """Its last value stood for minutes more: a report by exception looks the same but for the mask."""
+    monitor = Monitor([PumpSpec("P-1", "north")], default_rules())
+    watch(monitor, readings(range(30)))
+    made = readings([30], intake_pressure_psi=np.nan)
+    none = np.zeros(1, dtype=np.int32)
+    refused = np.full(1, 1 << CHANNEL_INDEX["intake_pressure_psi"], dtype=np.int32)
+
+    [silent] = monitor.observe(made, none, none)
+    [after] = monitor.observe(made, none, none, refused_mask=refused)
+
+    assert "intake_pressure_psi" in silent.channels
+    assert "intake_pressure_psi" not in after.channels
+    lacking = {h.condition: h.missing for h in after.hypotheses}["insufficient_data"]
+    assert "intake_pressure" in {evidence.signal for evidence in lacking}

@@ -43,6 +43,7 @@ from esp_diagnostics.points import Points
 from esp_diagnostics.pump_settings import PumpSettings
 from esp_diagnostics.rules import RuleBook
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+from esp_diagnostics.silence import policy_of, watch_silence
 from esp_diagnostics.store.alerts import AlertLists
 from esp_diagnostics.store.fleet import FleetStore
 from esp_diagnostics.store.history import History
@@ -97,8 +98,8 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
                 PumpSettings(pool, history, nameplates.note_change),
                 nameplates,
             ),
-            fleet_router(Fleet(FleetStore(pool), cache, settings.cache_open_s)),
-            diagnostics_router(pool, nameplates),
+            fleet_router(Fleet(FleetStore(pool, policy_of(settings)), cache, settings.cache_open_s)),
+            diagnostics_router(pool, nameplates, policy_of(settings)),
             rules_router(RuleBook(pool)),
             live_router(sockets),
             alerts_router(Alerts(pool, LivePublisher(redis)), AlertLists(pool), pool),
@@ -168,6 +169,7 @@ async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> No
             consume([notifications, platform], stop),
             outbox.Relay(pool, publisher, SERVICE).run(),
             keep_time(pool, live, settings.alerts_tick_s),
+            watch_silence(pool, live, policy_of(settings), settings.no_data_check_s),
         )
 
 

@@ -23,8 +23,9 @@ from esp_diagnostics.domain.diagnosis import SEVERITIES, Assessment, Evidence, H
 from esp_diagnostics.domain.diagnosis.findings import ANOMALY
 from esp_diagnostics.domain.kpis import Health, health_score
 from esp_diagnostics.settings import SERVICE
+from esp_diagnostics.store import backlogs, states
 from esp_diagnostics.store import findings as store
-from esp_diagnostics.store import states
+from esp_diagnostics.store.backlogs import Note
 from esp_diagnostics.store.findings import Change, Clearing, NewFinding
 from esp_diagnostics.store.states import Spell, Status
 from esp_diagnostics.store.times import as_time
@@ -144,14 +145,21 @@ class Effects:
     signals: list[Signal] = field(default_factory=list)
     announced: list[Announced] = field(default_factory=list)
     live: list[dict[str, Any]] = field(default_factory=list)
+    backlogs: list[Note] = field(default_factory=list)
+    caught_up: list[tuple[str, datetime]] = field(default_factory=list)
+    """Pumps with up to when their backlog is judged."""
+
     changed_pumps: dict[UUID, str] = field(default_factory=dict)
     """Pump of each finding that is changed or cleared."""
 
     @property
     def durable(self) -> bool:
         """Whether there is anything to write."""
-        return bool(
-            self.raised or self.changed or self.cleared or self.spells or self.statuses or self.signals
+        return any(
+            (
+                *(self.raised, self.changed, self.cleared, self.spells, self.statuses, self.signals),
+                *(self.backlogs, self.caught_up),
+            )
         )
 
     @property
@@ -163,6 +171,8 @@ class Effects:
             *(each.pump_id for each in self.statuses),
             *(each.pump_id for each in self.signals if each.pump_id),
             *(each.pump_id for each in self.announced),
+            *(each.pump_id for each in self.backlogs),
+            *(pump_id for pump_id, _ in self.caught_up),
             *(self.changed_pumps[each.finding_id] for each in self.changed),
             *(self.changed_pumps[each.finding_id] for each in self.cleared),
         }
@@ -188,6 +198,8 @@ class Effects:
             signals=[each for each in self.signals if wanted(each.pump_id or "")],
             announced=[each for each in self.announced if wanted(each.pump_id)],
             live=[each for each in self.live if wanted(each["pump_id"])],
+            backlogs=[each for each in self.backlogs if wanted(each.pump_id)],
+            caught_up=[each for each in self.caught_up if wanted(each[0])],
             changed_pumps=self.changed_pumps,
         )
 
@@ -256,7 +268,10 @@ def _find(
             changed |= _change(memory, known, assessment, hypothesis, verdict, context, effects)
     memory.inherited = memory.inherited and assessment.learning < 1
     if not memory.inherited:
+        time = as_time(assessment.time_us)
         for condition in [condition for condition in memory.findings if condition not in assessment.open]:
+            if context.replaying and memory.findings[condition].raised_at > time:
+                continue  # on record from a later reading, which the replay has not reached yet
             _clear(memory, condition, as_time(assessment.time_us), context, effects)
             changed = True
     return changed
@@ -592,6 +607,8 @@ async def record(
 
     A finding that was found already, or is over already, is announced to nobody.
     """
+    await backlogs.note(connection, effects.backlogs)
+    await backlogs.note_judged(connection, effects.caught_up)
     new = await store.raise_new(connection, effects.raised)
     await store.change(connection, effects.changed)
     over = await store.clear(connection, effects.cleared)

@@ -92,6 +92,11 @@ class DiagnosticsSettings(ServiceSettings):
     replay_new_s: float = Field(
         3600, ge=0, description="Past that is judged of a pump without a saved state, seconds."
     )
+    backlog_settle_s: float = Field(
+        10,
+        ge=0,
+        description="Wait for more readings of the past before a pump's backlog counts as judged, seconds.",
+    )
     rulebook_s: float = Field(
         10, gt=0, description="Longest until changed pumps and rules are noticed without an event, seconds."
     )
@@ -104,6 +109,18 @@ class DiagnosticsSettings(ServiceSettings):
         3600, gt=0, description="Pause before a pump whose history was too short is tried again, seconds."
     )
     training_history_days: float = Field(14, gt=0, description="Past that models are trained from, days.")
+
+    # silence
+    no_data_intervals: float = Field(
+        5, gt=0, description="Intervals of a pump without a reading after which it is silent, intervals."
+    )
+    no_data_least_s: float = Field(
+        300, gt=0, description="Shortest time without a reading after which a pump is silent, seconds."
+    )
+    no_data_interval_s: float = Field(
+        720, gt=0, description="Interval of a pump that reports by exception, for its silence, seconds."
+    )
+    no_data_check_s: float = Field(5, gt=0, description="How often silence is looked for, seconds.")
 
     # alerts and notifier
     co2e_kg_per_kwh: float = Field(

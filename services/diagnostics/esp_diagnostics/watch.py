@@ -118,6 +118,11 @@ class Judge:
         self._drop(pump_ids)
         self._apply()
 
+    def restart(self, pumps: Mapping[str, KnownPump], past: Mapping[str, Past]) -> None:
+        """Go on watching `pumps` from other states than those that it knows."""
+        self.dismiss(pumps)
+        self.admit(pumps, past)
+
     def update(self, pumps: Mapping[str, KnownPump], rulebook: Rulebook) -> Effects:
         """Go by other nameplates, settings or rules; return what that alone changes.
 
@@ -204,7 +209,9 @@ class Judge:
         `now_s`: a clock that never goes back. `replaying`: they are of the past, so what follows may be on
         record already, and nobody is told of them live.
         """
-        assessments = self._monitor.observe(batch.readings, batch.fault_mask, batch.frozen_mask, self._untold)
+        assessments = self._monitor.observe(
+            batch.readings, batch.fault_mask, batch.frozen_mask, self._untold, batch.refused_mask
+        )
         rows = self._monitor.features()
         self._untold = self._anomalies.observe(
             rows.pump_ids.tolist(), rows.times_us, rows.matrix, rows.regime, rows.steady
@@ -227,6 +234,15 @@ class Judge:
         effects = Effects()
         for memory in self._memory.values():
             if findings.due(memory, now_s):
+                findings.show_status(memory, now_s, effects)
+        return effects
+
+    def show(self, pump_ids: Iterable[str], now_s: float) -> Effects:
+        """Return the statuses of pumps that have not been written yet, however soon that is."""
+        effects = Effects()
+        for pump_id in pump_ids:
+            memory = self._memory.get(pump_id)
+            if memory is not None and memory.unshown is not None:
                 findings.show_status(memory, now_s, effects)
         return effects
 

@@ -1,15 +1,17 @@
 """The worker role: accepted readings in; states, findings, alerts, events and live messages out.
 
 What has come on all lanes since the last round is judged together, written in one transaction, and only
-then acknowledged. The judge's state lives in memory: it is saved now and then, and whoever goes on from what
-was saved reads what has come since from the store. So nothing is lost with a worker, and what is found again
-on the way is known to have been found.
+then acknowledged. Of a pump with more readings than a round judges only the newest are: the others are noted
+as its backlog in the same transaction, and judged from the store beside the live ones (`catch_up`). The
+judge's state lives in memory. It is saved now and then; a worker that goes on from a saved state reads what
+has come since from the store, so nothing is lost with a worker. What it finds again is not announced again.
 """
 
 import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,28 +31,31 @@ from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Delivery, EventListener, Publisher
 from esp_common.outbox import Relay
 from esp_common.roles import until_first_ends
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter as CounterMetric
+from prometheus_client import Gauge, Histogram
 
 from esp_diagnostics import findings
 from esp_diagnostics.alerts import load_rules as load_alert_rules
+from esp_diagnostics.catch_up import Access, CatchUp, chunks_of
+from esp_diagnostics.domain.backlog import MAX_LIVE_READINGS, divide, live_span_us
 from esp_diagnostics.domain.diagnosis import Rules, load_rules
 from esp_diagnostics.findings import Effects
 from esp_diagnostics.live import LivePublisher
 from esp_diagnostics.models import Trainer
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.partitions import Claim, Lane, Membership, partition_of, pumps_of
+from esp_diagnostics.pasts import read_pasts
 from esp_diagnostics.rules import shipped_text
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
-from esp_diagnostics.store import findings as stored_findings
-from esp_diagnostics.store import models as stored_models
-from esp_diagnostics.store import states
+from esp_diagnostics.store import backlogs, states
+from esp_diagnostics.store.backlogs import Note
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.pumps import load as load_pumps
 from esp_diagnostics.store.replay import Batch, Replay, Window, join
 from esp_diagnostics.store.rules import RuleStore
 from esp_diagnostics.store.states import Ownership, Snapshot
 from esp_diagnostics.store.times import as_time, as_us
-from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
+from esp_diagnostics.watch import Judge, Rulebook
 
 log = structlog.get_logger()
 
@@ -59,12 +64,6 @@ GATHER_S: Final = 0.05
 
 ROUND_BYTES: Final = 2 * 1024 * 1024
 """About how much of each lane is taken in a round."""
-
-SLICE: Final = timedelta(minutes=10)
-"""How much of the past is read from the store at a time."""
-
-STEP_US: Final = 60_000_000
-"""How much of the past is judged at a time: so that what it led to is dated to the minute."""
 
 GAP_S: Final = 60.0
 GAP_INTERVALS: Final = 3
@@ -88,8 +87,10 @@ _ROUND_S: Final = Histogram(
     "From taking readings up to their acknowledgement.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
-_MESSAGES: Final = Counter("esp_diagnostics_messages_total", "Messages by what became of them.", ["outcome"])
-_GAPS: Final = Counter(
+_MESSAGES: Final = CounterMetric(
+    "esp_diagnostics_messages_total", "Messages by what became of them.", ["outcome"]
+)
+_GAPS: Final = CounterMetric(
     "esp_diagnostics_gaps_filled_total", "Readings that had not come and were read from the store."
 )
 _DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 while the worker waits for the database.")
@@ -156,6 +157,23 @@ class Worker:
         # a state that is saved never knows of a finding that is not written.
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "judge")
+        access = Access(
+            turn=self._turn,
+            in_thread=self._in_thread,
+            retry=self._patiently,
+            write=self._write,
+            publish=live.publish,
+            pumps=lambda: self._known.pumps,
+            claims=lambda: {n: claim for n, claim in self._claims.items() if self._settled(claim)},
+            worker_id=self.worker_id,
+        )
+        self._catch_up = CatchUp(
+            access,
+            self._judge,
+            pool,
+            settle_s=settings.backlog_settle_s,
+            longest_s=settings.replay_longest_s,
+        )
         self._outage_since: float | None = None
         self._paused: list[Lane] = []
 
@@ -195,6 +213,7 @@ class Worker:
                 self._show_late(),
                 self._save_now_and_then(),
                 self._keep_current(),
+                self._catch_up.run(),
                 self.trainer.run(self._owned_pumps, self._take_model),
                 stop.wait(),
                 finish=self._finish,
@@ -252,7 +271,13 @@ class Worker:
     async def _forget(self, claim: Claim) -> None:
         claim.epoch = None
         async with self._turn:
-            await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
+            await self._dismiss(claim)
+
+    async def _dismiss(self, claim: Claim) -> None:
+        """Watch the pumps of a partition no more; the caller holds the turn."""
+        await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
+        backlogs = self._catch_up.backlogs.of_partition(claim.partition)
+        await self._catch_up.forget([backlog.pump_id for backlog in backlogs])
 
     def _pumps_of(self, claim: Claim) -> list[str]:
         return pumps_of({claim.partition}, self._judge.pump_ids)
@@ -276,6 +301,7 @@ class Worker:
             claim = self._claims[partition] = Claim(partition, lane, epoch)
             pumps = pumps_of({partition}, self._known.pumps)
             started = time.monotonic()
+            await self._catch_up.load(partition, as_us(datetime.now(UTC)))
             await self._admit(claim, pumps)
             seconds = round(time.monotonic() - started, 1)
             log.info("partition.taken", partition=partition, pumps=len(pumps), seconds=seconds)
@@ -287,84 +313,77 @@ class Worker:
         claim.lane, claim.generation = lane, generation
 
     async def _admit(self, claim: Claim, pump_ids: Sequence[str]) -> None:
-        """Begin to judge pumps: from their saved states, and what has come since then."""
+        """Begin to judge pumps: from their saved states, and what has come since then.
+
+        A pump of which more has come than a round judges has a backlog.
+        """
         pumps = {pump_id: self._known.pumps[pump_id] for pump_id in pump_ids if pump_id in self._known.pumps}
         now = datetime.now(UTC)
         longest = now - timedelta(seconds=self._settings.replay_longest_s)
         async with self._turn:
-            past = await self._patiently(lambda: self._read_past(list(pumps), longest))
+            past = await self._patiently(lambda: read_pasts(self._pool, list(pumps), longest))
             await self._in_thread(self._judge.admit, pumps, past)
         fresh = now - timedelta(seconds=self._settings.replay_new_s)
-        after = {
-            pump_id: max(as_time(known.through_us), longest) if known.through_us else fresh
+        windows = [
+            Window(pump_id, max(as_time(known.through_us), longest) if known.through_us else fresh, now)
             for pump_id, known in past.items()
-        }
-        await self._judge_past(claim, after, until=now)
-
-    async def _read_past(self, pump_ids: Sequence[str], since: datetime) -> dict[str, Past]:
-        """Return what is on record of pumps."""
-        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
-            found: dict[str, list[OpenFinding]] = {}
-            for row in await stored_findings.open_findings(connection, pump_ids):
-                found.setdefault(row["pump_id"], []).append(
-                    OpenFinding(**{name: row[name] for name in OpenFinding._fields})
-                )
-            cleared = await stored_findings.last_cleared(connection, pump_ids, since - timedelta(days=1))
-            settled = findings.settled_from((key, as_us(at)) for key, at in cleared.items())
-            spells = await states.open_spells(connection, pump_ids)
-            snapshots = await states.read_snapshots(connection, pump_ids)
-            models = await stored_models.active(connection, pump_ids)
-        return {
-            pump_id: Past(
-                findings=found.get(pump_id, ()),
-                spell=(as_us(spells[pump_id][0]), spells[pump_id][1]) if pump_id in spells else None,
-                settled=settled.get(pump_id),
-                snapshot=snapshots[pump_id][0] if pump_id in snapshots else None,
-                through_us=as_us(snapshots[pump_id][1]) if pump_id in snapshots else 0,
-                model=models[pump_id][1] if pump_id in models else None,
+            if pump_id not in self._catch_up.backlogs
+        ]
+        batch, long = await self._read_short(windows)
+        async with self._turn:
+            await self._set_aside(
+                {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}, [claim]
             )
-            for pump_id in pump_ids
-        }
+        await self._judge_steps(batch, [claim])
+
+    async def _read_short(self, windows: Sequence[Window]) -> tuple[Batch, list[Window]]:
+        """Return the readings of windows with no more than a round judges, and the other windows."""
+        batch = await self._patiently(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
+        counts = Counter(batch.readings.pump_id.tolist())
+        long = [each for each in windows if counts[each.pump_id] > MAX_LIVE_READINGS]
+        if long:
+            batch = batch.take(~np.isin(batch.readings.pump_id, [each.pump_id for each in long]))
+        return batch, long
+
+    async def _set_aside(self, past: Mapping[str, tuple[int, int]], claims: Sequence[Claim]) -> None:
+        """Store that readings wait, after one time and up to another (µs) of each pump."""
+        if past:
+            notes = await self._catch_up.set_aside(past)
+            await self._write(Effects(backlogs=notes), claims)
 
     # --- the past -------------------------------------------------------------------------------------------
 
-    async def _judge_past(self, claim: Claim, after: Mapping[str, datetime], until: datetime) -> None:
-        """Judge what the store has of pumps, each after its own time, up to `until`."""
-        begin = min(after.values(), default=until)
-        while begin < until and claim.epoch is not None and not claim.lane.leaving:
-            end = min(begin + SLICE, until)
-            windows = [
-                Window(pump_id, max(since, begin), end) for pump_id, since in after.items() if since < end
-            ]
-            batch = await self._patiently(partial(self._replay.windows, windows))
-            async with self._turn:
-                await self._judge_steps(batch, [claim])
-            begin = end
-
     async def _judge_steps(self, batch: Batch, claims: Sequence[Claim]) -> None:
         """Judge readings of the past step by step, and write what follows from each step."""
-        steps = batch.readings.time_us // STEP_US
-        for step in np.unique(steps):
-            part = batch.take(steps == step)
-            try:
-                effects = await self._in_thread(self._judge.judge, part, time.monotonic(), replaying=True)
-                await self._live.publish(await self._write(effects, claims))
-            except Exception as error:
-                if is_outage(error):
-                    raise
-                # What cannot be judged now could not be judged when it came.
-                log.exception("replay.failed", readings=len(part))
+        for part in chunks_of(batch):
+            async with self._turn:
+                await self._judge_step(part, claims)
 
-    async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> None:
-        """Judge what pumps sent between what was judged and `batch`, if it went past this worker."""
+    async def _judge_step(self, part: Batch, claims: Sequence[Claim]) -> None:
+        try:
+            effects = await self._in_thread(self._judge.judge, part, time.monotonic(), replaying=True)
+            await self._live.publish(await self._write(effects, claims))
+        except Exception as error:
+            if is_outage(error):
+                raise
+            # What cannot be judged now could not be judged when it came.
+            log.exception("replay.failed", readings=len(part))
+
+    async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
+        """Judge what pumps sent between what was judged and `batch`, if it went past this worker.
+
+        Returns the gaps (µs) that hold more than a round judges.
+        """
         windows = list(self._gaps(batch))
         if not windows:
-            return
-        missed = await self._patiently(partial(self._replay.windows, windows))
+            return {}
+        missed, long = await self._read_short(windows)
         if len(missed):
             log.info("gap.filled", pumps=len(windows), readings=len(missed))
             _GAPS.inc(len(missed))
-            await self._judge_steps(missed, claims)
+            for part in chunks_of(missed):
+                await self._judge_step(part, claims)
+        return {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}
 
     def _gaps(self, batch: Batch) -> Iterable[Window]:
         readings = batch.readings
@@ -373,7 +392,7 @@ class Worker:
         longest_us = int(self._settings.replay_longest_s * 1e6)
         for pump_id, first_us in first.items():
             through_us = self._judge.through_us(pump_id)
-            if not through_us:
+            if not through_us or pump_id in self._catch_up.backlogs:
                 continue
             interval_s = self._known.pumps[pump_id].nameplate["expected_interval_s"] or UNKNOWN_INTERVAL_S
             if first_us - through_us > max(GAP_S, GAP_INTERVALS * interval_s) * 1e6:
@@ -452,8 +471,9 @@ class Worker:
         try:
             if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
                 self._note_unknown()
-            await self._fill_gaps(batch, claims)
+            batch, notes = await self._divide(batch, claims)
             effects = await self._in_thread(self._judge.judge, batch, time.monotonic())
+            effects.backlogs += notes
             live = await self._write(effects, claims)
         except Exception as error:
             if is_outage(error):
@@ -473,6 +493,28 @@ class Worker:
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
         await self._live.publish(live)
+
+    async def _divide(self, batch: Batch, claims: Sequence[Claim]) -> tuple[Batch, list[Note]]:
+        """Return the readings to judge now, and what must be stored of those that wait."""
+        past = await self._fill_gaps(batch, claims)
+        behind = {*self._catch_up.backlogs.pump_ids, *past}
+        now_us = as_us(datetime.now(UTC))
+
+        def live_since_us(pump_id: str) -> int:
+            interval_s = self._known.pumps[pump_id].nameplate["expected_interval_s"]
+            return now_us - live_span_us(interval_s, UNKNOWN_INTERVAL_S)
+
+        division = divide(batch.readings, behind, self._judge.through_us, live_since_us)
+        longest_us = int(self._settings.replay_longest_s * 1e6)
+        for pump_id, (first_us, last_us) in division.past.items():
+            through_us = self._judge.through_us(pump_id)
+            after_us = max(through_us, first_us - longest_us) if through_us else first_us - 1
+            gap = past.get(pump_id, (after_us, last_us))
+            past[pump_id] = (min(after_us, gap[0]), max(last_us, gap[1]))
+        if not past:
+            return batch, []
+        notes = await self._catch_up.set_aside(past)
+        return batch.take(division.live), notes
 
     def _note_unknown(self) -> None:
         """Have pumps looked at, though not for each reading of one that nobody knows."""
@@ -506,7 +548,7 @@ class Worker:
                 # Somebody else has it, who gets its messages again.
                 log.warning("partition.lost", partition=claim.partition)
                 claim.epoch = None
-                await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
+                await self._dismiss(claim)
         return live
 
     async def _write_once(
@@ -610,6 +652,7 @@ class Worker:
             async with self._turn:
                 try:
                     effects = await self._in_thread(self._judge.overdue, time.monotonic())
+                    effects.statuses += (await self._catch_up.overdue(time.monotonic())).statuses
                 except Exception:
                     # A pump whose status cannot be made does not keep the others from being judged.
                     log.exception("statuses.failed")
@@ -637,11 +680,13 @@ class Worker:
                 Snapshot(pump_id, claim.partition, body, as_time(through_us))
                 for pump_id, (body, through_us) in bodies.items()
             ]
+            pasts = await self._catch_up.states(claim.partition)
             epochs = {claim.partition: claim.epoch or 0}
             try:
                 async with self._pool.acquire() as connection, connection.transaction():
                     if await states.fence(connection, self.worker_id, epochs):
                         await states.save_snapshots(connection, snapshots)
+                        await backlogs.save(connection, pasts)
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -675,6 +720,7 @@ class Worker:
         owned = [claim for claim in self._claims.values() if self._settled(claim)]
         async with self._turn:
             effects = await self._in_thread(self._judge.update, known.pumps, known.rulebook)
+            await self._live.publish(await self._write(await self._catch_up.update(), owned))
             await self._live.publish(await self._write(effects, owned))
 
     async def _admit_new(self) -> None:
@@ -693,6 +739,7 @@ class Worker:
         async with self._turn:
             if pump_id in self._judge.pump_ids:
                 await self._in_thread(self._judge.set_model, pump_id, body)
+                await self._catch_up.set_model(pump_id, body)
 
     async def _in_thread(self, act: Callable[..., T], *arguments: Any, **options: Any) -> T:
         loop = asyncio.get_running_loop()
@@ -705,7 +752,7 @@ def _decode(taken: Sequence[tuple[Lane, Delivery]]) -> list[_Message]:
 
 def _message(lane: Lane, delivery: Delivery) -> _Message:
     try:
-        batch = Batch(*arrow.decode_accepted(delivery.body)[:3])
+        batch = Batch(*arrow.decode_accepted(delivery.body)[:4])
         return _Message(lane, partition_of(delivery), delivery, batch, None)
     except Exception as error:
         return _Message(lane, NO_PARTITION, delivery, None, error)

@@ -76,11 +76,16 @@ async def test_pumps_that_stopped_reporting_or_never_did_are_silent(diagnostics_
     assert silent == {"P-3", "P-6"}
 
 
+async def test_state_and_health_of_a_silent_pump_are_unknown(diagnostics_api: Any) -> None:
+    (silent,) = [pump for pump in (await fleet_of(diagnostics_api))["items"] if pump["pump_id"] == "P-3"]
+    assert (silent["state"], silent["health"], silent["since"]) == ("unknown", None, silent["time"])
+
+
 async def test_the_summary_counts_the_whole_field(diagnostics_api: Any) -> None:
     assert (await fleet_of(diagnostics_api, limit=1))["summary"] == {
         "pumps": 6,
         "out_of_service": 1,
-        "states": {"running": 3, "off": 1, "starting": 1, "unknown": 1},
+        "states": {"running": 3, "starting": 1, "unknown": 2},
         "severities": {"critical": 1, "high": 1, "low": 1},
     }
     assert (await fleet_of(diagnostics_api, field_id="south"))["summary"]["pumps"] == 2
@@ -105,12 +110,13 @@ async def test_pages_make_the_whole(diagnostics_api: Any, limit: int) -> None:
     [
         ({"field_id": "south"}, ["P-5", "P-6"]),
         ({"state": "running"}, ["P-2", "P-5", "P-1"]),
-        ({"state": ["off", "starting"]}, ["P-3", "P-4"]),
+        ({"state": ["off", "starting"]}, ["P-4"]),
+        ({"state": "unknown"}, ["P-3", "P-6"]),
         ({"severity": "high"}, ["P-3", "P-2"]),
         ({"severity": "low", "state": "starting"}, ["P-4"]),
         ({"field_id": "nowhere"}, []),
     ],
-    ids=["field", "state", "states", "severity", "both", "nobody's"],
+    ids=["field", "state", "states", "silent", "severity", "both", "nobody's"],
 )
 async def test_filters(diagnostics_api: Any, query: dict[str, Any], pumps: list[str]) -> None:
     assert [pump["pump_id"] for pump in (await fleet_of(diagnostics_api, **query))["items"]] == pumps

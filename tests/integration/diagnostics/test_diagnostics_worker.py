@@ -167,6 +167,7 @@ def worker_settings(diagnostics_settings: DiagnosticsSettings) -> DiagnosticsSet
             "snapshot_s": 3600,
             "rulebook_s": 1,
             "training_check_s": 3600,
+            "backlog_settle_s": 0.5,
         }
     )
 

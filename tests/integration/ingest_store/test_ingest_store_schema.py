@@ -13,7 +13,10 @@ from esp_ingest.store.migrations import migrate
 READERS = ("esp_diagnostics", "esp_archiver")
 STRANGERS = ("esp_auth", "esp_backup")
 GRAINS = ("1min", "1hour", "1day")
-VIEWS = {"fields", "wells", "pumps", "readings", "dropped_days", *(f"readings_{grain}" for grain in GRAINS)}
+VIEWS = {
+    *("fields", "wells", "pumps", "gateways", "gateway_pumps", "readings", "dropped_days"),
+    *(f"readings_{grain}" for grain in GRAINS),
+}
 
 OURS = """
 SELECT format('%I.%I', nspname, relname) AS name, nspname AS schema, relname AS relation

@@ -1,7 +1,7 @@
 """What pumps suffer from, over HTTP: diagnoses, health, and the findings of all times."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -13,10 +13,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from esp_diagnostics.api.answers import NO_NUL, FieldFilter, PumpFilter, PumpId
+from esp_diagnostics.domain.silence import Policy
 from esp_diagnostics.nameplates import Nameplates
 from esp_diagnostics.store import states
 from esp_diagnostics.store.findings import FindingFilter, Findings
 from esp_diagnostics.store.models import Models
+from esp_diagnostics.store.pumps import KnownPump
 
 READ: Final = "diagnostics:read"
 
@@ -115,7 +117,9 @@ class Diagnostics(BaseModel):
     """What a pump suffers from, why, and what to do; everything null where nothing was reported yet.
 
     `hypotheses` are ranked, likeliest first. `path` is the way through the tree. `residuals`: how far head,
-    power and rate are from the curve. `anomaly`: the detector's verdict.
+    power and rate are from the curve. `anomaly`: the detector's verdict. `silent`: no reading has come for
+    several of the pump's intervals. `diagnosis_lag_s`: span of received readings that wait to be judged. Of a
+    pump that is silent, or whose diagnosis is so far behind, `state` is unknown since its last reading.
     """
 
     pump_id: str
@@ -123,6 +127,8 @@ class Diagnostics(BaseModel):
     time: datetime | None
     state: State
     since: datetime | None
+    silent: bool
+    diagnosis_lag_s: float
     gauge_fault: bool
     hypotheses: list[HypothesisItem]
     path: list[str]
@@ -135,16 +141,18 @@ class Diagnostics(BaseModel):
 
 
 class PumpHealth(BaseModel):
-    """A pump's health from 0 to 100, with the terms that make it up; null: nothing to judge by."""
+    """A pump's health from 0 to 100, with the terms that make it up; null: nothing recent to judge by."""
 
     pump_id: str
     time: datetime | None
+    silent: bool
+    diagnosis_lag_s: float
     score: float | None
     terms: list[dict[str, Any]]
 
 
-def diagnostics_router(pool: Pool, nameplates: Nameplates) -> APIRouter:
-    """Return the routes of diagnoses and findings."""
+def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: Policy) -> APIRouter:
+    """Return the routes of diagnoses and findings; `policy`: when a pump counts as silent."""
     router = APIRouter(tags=["diagnostics"], dependencies=[Depends(require(READ))])
     findings, models = Findings(pool), Models(pool)
 
@@ -152,7 +160,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates) -> APIRouter:
     async def get_diagnostics(pump_id: PumpId, past: PastFindings = 20) -> Any:
         """Return what the pump suffers from now, ranked and with evidence, and what it was found to have."""
         pump = await nameplates.pump(pump_id)
-        found = await states.status(pool, pump_id) or _NOTHING_SAID
+        found = _current(await states.status(pool, pump_id), pump, policy)
         known = await findings.page(FindingFilter(pump_id=pump_id), None, past) if past else []
         return {
             **found,
@@ -165,11 +173,11 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates) -> APIRouter:
     @router.get("/pumps/{id}/health", response_model=PumpHealth, responses=problems(404))
     async def get_health(pump_id: PumpId) -> Any:
         """Return how well the pump is, and why."""
-        await nameplates.pump(pump_id)
-        found = await states.status(pool, pump_id) or _NOTHING_SAID
+        pump = await nameplates.pump(pump_id)
+        found = _current(await states.status(pool, pump_id), pump, policy)
         return {
             "pump_id": pump_id,
-            "time": found["time"],
+            **{name: found[name] for name in ("time", "silent", "diagnosis_lag_s")},
             "score": found["health"],
             "terms": found["health_terms"],
         }
@@ -211,10 +219,22 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates) -> APIRouter:
     return router
 
 
+def _current(found: Mapping[str, Any], pump: KnownPump, policy: Policy) -> dict[str, Any]:
+    """Return a status as it is to be shown now: an old one says nothing of what the pump does."""
+    if found["time"] is None:
+        return {**_NOTHING_SAID, "diagnosis_lag_s": found["diagnosis_lag_s"]}
+    oldest = datetime.now(UTC) - timedelta(seconds=policy.after_s(pump.spec.expected_interval_s))
+    shown = {**found, "silent": found["received"] < oldest}
+    if found["time"] < oldest:
+        shown |= {"state": "unknown", "since": found["time"], "health": None, "health_terms": []}
+    return shown
+
+
 _NOTHING_SAID: Final[Mapping[str, Any]] = {
     "time": None,
     "state": "unknown",
     "since": None,
+    "silent": True,
     "gauge_fault": False,
     "hypotheses": [],
     "path": [],

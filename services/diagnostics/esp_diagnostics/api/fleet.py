@@ -27,7 +27,9 @@ class FleetPump(BaseModel):
     """A pump as it is now.
 
     `severity`: the worst of its open findings and of its alerts that show, null: nothing is wrong.
-    `condition`: the worst finding's. `silent`: nothing was reported for five intervals. `values`: latest.
+    `condition`: the worst finding's. `silent`: no reading has come for several of the pump's intervals.
+    `diagnosis_lag_s`: span of received readings that wait to be judged. Of a pump that is silent, or whose
+    diagnosis is so far behind, `state` is unknown since its last reading and `health` null. `values`: latest.
     """
 
     pump_id: str
@@ -38,6 +40,7 @@ class FleetPump(BaseModel):
     since: datetime | None
     time: datetime | None
     silent: bool
+    diagnosis_lag_s: float
     health: float | None
     gauge_fault: bool
     anomaly: dict[str, Any] | None

@@ -82,6 +82,19 @@ async def last_cleared(
     return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
 
 
+async def open_at(connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]) -> list[Row]:
+    """Return what was open of each pump at its time, as `open_findings` does."""
+    return [dict(row) for row in await connection.fetch(_SQL.open_at, list(pump_ids), list(at))]
+
+
+async def cleared_by(
+    connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]
+) -> dict[tuple[str, str], datetime]:
+    """Return when each (pump, condition) was last over by the pump's time."""
+    rows = await connection.fetch(_SQL.cleared_by, list(pump_ids), list(at))
+    return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
+
+
 async def raise_new(connection: Connection, found: Sequence[NewFinding]) -> set[UUID]:
     """Write findings; return the ids of those whose pump was not known to suffer from the same already."""
     if not found:

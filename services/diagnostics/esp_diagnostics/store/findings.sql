@@ -12,6 +12,21 @@ FROM diagnostics.findings
 WHERE pump_id = ANY($1) AND cleared_at > $2
 GROUP BY pump_id, condition
 
+-- name: open_at
+-- What was open of each pump at its time, and may have been cleared since.
+SELECT finding_id, f.pump_id, condition, severity, peak_severity, confidence, onset, raised_at
+FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
+JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
+WHERE raised_at <= at AND (cleared_at IS NULL OR cleared_at > at)
+
+-- name: cleared_by
+-- When each condition of each pump was last over by its time.
+SELECT f.pump_id, condition, max(cleared_at) AS cleared_at
+FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
+JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
+WHERE cleared_at <= at
+GROUP BY f.pump_id, condition
+
 -- name: raise
 -- Return the ids of those that are new: a condition that a pump is known to suffer from is not found again.
 INSERT INTO diagnostics.findings (

@@ -2,6 +2,8 @@
 
 -- name: page
 -- $1 field, $2 states, $3 least severity; $4 to $6 what the last pump of the page before was sorted by, or null.
+-- $8 to $10 when a pump is silent: intervals, least seconds, and the interval of a pump that has none. The state
+-- and health of a pump whose status is so old are not known, be it silent or its diagnosis behind.
 -- Pumps are sorted by `place` (worst severity first, those out of service last), then health, then id.
 WITH severities AS (
     SELECT ARRAY['info', 'low', 'medium', 'high', 'critical'] AS names
@@ -24,19 +26,25 @@ WITH severities AS (
     GROUP BY pump_id
 ), fleet AS (
     SELECT
-        p.pump_id, p.field_id, p.well_id, p.in_service, coalesce(s.state, 'unknown') AS state, s.since, s.time,
-        s.time IS NULL OR s.time < now() - make_interval(
-            secs => greatest(300, 5 * coalesce((p.nameplate ->> 'expected_interval_s')::float8, 720))
-        ) AS silent,
-        s.health, coalesce(s.gauge_fault, false) AS gauge_fault, s.anomaly,
+        p.pump_id, p.field_id, p.well_id, p.in_service, CASE WHEN stale THEN 'unknown' ELSE s.state END AS state,
+        CASE WHEN stale THEN s.time ELSE s.since END AS since, s.time,
+        stale AND (act.received IS NULL OR act.received <= oldest) AS silent,
+        greatest(
+            0, extract(epoch FROM b.until - b.judged), extract(epoch FROM act.received - s.time)
+        )::float8 AS diagnosis_lag_s,
+        CASE WHEN NOT stale THEN s.health END AS health, coalesce(s.gauge_fault, false) AS gauge_fault, s.anomaly,
         names[greatest(f.worst, a.worst)] AS severity, f.condition,
         coalesce(f.findings, 0) AS findings, coalesce(a.alerts, 0) AS alerts,
         coalesce(a.unacknowledged, 0) AS unacknowledged_alerts, coalesce(a.shelved, 0) AS shelved_alerts,
         s.latest, s.operating_point,
         CASE WHEN p.in_service THEN -coalesce(greatest(f.worst, a.worst), 0) ELSE 1 END AS place,
-        coalesce(s.health, 101) AS health_place
+        CASE WHEN stale THEN 101 ELSE coalesce(s.health, 101) END AS health_place
     FROM severities, diagnostics.pumps AS p
     LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
+    LEFT JOIN diagnostics.pump_activity AS act USING (pump_id)
+    LEFT JOIN diagnostics.backlogs AS b USING (pump_id)
+    CROSS JOIN LATERAL ({oldest}) AS o
+    CROSS JOIN LATERAL (SELECT s.time IS NULL OR s.time < oldest AS stale) AS st
     LEFT JOIN open_findings AS f USING (pump_id)
     LEFT JOIN living_alerts AS a USING (pump_id)
     WHERE p.removed_at IS NULL AND ($1::text IS NULL OR p.field_id = $1)
@@ -47,8 +55,8 @@ SELECT
     to_json(item)::text AS item
 FROM fleet AS f, severities, LATERAL (
     SELECT
-        f.pump_id, f.field_id, f.well_id, f.in_service, f.state, f.since, f.time, f.silent, f.health, f.gauge_fault,
-        f.anomaly, f.severity, f.condition, f.findings, f.alerts, f.unacknowledged_alerts, f.shelved_alerts,
+        f.pump_id, f.field_id, f.well_id, f.in_service, f.state, f.since, f.time, f.silent, f.diagnosis_lag_s,
+        f.health, f.gauge_fault, f.anomaly, f.severity, f.condition, f.findings, f.alerts, f.unacknowledged_alerts, f.shelved_alerts,
         f.operating_point,
         (SELECT jsonb_strip_nulls(jsonb_build_object({shown})) FROM (SELECT f.latest -> 'channels' AS c OFFSET 0) AS l)
             AS values
@@ -60,7 +68,7 @@ ORDER BY f.place, f.health_place, f.pump_id
 LIMIT $7;
 
 -- name: summary
--- How many pumps there are of each state and severity; $1 field.
+-- How many pumps there are of each state and severity; $1 field, $2 to $4 when a pump is silent.
 WITH severities AS (
     SELECT ARRAY['info', 'low', 'medium', 'high', 'critical'] AS names
 ), told AS (
@@ -74,9 +82,11 @@ WITH severities AS (
     ) AS said
     GROUP BY pump_id
 ), pumps AS (
-    SELECT coalesce(s.state, 'unknown') AS state, p.in_service, names[worst] AS severity
+    SELECT
+        CASE WHEN s.time >= oldest THEN s.state ELSE 'unknown' END AS state, p.in_service, names[worst] AS severity
     FROM severities, diagnostics.pumps AS p
     LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
+    CROSS JOIN LATERAL ({oldest}) AS o
     LEFT JOIN told USING (pump_id)
     WHERE p.removed_at IS NULL AND ($1::text IS NULL OR p.field_id = $1)
 ), by_state AS (

@@ -39,11 +39,12 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Readings with the bits of their faulty and their frozen channels, (n,) each."""
+    """Readings with the bits of their faulty, frozen and refused channels, (n,) each."""
 
     readings: Readings
     fault_mask: Int32Array
     frozen_mask: Int32Array
+    refused_mask: Int32Array
 
     def __len__(self) -> int:
         """Return n."""
@@ -51,7 +52,11 @@ class Batch:
 
     def take(self, index: Any) -> "Batch":
         """Return the part that `index` (positions or a mask) selects."""
-        return Batch(self.readings.take(index), self.fault_mask[index], self.frozen_mask[index])
+        masks = (getattr(self, name)[index] for name in _MASKS)
+        return Batch(self.readings.take(index), *masks)
+
+
+_MASKS: Final = ("fault_mask", "frozen_mask", "refused_mask")
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -65,7 +70,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     ]
     masks = [
         np.concatenate([np.zeros(0, dtype=np.int32), *(getattr(batch, name) for batch in batches)])
-        for name in ("fault_mask", "frozen_mask")
+        for name in _MASKS
     ]
     return Batch(Readings(*columns), *masks)
 
@@ -76,10 +81,12 @@ class Replay:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def windows(self, windows: Sequence[Window]) -> Batch:
-        """Return the readings within `windows`, in order of time."""
+    async def windows(self, windows: Sequence[Window], most: int | None = None) -> Batch:
+        """Return the readings within `windows` (the first `most` of each), in order of time."""
+        if not windows:
+            return join([])
         pump_ids, after, until = (list(column) for column in zip(*windows, strict=True))
-        rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until)
+        rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until, most)
         # Thousands of rows take a while, which others on this loop need not wait.
         return await asyncio.to_thread(_readings, rows, pump_ids)
 
@@ -113,7 +120,7 @@ def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
     """Return rows of (time, place, channels..., state, fault_channels, frozen_channels) as columns."""
     n = len(rows)
     readings = empty_readings(n)
-    masks = np.zeros((2, n), dtype=np.int32)
+    masks = np.zeros((len(_MASKS), n), dtype=np.int32)
     values = np.empty((n, CHANNEL_COUNT), dtype=object)
     for at, row in enumerate(rows):
         readings.time_us[at] = as_us(row[0])
@@ -123,8 +130,9 @@ def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
             masks[0, at] = _mask(row["fault_channels"])
         if row["frozen_channels"]:
             masks[1, at] = _mask(row["frozen_channels"])
+        masks[2, at] = row.get("refused_mask") or 0  # which minutes do not have
     readings.values[:] = values.astype(np.float64)  # None, which is not measured, becomes NaN
-    return Batch(readings, masks[0], masks[1])
+    return Batch(readings, *masks)
 
 
 def _mask(names: Sequence[str]) -> int:

@@ -1,13 +1,16 @@
 -- Readings of the past, from the published views of ingest.
 
 -- name: windows
--- The readings of pumps, each after one time and up to another of its own; in order of time.
-SELECT r.time, asked.place, {channels}, r.running, r.trip_code, r.fault_channels, r.frozen_channels
+-- The readings of pumps, each after one time and up to another of its own, the first $4 of each; in order of time.
+SELECT r.time, asked.place, {channels}, r.running, r.trip_code, r.fault_channels, r.frozen_channels,
+    r.refused_mask
 FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY
     AS asked (pump_id, after, until, place)
 CROSS JOIN LATERAL (
     SELECT * FROM telemetry_v1.readings AS v
     WHERE v.pump_id = asked.pump_id AND v.time > asked.after AND v.time <= asked.until
+    ORDER BY v.time
+    LIMIT $4::int8
 ) AS r
 ORDER BY r.time
 

@@ -104,10 +104,14 @@ async def put_statuses(connection: Connection, statuses: Sequence[Status], rule_
         await connection.execute(_SQL.put_statuses, *_columns(statuses), rule_version)
 
 
-async def status(pool: Pool, pump_id: str) -> dict[str, Any] | None:
-    """Return what a pump does and suffers from now, as far as a worker has said."""
+async def status(pool: Pool, pump_id: str) -> dict[str, Any]:
+    """Return what a pump does and suffers from now, as far as a worker has said; `time` None: nothing yet.
+
+    Beside it `received`, the newest reading known of, and `diagnosis_lag_s`.
+    """
     row = await pool.fetchrow(_SQL.status, pump_id)
-    return row and {
+    assert row is not None  # noqa: S101 - the query returns one row
+    return {
         name: orjson.loads(value) if name in _DOCUMENTS and value else value for name, value in row.items()
     }
 
@@ -118,8 +122,16 @@ async def open_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[s
     return {row["pump_id"]: (row["started_at"], row["state"]) for row in rows}
 
 
+async def spells_at(
+    connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]
+) -> dict[str, tuple[datetime, str]]:
+    """Return when each pump began what it did at its time, and what that was."""
+    rows = await connection.fetch(_SQL.spells_at, list(pump_ids), list(at))
+    return {row["pump_id"]: (row["started_at"], row["state"]) for row in rows}
+
+
 async def log_spells(connection: Connection, spells: Sequence[Spell]) -> None:
-    """Add spells, in order of each pump's time; the one that is open now ends where the first begins."""
+    """Add spells, in order of each pump's time; the one in which the first begins ends there."""
     if not spells:
         return
     first: dict[str, datetime] = {}

@@ -66,19 +66,49 @@ ON CONFLICT (pump_id) DO UPDATE SET
 WHERE s.time <= EXCLUDED.time
 
 -- name: status
-SELECT * FROM diagnostics.pump_status WHERE pump_id = $1
+-- A pump's status, its newest reading that is known of, and how far its diagnosis is behind.
+SELECT
+    s.*, greatest(s.time, a.received) AS received,
+    greatest(
+        0, extract(epoch FROM b.until - b.judged), extract(epoch FROM a.received - s.time)
+    )::float8 AS diagnosis_lag_s
+FROM (SELECT $1::text AS pump_id) AS asked
+LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
+LEFT JOIN diagnostics.pump_activity AS a USING (pump_id)
+LEFT JOIN diagnostics.backlogs AS b USING (pump_id)
 
 -- name: open_spells
 SELECT pump_id, started_at, state FROM diagnostics.state_log WHERE pump_id = ANY($1) AND ended_at IS NULL
 
+-- name: spells_at
+-- When each pump began what it did at its time, and what that was.
+SELECT asked.pump_id, l.started_at, l.state
+FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
+CROSS JOIN LATERAL (
+    SELECT started_at, state FROM diagnostics.state_log AS l
+    WHERE l.pump_id = asked.pump_id AND l.started_at <= asked.at
+    ORDER BY l.started_at DESC
+    LIMIT 1
+) AS l
+
 -- name: end_spells
+-- The spell in which the first new one begins ends there; with readings of the past that is not the open one.
 UPDATE diagnostics.state_log AS l SET ended_at = new.started_at
 FROM unnest($1::text[], $2::timestamptz[]) AS new (pump_id, started_at)
-WHERE l.pump_id = new.pump_id AND l.ended_at IS NULL AND l.started_at < new.started_at
+WHERE l.pump_id = new.pump_id AND l.started_at < new.started_at
+    AND (l.ended_at IS NULL OR l.ended_at > new.started_at)
 
 -- name: begin_spells
+-- A spell of the past ends where the next one on record began.
 INSERT INTO diagnostics.state_log (pump_id, started_at, state, ended_at, trip_code)
-SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::int4[])
+SELECT
+    new.pump_id, new.started_at, new.state,
+    coalesce(new.ended_at, (
+        SELECT min(l.started_at) FROM diagnostics.state_log AS l
+        WHERE l.pump_id = new.pump_id AND l.started_at > new.started_at
+    )), new.trip_code
+FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::int4[])
+    AS new (pump_id, started_at, state, ended_at, trip_code)
 ON CONFLICT DO NOTHING
 
 -- name: mark

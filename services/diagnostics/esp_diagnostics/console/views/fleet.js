@@ -1,12 +1,13 @@
 // The fleet, by exception: what needs somebody's eye, the worst first; the rest is folded away.
 
-import {age, ago, badge, bar, button, field, fold, h, note, num, panel, put, say, stateTag, words} from "../dom.js";
+import {age, ago, badge, bar, button, field, fold, h, lasting, note, num, panel, put, say, stateTag, words} from "../dom.js";
 import {follow, stream} from "../live.js";
 import {get} from "../session.js";
 
 const RELOAD_MS = 30000;
 const SOON_MS = 1500;
 const PAGE = 200;
+const LAG_SHOWN_S = 60;
 const COLUMNS = [
   ["frequency_hz", "Hz"], ["motor_current_a", "A"], ["intake_pressure_psi", "Intake psi"],
   ["motor_temp_c", "Motor °C"], ["flow_rate_bpd", "bpd"],
@@ -104,7 +105,7 @@ export function showFleet({main}, parameters) {
   function hear({detail: message}) {
     const pump = pumps.get(message.pump_id);
     if (message.kind === "reading" && pump) {
-      Object.assign(pump, {state: message.state, time: message.time, silent: false});
+      Object.assign(pump, {state: message.state, time: message.time, silent: false, since: pump.silent ? null : pump.since});
       pump.values = {...pump.values, ...message.values};
       rows.get(pump.pump_id)?.update(pump);
     } else if (message.kind !== "reading") {
@@ -173,6 +174,7 @@ function details(pump) {
   if (pump.findings > 1) parts.push(`${pump.findings} findings`);
   if (pump.gauge_fault && pump.condition) parts.push("gauge fault");
   if (pump.silent && pump.condition) parts.push("no readings");
+  if (pump.diagnosis_lag_s >= LAG_SHOWN_S) parts.push(`diagnosis ${lasting(pump.diagnosis_lag_s)} behind`);
   if (pump.shelved_alerts) parts.push(`${pump.shelved_alerts} shelved`);
   return parts.join(" · ");
 }

@@ -190,9 +190,11 @@ function diagnosesPanel(context, path) {
       const hypotheses = [...(told.hypotheses ?? [])].sort((a, b) => b.confidence - a.confidence);
       const [likely, unlikely] = [hypotheses.filter(each => each.confidence >= 0.3), hypotheses.filter(each => each.confidence < 0.3)];
       return [
+        told.silent && h("p", {class: "note small"}, badge("medium", "No readings"), " What follows is from the last one that came: what the pump does now is not known."),
+        told.diagnosis_lag_s >= 60 && h("p", {class: "note small"}, `Readings that span ${lasting(told.diagnosis_lag_s)} wait to be judged.`),
         told.gauge_fault && h("p", {class: "note small"}, badge("medium", "The gauge is at fault: what it measures is not used.")),
         told.anomaly?.learning && h("p", {class: "note small"}, "The anomaly detector is still learning what is normal for this pump."),
-        likely.length ? likely.map(each => hypothesis(each, opened)) : note("Nothing is wrong that the readings show."),
+        likely.length ? likely.map(each => hypothesis(each, opened)) : note(told.silent ? "The last readings showed nothing wrong." : "Nothing is wrong that the readings show."),
         unlikely.length > 0 && fold(opened, "unlikely", `${unlikely.length} less likely`, unlikely.map(each => hypothesis(each, opened))),
         told.path?.length > 0 && h("div", {class: "inside"}, h("h3", {}, "How the tree got there"), h("ol", {class: "path"}, told.path.map(step => h("li", {}, words(step))))),
       ];

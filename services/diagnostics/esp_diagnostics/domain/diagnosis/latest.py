@@ -58,6 +58,12 @@ class Known(NamedTuple):
     carry_us: Floats
 
 
+def forget(table: Table, at: Rows, refused: Bools) -> None:
+    """Let the last values of channels (m, channels) stand no longer: a refused one is not measured now."""
+    table["value"][at] = np.where(refused, np.nan, table["value"][at])
+    table["value_us"][at] = np.where(refused, NEVER, table["value_us"][at])
+
+
 def take(
     table: Table,
     at: Rows,

@@ -126,13 +126,16 @@ class Monitor:
         fault_mask: Int32Array,
         frozen_mask: Int32Array,
         anomalies: Mapping[str, Verdict] | None = None,
+        refused_mask: Int32Array | None = None,
     ) -> list[Assessment]:
         """Return an assessment of each pump of `readings` at its newest reading.
 
         Rows of any pumps in any order. Those older than a pump's newest are counted (`late`) and not used;
         those of the same instant are merged (gauge and drive may report apart). Readings of unknown pumps
         are counted (`unknown`). `anomalies`: the newest verdict on each pump, from readings before these.
+        `refused_mask`: channels of which ingest took no value, so that what they said before stands no more.
         """
+        refused = np.zeros_like(fault_mask) if refused_mask is None else refused_mask
         self._note_anomalies(anomalies or {})
         self._seen = []
         newest: dict[int, tuple[int, int]] = {}
@@ -140,7 +143,7 @@ class Monitor:
         moves: dict[int, list[Transition]] = {}
         steps: list[Step] = []
         for chosen, at in self._rounds(readings):
-            step = self._step(readings, fault_mask, frozen_mask, chosen, at)
+            step = self._step(readings, (fault_mask, frozen_mask, refused), chosen, at)
             newest.update({row: (len(steps), place) for place, row in enumerate(at.tolist())})
             self._note_moves(step, moves)
             _note_news(step, news)
@@ -194,12 +197,14 @@ class Monitor:
     def _step(
         self,
         readings: Readings,
-        fault_mask: Int32Array,
-        frozen_mask: Int32Array,
+        masks: tuple[Int32Array, Int32Array, Int32Array],
         chosen: np.ndarray,
         at: Rows,
     ) -> Step:
-        """Take in one reading of each pump `at` and judge what is then known."""
+        """Take in one reading of each pump `at` and judge what is then known.
+
+        `masks`: bits of the faulty, frozen and refused channels of all readings.
+        """
         table, time_us = self._table, readings.time_us[chosen]
         elapsed_s = np.clip((time_us - table["time_us"][at]) / 1e6, 0.0, baseline.LONGEST_STEP_S)
         carry_s = np.maximum(
@@ -215,7 +220,8 @@ class Monitor:
             self._plates.rated_current_a[at],
         )
         runs = np.where(said < 0, table["running"][at] == 1, said == 1)
-        masked, frozen = _bits(fault_mask[chosen]), _bits(frozen_mask[chosen])
+        masked, frozen, refused = (_bits(mask[chosen]) for mask in masks)
+        latest.forget(table, at, refused & np.isnan(values))
         still_s = self._of("gauge_still_min", at) * 60.0
         known = latest.take(table, at, time_us, values, masked, frozen, runs, carry_s, still_s)
         moved = self._advance(at, time_us, said, known.values)

@@ -1,0 +1,10 @@
+"""Publish which pumps report through which gateway."""
+
+from esp_common.migrations import run_sql
+
+revision = "0009"
+down_revision = "0008"
+
+
+def upgrade() -> None:
+    run_sql("0009_published_gateways.sql")

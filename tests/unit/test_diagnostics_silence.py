@@ -1,0 +1,57 @@
+"""Who is silent: pumps by their own interval, and a gateway instead of its pumps."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from esp_diagnostics.domain.silence import Policy, Reporting, Silence, find
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+POLICY = Policy(intervals=5, least_s=60, unknown_interval_s=600)
+
+
+def pump(pump_id: str, age_s: float, interval_s: float | None = 10, **noted: object) -> Reporting:
+    return Reporting(pump_id, "north", interval_s, NOW - timedelta(seconds=age_s), **noted)
+
+
+def found(pumps, gateways=None, returned=None):
+    return find(pumps, gateways or {}, returned or {}, POLICY, NOW)
+
+
+@pytest.mark.parametrize(("interval_s", "after_s"), [(1, 60), (10, 60), (60, 300), (None, 3000)], ids=str)
+def test_a_pump_is_silent_after_some_of_its_intervals(interval_s, after_s):
+    assert found([pump("P-1", after_s, interval_s)]).pumps == {}
+    silent = found([pump("P-1", after_s + 1, interval_s)]).pumps
+    assert silent == {"P-1": Silence(NOW - timedelta(seconds=after_s + 1), None)}
+
+
+def test_a_silent_gateway_covers_its_pumps_also_those_that_are_not_silent_yet():
+    pumps = [pump("P-1", 61), pump("P-2", 55), pump("P-3", 61, 3600), pump("P-4", 5)]
+    seen = found(pumps, {"gw-1": ["P-1", "P-2", "P-3", "P-unknown"], "gw-2": ["P-4"]})
+    assert {pump_id: silence.covered_by for pump_id, silence in seen.pumps.items()} == {"P-1": "gw-1"}
+    assert seen.gateways == {"gw-1": NOW - timedelta(seconds=55)}
+
+
+def test_one_silent_pump_of_a_gateway_that_sends_is_its_own():
+    seen = found([pump("P-1", 100), pump("P-2", 5)], {"gw-1": ["P-1", "P-2"]})
+    assert (seen.pumps["P-1"].covered_by, seen.gateways) == (None, {})
+
+
+def test_the_only_pump_of_a_gateway_is_its_own():
+    seen = found([pump("P-1", 100)], {"gw-1": ["P-1"]})
+    assert (seen.pumps["P-1"].covered_by, seen.gateways) == (None, {})
+
+
+def test_a_pump_that_had_its_alert_before_its_gateway_fell_silent_keeps_it():
+    own = pump("P-1", 900, silent_since=NOW - timedelta(seconds=900))
+    seen = found([own, pump("P-2", 100)], {"gw-1": ["P-1", "P-2"]})
+    assert {p: silence.covered_by for p, silence in seen.pumps.items()} == {"P-1": None, "P-2": "gw-1"}
+    assert "gw-1" in seen.gateways
+
+
+def test_pumps_of_a_gateway_that_came_back_have_their_usual_time_from_then_on():
+    covered = pump("P-1", 900, silent_since=NOW - timedelta(seconds=900), covered_by="gw-1")
+    pumps, gateways = [covered, pump("P-2", 5)], {"gw-1": ["P-1", "P-2"]}
+    for back_s, covered_by in ((None, "gw-1"), (60, "gw-1"), (61, None)):
+        returned = {} if back_s is None else {"gw-1": NOW - timedelta(seconds=back_s)}
+        seen = found(pumps, gateways, returned)
+        assert (seen.pumps["P-1"].covered_by, seen.gateways) == (covered_by, {})
