@@ -8,7 +8,7 @@ service talks to, so both its scheme and its host have to be allowed.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -30,6 +30,7 @@ from prometheus_client import Counter
 
 from esp_diagnostics.domain.alarms import PRIORITIES
 from esp_diagnostics.domain.routing import NOTICES, TEST, Message, destinations, says_the_same
+from esp_diagnostics.egress import is_public, only_public
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.store.notifications import Routing, RoutingStore
 
@@ -112,23 +113,25 @@ class Sender:
             )
         for host in self._hosts_of(parts.scheme, service):
             with suppress(ValueError):
-                self._check(host, [ipaddress.ip_address(host.strip("[]"))])
+                self._check(host, [str(ipaddress.ip_address(host.strip("[]")))])
         return service
 
     async def send(self, url: str, message: Message) -> None:
         """Send `message`; raise DestinationRefused, or NotSent when it was not taken."""
         service = self.open(url)
+        listed: list[str] = []
         for host in self._hosts_of(_split(url).scheme, service):
-            await self._check_name(host)
+            listed += await self._check_name(host)
         sending = apprise.Apprise(asset=service.asset)
         sending.add(service)
-        result = await sending.async_notify(
-            title=message.subject,
-            body=message.text,
-            notify_type=_KINDS[message.priority],
-            body_format=apprise.NotifyFormat.TEXT,
-            timeout=self._timeout_s,
-        )
+        with only_public(listed):
+            result = await sending.async_notify(
+                title=message.subject,
+                body=message.text,
+                notify_type=_KINDS[message.priority],
+                body_format=apprise.NotifyFormat.TEXT,
+                timeout=self._timeout_s,
+            )
         if not result:
             said = "; ".join(dict.fromkeys(str(entry.message) for entry in result.logs()))
             raise NotSent(mask(said)[:500] or f"no answer within {self._timeout_s:g} s")
@@ -139,19 +142,19 @@ class Sender:
             return []
         return [host for host in (getattr(service, "smtp_host", None) or service.host,) if host]
 
-    async def _check_name(self, host: str) -> None:
-        """Raise DestinationRefused unless every address of `host` is public, or it is listed."""
-        if host in self._hosts:
-            return
+    async def _check_name(self, host: str) -> list[str]:
+        """Return a listed host's addresses; raise DestinationRefused unless those of others are public."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except OSError as error:
             raise NotSent(f"no address of {host}: {error}") from None
-        self._check(host, [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found])
+        addresses = [str(address[0]) for *_, address in found]
+        self._check(host, addresses)
+        return addresses if host in self._hosts else []
 
-    def _check(self, host: str, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
+    def _check(self, host: str, addresses: Sequence[str]) -> None:
         """Raise DestinationRefused for an address of this machine, its network or its cloud's metadata."""
-        if host not in self._hosts and not all(address.is_global for address in addresses):
+        if host not in self._hosts and not all(map(is_public, addresses)):
             raise DestinationRefused(
                 f"{host} is not a public address", fix="have it listed in NOTIFY_HOSTS, or use a public one"
             )

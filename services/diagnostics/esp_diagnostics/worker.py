@@ -74,6 +74,9 @@ CHANGES_S: Final = 0.5
 """How long a change of pumps or rules waits for company: they often come several at a time."""
 
 NO_PARTITION: Final = -1
+NO_GENERATION: Final = -1
+"""Of a claim without a reading yet: no delivery has it."""
+
 POISON_PAUSE_S: Final = 1.0
 DRAIN_S: Final = 15.0
 
@@ -255,7 +258,21 @@ class Worker:
                     on_delivery=self._due.set,
                 )
             self._shared = True
+            await self._adopt()
             await asyncio.sleep(self._settings.worker_heartbeat_s)
+
+    async def _adopt(self) -> None:
+        """Claim the partitions whose backlogs nobody judges: no reading need come for that.
+
+        Which lane they come on shows with their next reading; if that is another worker's, it claims them.
+        """
+        lane = next((lane for lane in self._lanes.values() if not lane.leaving), None)
+        if lane is None:
+            return
+        waiting = self._ownership.waiting
+        partitions = await self._patiently(lambda: waiting(self.worker_id, self._settings.worker_missing_s))
+        for partition in partitions - self._claims.keys():
+            self._begin_once(partition, lane, NO_GENERATION)
 
     async def _give_up(self, lane: Lane) -> None:
         """Save what is known of the pumps whose readings come on a lane, then let another worker have it."""

@@ -69,6 +69,10 @@ class Ownership:
         """Say that `worker_id` lives; return it and all others that said so in the last `ttl_s` seconds."""
         return {row["worker_id"] for row in await self._pool.fetch(_SQL.beat, worker_id, ttl_s)}
 
+    async def waiting(self, worker_id: str, ttl_s: float) -> set[int]:
+        """Return the partitions with a backlog that no worker has, or only `worker_id`."""
+        return {row["partition"] for row in await self._pool.fetch(_SQL.waiting, worker_id, ttl_s)}
+
     async def leave(self, worker_id: str) -> None:
         """Say that `worker_id` is no more."""
         await self._pool.execute(_SQL.leave, worker_id)

@@ -23,6 +23,16 @@ ON CONFLICT (partition) DO UPDATE
         epoch = p.epoch + CASE WHEN p.worker_id = EXCLUDED.worker_id THEN 0 ELSE 1 END
 RETURNING epoch
 
+-- name: waiting
+-- Partitions with a backlog that no living worker has, or that this one had before.
+SELECT DISTINCT b.partition
+FROM diagnostics.backlogs AS b
+LEFT JOIN diagnostics.partitions AS p USING (partition)
+WHERE p.worker_id = $1 OR NOT EXISTS (
+    SELECT FROM diagnostics.workers AS w
+    WHERE w.worker_id = p.worker_id AND w.seen_at > now() - make_interval(secs => $2)
+)
+
 -- name: fence
 -- Return those of the partitions that are still this worker's, and keep them so until the transaction ends.
 SELECT p.partition
