@@ -87,9 +87,9 @@ class Judged:
         ]
 
     def history(self, pumps: int, count: int, ill: range) -> list[dict[str, Any]]:
-        """Return readings of some pumps, one a second until `start`; those of `ill` with an open phase."""
+        """Return readings of some pumps, up to `start`; those of `ill` with an open phase."""
         return [
-            {**reading, "time": (self.start + (number - count) * timedelta(seconds=1)).isoformat()}
+            {**reading, "time": (self.start + (number - count) * STEP).isoformat()}
             for number in range(count)
             for reading in self.readings(number, 1, fault=number in ill)[:pumps]
         ]
@@ -194,11 +194,12 @@ async def test_worker_told_to_end_saves_what_it_knows(judged):
 
 async def test_backlog_is_judged_once_and_live_readings_before_it(judged):
     """Three pumps' histories arrive at once, before the live readings of one of them and of another."""
-    rig, pumps, count = judged.rig, 3, 3000
-    ill = range(1200, 1500)
+    rig, pumps, count = judged.rig, 3, 600
+    ill = range(200, 230)
     rig.worker()
-    worker = judged.worker(snapshot_s=1, backlog_settle_s=1)
-    await rig.publish(batches(judged.history(pumps, count, ill), 900))
+    worker = judged.worker(snapshot_s=1, backlog_settle_s=60, replay_new_s=0)
+    await rig.publish(batches(judged.history(pumps, count, ill), 300))
+    await until(lambda: len(judged.backlogs()) == pumps, 60, lambda: f"{judged.backlogs()} wait")
     live = [judged.live(pump_id) for pump_id in ("SIM-010", "SIM-001")]
     await rig.publish([live])
     await until(lambda: all(map(judged.shown, live)), 60, lambda: "live readings are not shown")
@@ -206,14 +207,14 @@ async def test_backlog_is_judged_once_and_live_readings_before_it(judged):
     assert sorted(waiting) == ["SIM-001", "SIM-002", "SIM-003"]
     assert max(waiting.values()) > 0
     rig.kill(worker)
-    judged.worker(snapshot_s=1, backlog_settle_s=1)
+    judged.worker(snapshot_s=1, backlog_settle_s=1, replay_new_s=0)
     await until(lambda: not judged.backlogs(), 120, lambda: f"{judged.backlogs()} left")
     findings = rig.deployment.admin(
         "SELECT pump_id, onset, cleared_at < %s FROM diagnostics.findings WHERE condition = 'open_phase'"
         " ORDER BY pump_id",
         judged.start,
     )
-    onset = judged.start + (ill.start - count) * timedelta(seconds=1)
+    onset = judged.start + (ill.start - count) * STEP
     assert findings == [(f"SIM-{pump + 1:03d}", onset, True) for pump in range(pumps)]
     later = judged.live("SIM-001")
     await rig.publish([[later]])

@@ -455,6 +455,39 @@ class TestContinuity:
             found = await stream.found("P-14")
         assert found["onset"] == start + 4 * STEP
 
+    async def test_backlog_is_judged_to_its_end_by_whoever_goes_on(self, stream, worker_settings):
+        """A live reading overtakes it, the worker crashes, and no reading comes to wake the next one."""
+        long_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=5)
+        past = readings("P-9", long_ago, 400, **HEALTHY)
+        past.values[100:130, CHANNEL_INDEX["current_a_a"]] = 2.0
+        now = readings("P-9", datetime.now(UTC).replace(microsecond=0), 1, **HEALTHY)
+        waiting = "SELECT until - judged FROM diagnostics.backlogs WHERE pump_id = 'P-9'"
+        await stream.fleet.rows("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P-9', 'W-1')")
+        await stream.store(past)
+        endless = worker_settings.model_copy(update={"backlog_settle_s": 3600})
+        async with _work(endless, crash=True):
+            await stream.publish(past)
+            await until(lambda: stream.fleet.rows(waiting), "the readings wait")
+            await stream.send(now)
+            await stream.judged("P-9", last(now))
+            assert await stream.fleet.rows(waiting)
+
+        async with _work(worker_settings):
+
+            async def judged() -> bool:
+                return not await stream.fleet.rows(waiting)
+
+            await until(judged, "the backlog is judged", 120)
+        (found,) = await stream.findings("P-9")
+        assert found["onset"] == long_ago + 100 * STEP
+        assert found["cleared_at"] < last(past)
+        # The live judge began in the middle; the past ends where that did.
+        before, after = await stream.spells("P-9")
+        assert (before[1], after[1]) == ("running", "running")
+        assert (before[2], after[2]) == (after[0], None)
+        (status,) = await stream.fleet.rows("SELECT time FROM diagnostics.pump_status WHERE pump_id = 'P-9'")
+        assert status["time"] == last(now)
+
     async def test_workers_share_the_lanes_and_take_over_what_another_leaves(self, stream, worker_settings):
         pumps = [f"P-{number}" for number in range(15, 23)]
         start = stream.hour()
