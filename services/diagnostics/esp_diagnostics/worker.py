@@ -217,6 +217,7 @@ class Worker:
                 self._save_now_and_then(),
                 self._keep_current(),
                 self._catch_up.run(),
+                self._adopt_now_and_then(),
                 self.trainer.run(self._owned_pumps, self._take_model),
                 stop.wait(),
                 finish=self._finish,
@@ -258,8 +259,13 @@ class Worker:
                     on_delivery=self._due.set,
                 )
             self._shared = True
-            await self._adopt()
             await asyncio.sleep(self._settings.worker_heartbeat_s)
+
+    async def _adopt_now_and_then(self) -> None:
+        """Look for backlogs that nobody judges; apart from `_share`, which must not wait for a table."""
+        while True:
+            await asyncio.sleep(self._settings.worker_heartbeat_s)
+            await self._adopt()
 
     async def _adopt(self) -> None:
         """Claim the partitions whose backlogs nobody judges: no reading need come for that.
