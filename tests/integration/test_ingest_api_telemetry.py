@@ -161,6 +161,22 @@ async def test_nothing_acceptable_is_a_problem_and_is_still_published(api) -> No
     assert len(await taken(api)) == 1
 
 
+@pytest.mark.parametrize(
+    ("junk", "whole"),
+    [([*range(4000)], 4000), ([{}] * 4000, 4000), ([{"pump_id": "P-1", "colour": 1}] * 500, 500)],
+    ids=["distinct elements", "empty objects", "the same reading"],
+)
+async def test_many_refusals_make_a_short_answer(api, junk, whole) -> None:
+    sent = orjson.dumps([*junk, reading()])
+    answer = await api.client.post(PATH, content=sent, headers={"content-type": "application/json"})
+    body = answer.json()
+    assert (answer.status_code, body["accepted"]) == (202, 1)
+    assert (len(body["rejected"]), body["rejected_total"]) == (100, whole)
+    assert UUID(body["rest_error_id"])
+    assert len(answer.content) < 32_000
+    assert [message.body for message in await taken(api)] == [sent]
+
+
 async def test_a_gateways_key_speaks_for_it_alone_with_its_tags(api) -> None:
     key = api.key("telemetry:write", gateway_id="gw-01")
     own = await api.bare.post(PATH, json=reading(PD=200), headers=key)

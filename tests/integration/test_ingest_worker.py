@@ -32,7 +32,7 @@ from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import Worker, open_worker
 from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE, Body
-from esp_ingest.quarantine import Edited, Quarantine
+from esp_ingest.quarantine import Edited, Quarantine, body_of
 from esp_ingest.reconcile import Reconciliation, reconcile
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
@@ -473,6 +473,74 @@ async def test_every_error_id_names_a_row_of_quarantine(site: Field) -> None:
     assert {row["id"] for row in await site.refused()} == answered
     assert [receipt.accepted for receipt in receipts] == [0, 1, 0, 0, 1, 1]
     assert await site.count() == 3
+
+
+async def test_one_message_causes_few_rows_of_quarantine_and_its_good_readings_are_stored(
+    site: Field, tmp_path: Path
+) -> None:
+    good = site.reading()
+    foreign = [site.reading(pump_id="P2") for _ in range(300)]
+    colours = [site.reading(colour=1) for _ in range(200)]
+    sent = [*range(2000), *foreign, *colours, good]
+    async with site.worker():
+        await site.send(sent, message_id="m")
+        await site.drained()
+        assert len(await site.refused()) == 101
+        await site.send(sent, message_id="other")
+        await site.drained()
+    rows = {row["reason"]: row for row in await site.refused()}
+    summary = rows["too-many-refused"]
+    assert (summary["rest_readings"], summary["rest_channels"]) == (1900 + 300, 200)
+    assert body_of(orjson.loads(summary["payload"]))[0] == orjson.dumps(sent)
+    assert len(await site.refused()) == 101
+    assert await site.count() == 201
+    assert await site.stored(good)
+    ledger = await site.ledger()
+    assert (ledger["readings"], ledger["quarantined"], ledger["stored"]) == (2 * 2501, 2300, 201)
+    receipt = tmp_path / "receipt"
+    lines = [orjson.dumps({"gateway_id": "gw-01", "reading": each}) for each in (*foreign, *colours, good)]
+    receipt.write_bytes(b"\n".join(lines))
+    outcome = await site.reconciled(receipt)
+    assert outcome.agrees, outcome.text()
+    assert outcome.receipt is not None
+    assert (outcome.receipt.stored, outcome.receipt.quarantined, outcome.receipt.lost) == (201, 300, 0)
+    assert outcome.receipt.channels_refused == 200
+
+
+async def test_a_replayed_summary_stores_what_is_mended_and_is_pending_again(site: Field) -> None:
+    later = [site.reading(pump_id="P5") for _ in range(150)]
+    async with site.worker() as worker:
+        await site.send([*range(250), *later])
+        await site.drained()
+        await site.admin.execute(
+            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P5', 'W1');"
+            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P5')"
+        )
+        [summary] = [row for row in await site.refused() if row["rest_readings"]]
+        await worker.registry.load()
+        await Quarantine(worker.pool, worker.publisher).replay(summary["id"], "someone")
+        await site.drained()
+    assert await site.count() == 150
+    assert {row["state"] for row in await site.refused()} == {"pending"}
+    assert (await site.reconciled()).agrees
+
+
+async def test_every_error_id_names_a_row_however_many_posts_share_messages(site: Field) -> None:
+    bodies = [[*range(n * 1000, n * 1000 + 40), site.reading()] for n in range(1, 7)]
+    bodies.append([*range(500), site.reading()])
+    async with Publisher(site.vhost.url_for("ingest")) as publisher, site.worker() as worker:
+        await until(lambda: _true(worker.registry.loaded), "registry loaded")
+        coalescer = Coalescer(publisher, worker.registry, site.settings)
+        receipts = await asyncio.gather(
+            *(coalescer.post(Body(orjson.dumps(body), JSON_TYPE, "gw-01")) for body in bodies)
+        )
+        await site.drained()
+    answered = {refusal.row.id for receipt in receipts for refusal in receipt.rejected}
+    answered |= {receipt.summary.id for receipt in receipts if receipt.summary}
+    assert {row["id"] for row in await site.refused()} == answered
+    assert [receipt.rejected_total for receipt in receipts] == [40] * 6 + [500]
+    assert [receipt.accepted for receipt in receipts] == [1] * 7
+    assert await site.count() == 7
 
 
 async def test_the_time_of_a_verdict_is_only_believed_of_the_service_itself(site: Field) -> None:

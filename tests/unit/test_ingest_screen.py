@@ -9,9 +9,9 @@ from esp_common.contracts.channels import CHANNEL_INDEX, CHANNELS, MASK_BIT
 from esp_common.contracts.readings import API_GATEWAY, RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_ingest.domain.codes import SENTINELS
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
-from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.readings import Reason, Refusals
 from esp_ingest.domain.registry import Pump, Registry, Tag
-from esp_ingest.domain.screen import Screened, screen
+from esp_ingest.domain.screen import MAX_REFUSALS_PER_BODY, Screened, screen
 from esp_ingest.domain.verdicts import MAX_UNKNOWN_NAMES
 from esp_ingest.quarantine import body_of
 from hypothesis import given
@@ -430,3 +430,33 @@ def test_a_channel_is_stored_exactly_when_it_is_within_its_limits_or_near(sent: 
         if near and not coded:
             assert stored == min(max(value, channel.low), channel.high)
             assert (int(accepted.clamped_mask[0]) >> bit & 1) == (stored != value)
+
+
+def test_refusals_beyond_the_limit_share_a_row_that_keeps_the_body() -> None:
+    bad = [reading(frequency_hz=1000 + i, motor_temp_c=70, colour=1) for i in range(60)]
+    junk = [*range(300)]
+    sent = orjson.dumps([*bad, *junk, reading()])
+    bodies = [Body(sent, JSON_TYPE, "gw-7", "m1"), Body(b"[1]", JSON_TYPE, "gw-7")]
+    outcome = screen(decode(bodies), REGISTRY, NOW_US)
+    listed = [each for each in outcome.rejected if each.body == 0]
+    assert len(listed) == MAX_REFUSALS_PER_BODY
+    assert max(each.index for each in listed) == 49
+    [summary] = outcome.summaries.values()
+    assert summary.rest == Refusals(readings=300, channels=20)
+    assert body_of(summary.payload) == (sent, JSON_TYPE)
+    assert summary.reason is Reason.TOO_MANY_REFUSED
+    assert "300 invalid-schema, 10 unknown-channel, 10 out-of-range" in summary.detail
+    assert len(outcome.accepted) == 61
+    assert [each.body for each in outcome.rejected].count(1) == 1
+    again = screen(decode(bodies), REGISTRY, NOW_US)
+    assert [row.id for row in again.summaries.values()] == [summary.id]
+
+
+def test_as_many_refusals_as_the_limit_need_no_summary() -> None:
+    outcome = run(*range(MAX_REFUSALS_PER_BODY))
+    assert (len(outcome.rejected), dict(outcome.summaries)) == (MAX_REFUSALS_PER_BODY, {})
+
+
+def test_a_pump_that_a_newer_registry_may_know_is_noticed_beyond_the_limit() -> None:
+    assert not run(*range(MAX_REFUSALS_PER_BODY), {}).has_unknown
+    assert run(*range(MAX_REFUSALS_PER_BODY), reading(pump_id="P8")).has_unknown

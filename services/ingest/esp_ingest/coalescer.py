@@ -7,7 +7,7 @@ refuses are published too: the worker, the only writer of quarantine, keeps them
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar, Final, NamedTuple, Protocol
@@ -19,9 +19,9 @@ from esp_common.errors import EspError, Unavailable
 from esp_common.messaging import Publisher
 
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
-from esp_ingest.domain.readings import UNKNOWN, Reason
+from esp_ingest.domain.readings import Quarantined, Reason
 from esp_ingest.domain.registry import Registry
-from esp_ingest.domain.screen import Rejected, Screened, screen
+from esp_ingest.domain.screen import MAX_REFUSALS_PER_BODY, Rejected, Screened, screen
 from esp_ingest.settings import MIB, IngestSettings
 
 log = structlog.get_logger()
@@ -65,10 +65,19 @@ class Assets(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one post's readings: how many were accepted, and what was not."""
+    """What became of one post's readings: how many were accepted, and what was not.
+
+    `summary`: the quarantine row of the refusals that are not in `rejected`.
+    """
 
     accepted: int
     rejected: Sequence[Rejected] = ()
+    summary: Quarantined | None = None
+
+    @property
+    def rejected_total(self) -> int:
+        """How many readings and channels were refused, listed or not."""
+        return len(self.rejected) + (sum(self.summary.refusals) if self.summary else 0)
 
 
 Answer = Callable[[Receipt | Exception], None]
@@ -222,14 +231,7 @@ class Coalescer:
     async def _receipts(self, posts: Sequence[_Post]) -> "list[Receipt | EspError]":
         now_us = self._now_us()
         outcomes = _outcomes(await self._screen([post.body for post in posts], now_us))
-        elements = [
-            post.elements
-            for post, outcome in zip(posts, outcomes, strict=True)
-            if isinstance(outcome, Receipt) and post.elements
-        ]
-        if elements:
-            content = b"[%b]" % b",".join(elements)
-            await self._confirmed(Body(content, JSON_TYPE, posts[0].body.gateway_id), now_us)
+        await asyncio.gather(*(self._confirmed(body, now_us) for body in _messages(posts, outcomes)))
         return outcomes
 
     async def _send_alone(self, body: Body) -> Receipt:
@@ -250,7 +252,7 @@ class Coalescer:
         )
         registry = self._assets.current
         screened = screen(decoded, registry, now_us)
-        if any(rejected.row.reason in UNKNOWN for rejected in screened.rejected):
+        if screened.has_unknown:
             await self._assets.refresh()
             if self._assets.current is not registry:
                 screened = screen(decoded, self._assets.current, now_us)
@@ -287,6 +289,33 @@ def _elements(content: bytes) -> bytes | None:
     return None
 
 
+def _messages(posts: Sequence[_Post], outcomes: "Sequence[Receipt | EspError]") -> Iterator[Body]:
+    """Yield the messages that carry the readings of `posts`.
+
+    A message holds at most as many refusals as get rows of their own, so that each answered `error_id` names
+    one; a post that has more goes alone, as it is: the worker keeps the same summary that was answered.
+    """
+    elements: list[bytes] = []
+    refusals = 0
+    for post, outcome in zip(posts, outcomes, strict=True):
+        if not isinstance(outcome, Receipt) or not post.elements:
+            continue
+        if outcome.summary is not None:
+            yield post.body
+            continue
+        if refusals + len(outcome.rejected) > MAX_REFUSALS_PER_BODY:
+            yield _joined(elements, post.body.gateway_id)
+            elements, refusals = [], 0
+        elements.append(post.elements)
+        refusals += len(outcome.rejected)
+    if elements:
+        yield _joined(elements, posts[0].body.gateway_id)
+
+
+def _joined(elements: Sequence[bytes], gateway_id: str) -> Body:
+    return Body(b"[%b]" % b",".join(elements), JSON_TYPE, gateway_id)
+
+
 def _outcomes(screened: Screened) -> list[Receipt | EspError]:
     """Return what each body comes to: its receipt, or that it is malformed."""
     rejected: dict[int, list[Rejected]] = {}
@@ -295,15 +324,18 @@ def _outcomes(screened: Screened) -> list[Receipt | EspError]:
     counts = screened.counts.tolist()
     if not rejected:
         return [Receipt(count) for count in counts]
-    return [_outcome(count, rejected.get(body, [])) for body, count in enumerate(counts)]
+    summaries = screened.summaries
+    return [_outcome(count, rejected.get(body, []), summaries.get(body)) for body, count in enumerate(counts)]
 
 
-def _outcome(count: int, rejected: list[Rejected]) -> Receipt | EspError:
+def _outcome(count: int, rejected: list[Rejected], summary: Quarantined | None) -> Receipt | EspError:
     for refusal in rejected:
         if refusal.row.reason is Reason.UNDECODABLE:
             return MalformedBody(refusal.row.detail, error_id=str(refusal.row.id))
     whole = sum(refusal.row.channel is None for refusal in rejected)
-    return Receipt(count - whole, rejected)
+    if summary is not None:
+        whole += summary.refusals.readings
+    return Receipt(count - whole, rejected, summary)
 
 
 def _fulfil(receipt: asyncio.Future[Receipt], outcome: Receipt | Exception) -> None:

@@ -51,11 +51,15 @@ class Flush:
 
     def reasons(self) -> Counter[Reason]:
         """Return how many readings are refused whole, by reason."""
-        return Counter(row.reason for row in self.quarantined if row.channel is None)
+        return Counter(reason for reason, channel in self._refusals() if channel is None)
 
     def channel_reasons(self) -> Counter[Reason]:
         """Return how many channels are refused of readings that are kept, by reason."""
-        return Counter(row.reason for row in self.quarantined if row.channel is not None)
+        return Counter(reason for reason, channel in self._refusals() if channel is not None)
+
+    def _refusals(self) -> Iterator[tuple[Reason, str | None]]:
+        yield from ((row.reason, row.channel) for row in self.quarantined if row.rest is None)
+        yield from ((each.reason, each.channel) for each in self.screened.unlisted)
 
     def contrary(self, conflicts: Conflicts) -> list[Quarantined]:
         """Return the channels of the readings that contradicting rows were made of, refused."""
@@ -117,7 +121,7 @@ def assemble(
         merged.masks.refused,
         merged.masks.clamped,
     )
-    quarantined = [each.row for each in screened.rejected]
+    quarantined = [each.row for each in screened.rejected] + list(screened.summaries.values())
     quarantined += _conflicting(registry, screened, merged.conflicts)
     whole = FlushCounts(
         counts.worker,
@@ -158,10 +162,11 @@ def _tallies(screened: Screened, merged: Merged, now_us: int) -> Iterator[Tally]
     for kind, where in noticed.items():
         for key, count in _by_hour(accepted, where):
             found.setdefault(key, Counter())[kind] += count
-    for each in screened.rejected:
-        if each.pump_no is not None and each.row.channel is None:
-            key = (each.pump_no, _hour_of(each.row.time, now_us))
-            found.setdefault(key, Counter())["rejected"] += 1
+    refused = [(each.pump_no, each.row.time, each.row.channel) for each in screened.rejected]
+    refused += [(each.pump_no, each.time, each.channel) for each in screened.unlisted]
+    for pump, moment, channel in refused:
+        if pump is not None and channel is None:
+            found.setdefault((pump, _hour_of(moment, now_us)), Counter())["rejected"] += 1
     for (pump_no, hour), counts in found.items():
         time = as_datetime(hour * _HOUR_US)
         if time is not None:

@@ -28,7 +28,7 @@ from prometheus_client import Gauge, Histogram
 
 from esp_ingest.domain.decode import ARROW_TYPE, Body, decode
 from esp_ingest.domain.frozen import FrozenTracker
-from esp_ingest.domain.readings import UNKNOWN, Reason
+from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.screen import Screened, screen
 from esp_ingest.flush import Announcement, Flush, assemble
@@ -304,7 +304,7 @@ class Intake:
         fresh_keys = [key for key, is_known in zip(keys, known, strict=True) if not is_known]
         registry = self._assets.current
         screened = await asyncio.to_thread(_screen, fresh, registry, self._now_us())
-        if any(each.row.reason in UNKNOWN for each in screened.rejected):
+        if screened.has_unknown:
             await self._assets.refresh()
             if self._assets.current is not registry:
                 registry = self._assets.current

@@ -8,6 +8,7 @@ the dead letters. What is found nowhere is lost.
 
 import base64
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ import orjson
 from esp_common import topology
 from esp_common.contracts.channels import CHANNEL_NAMES, RUNNING, TRIP_CODE
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
-from esp_common.database import Pool
+from esp_common.database import Connection, Pool
 
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
@@ -32,6 +33,7 @@ from esp_ingest.domain.scaling import RESOLUTIONS
 from esp_ingest.domain.screen import Screened, as_datetime, screen
 from esp_ingest.domain.verdicts import Refusal
 from esp_ingest.intake import gateway_of
+from esp_ingest.quarantine import body_of
 from esp_ingest.store import operations
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.batch import Key
@@ -138,7 +140,8 @@ async def reconcile(pool: Pool, amqp_url: str, receipt_path: Path | None = None)
         if receipt_path is not None:
             async with pool.acquire() as other:
                 registry = await load_registry(other)
-            lookup = _Lookup(connection, registry, _ids_of(letters, registry))
+            summarized = await _summarized_ids(connection, registry)
+            lookup = _Lookup(connection, registry, _ids_of(letters, registry), summarized)
             with receipt_path.open("rb") as lines:
                 while chunk := list(islice(lines, _CHUNK)):
                     await lookup.add(chunk)
@@ -156,6 +159,17 @@ def _ids_of(letters: Iterable[DeadLetter], registry: Registry) -> set[UUID]:
     """Return the ids that the readings of dead letters would have in quarantine."""
     bodies = [Body(each.body, each.content_type, gateway_of(each.routing_key)) for each in letters]
     return {reading.id for reading in _readings(bodies, registry)}
+
+
+async def _summarized_ids(connection: Connection, registry: Registry) -> set[UUID]:
+    """Return the ids of the readings and channels in the messages that summary rows keep whole."""
+    found: set[UUID] = set()
+    async for gateway_id, payload in operations.summaries(connection):
+        content, content_type = body_of(payload)
+        for reading in _readings([Body(content, content_type, gateway_id)], registry):
+            found.add(reading.id)
+            found.update(reading.refused.values())
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +197,7 @@ class _Reading:
 
 
 def _readings(bodies: list[Body], registry: Registry) -> Iterator[_Reading]:
-    screened = screen(decode(bodies), registry, _END_OF_TIME_US)
+    screened = screen(decode(bodies), registry, _END_OF_TIME_US, max_refusals=sys.maxsize)
     refused: dict[tuple[int, int], dict[str, UUID]] = {}
     for each in screened.rejected:
         if each.row.channel is None:
@@ -225,10 +239,11 @@ def _accepted(
 class _Lookup:
     """Looks readings of a receipt up, a chunk of lines at a time."""
 
-    def __init__(self, connection: Any, registry: Registry, dead: set[UUID]) -> None:
+    def __init__(self, connection: Any, registry: Registry, dead: set[UUID], summarized: set[UUID]) -> None:
         self._connection = connection
         self._registry = registry
         self._dead = dead
+        self._summarized = summarized
         self._receipt = Receipt()
         self._keys: set[Key] = set()
         self._twice: set[Key] = set()
@@ -245,7 +260,7 @@ class _Lookup:
         stored = [by_key.get(reading.key) if reading.key else None for reading in readings]
         missing = [reading.missing(row) if row else [] for reading, row in zip(readings, stored, strict=True)]
         ids = {reading.id for reading in readings}.union(*missing)
-        kept = await operations.quarantined_ids(self._connection, ids)
+        kept = await operations.quarantined_ids(self._connection, ids) | (ids & self._summarized)
         for reading, row, absent in zip(readings, stored, missing, strict=True):
             self._count(reading, row, absent, kept)
 

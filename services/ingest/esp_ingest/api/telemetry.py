@@ -246,7 +246,7 @@ _ONE_ACCEPTED: Final = _accepted(b'{"accepted":1,"rejected":[]}')
 
 
 def _members(receipt: Receipt) -> dict[str, Any]:
-    return {
+    members: dict[str, Any] = {
         "accepted": receipt.accepted,
         "rejected": [
             {
@@ -259,3 +259,7 @@ def _members(receipt: Receipt) -> dict[str, Any]:
             for refusal in receipt.rejected
         ],
     }
+    if receipt.summary is not None:
+        members["rejected_total"] = receipt.rejected_total
+        members["rest_error_id"] = str(receipt.summary.id)
+    return members

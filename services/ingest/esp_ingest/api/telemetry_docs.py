@@ -7,13 +7,14 @@ from esp_common.answers import problems
 from esp_common.auth import require
 from esp_common.contracts.channels import CHANNELS, RUNNING, TRIP_CODE, Channel
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esp_ingest.api.telemetry import MAX_KEY_LENGTH, PATH, PERMISSION
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE
 from esp_ingest.domain.readings import Reason
+from esp_ingest.domain.screen import MAX_REFUSALS_PER_BODY
 
 
 def _described(channel: Channel) -> str:
@@ -85,10 +86,16 @@ class Rejection(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What became of a post's readings; `accepted` counts those of which at least one channel is kept."""
+    """What became of a post's readings; `accepted` counts those of which at least one channel is kept.
+
+    More than 100 rejections are not all listed: `rejected_total` is their number, and `rest_error_id` names
+    the row in quarantine that keeps the whole body for those not listed. Else neither is there.
+    """
 
     accepted: int
-    rejected: list[Rejection]
+    rejected: list[Rejection] = Field(max_length=MAX_REFUSALS_PER_BODY)
+    rejected_total: int | None = None
+    rest_error_id: UUID | None = None
 
 
 class _Delegated(Response):

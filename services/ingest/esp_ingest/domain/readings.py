@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 
@@ -27,12 +27,20 @@ class Reason(StrEnum):
     STATUS_TEXT = "status-text"
     NO_CHANNELS = "no-channels"
     CONFLICT = "conflict"
+    TOO_MANY_REFUSED = "too-many-refused"
 
 
 UNKNOWN: Final = frozenset(
     {Reason.UNKNOWN_PUMP, Reason.UNKNOWN_GATEWAY, Reason.FOREIGN_GATEWAY, Reason.UNKNOWN_CHANNEL}
 )
 """Refusals that a newer registry might not give."""
+
+
+class Refusals(NamedTuple):
+    """Numbers of refusals: of whole readings, and of single channels."""
+
+    readings: int
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Quarantined:
     `channel`: the channel, or the name that is neither channel nor tag; None where the whole reading is
     refused. `payload`: what the gateway sent; for a channel its pump, its time and its value only, which is a
     reading of that channel alone: sent in again it fills that channel of the stored reading.
+    `rest`: set for a summary row, the refusals of a message that have no rows of their own; its payload is
+    the whole message.
     """
 
     id: UUID
@@ -53,3 +63,11 @@ class Quarantined:
     detail: str
     payload: dict[str, Any]
     channel: str | None = None
+    rest: Refusals | None = None
+
+    @property
+    def refusals(self) -> Refusals:
+        """Return how many refusals the row stands for."""
+        if self.rest is not None:
+            return self.rest
+        return Refusals(1, 0) if self.channel is None else Refusals(0, 1)

@@ -1,8 +1,10 @@
 """Which readings and channels are kept, which refused and why: the rules that worker and API share."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -16,16 +18,20 @@ from esp_common.contracts.readings import (
 )
 
 from esp_ingest.domain.blocks import IDENTITY, fill_columns, names_of
-from esp_ingest.domain.decode import Decoded
+from esp_ingest.domain.decode import Decoded, Fault
 from esp_ingest.domain.identity import Pumps, judge_identity, judge_time
 from esp_ingest.domain.keep import keep_body, keep_reading, quarantine_id
-from esp_ingest.domain.readings import Quarantined, Reason
+from esp_ingest.domain.readings import UNKNOWN, Quarantined, Reason
 from esp_ingest.domain.registry import Registry
+from esp_ingest.domain.summary import summarize
 from esp_ingest.domain.values import judge_values
 from esp_ingest.domain.verdicts import Refusal, Verdicts
 
 MAX_CHANNEL_LENGTH: Final = 100
 """Longest name that quarantine lists as the channel; the payload has the whole name."""
+
+MAX_REFUSALS_PER_BODY: Final = 100
+"""Refusals of one body that get quarantine rows of their own; one summary row stands for the others."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,6 +47,19 @@ class Rejected:
     index: int
     pump_no: int | None
     row: Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal without its quarantine row, which `make_row` builds; members as of `Rejected`."""
+
+    body: int
+    index: int
+    pump_no: int | None
+    time: datetime | None
+    channel: str | None
+    reason: Reason
+    make_row: Callable[[], Quarantined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,7 @@ class Screened:
 
     `counts`: (m,) readings in each body, refused ones too (an undecodable body counts as one).
     `rejected`, by body and index: `.row` has channel, reason, detail, id (= the HTTP error_id) and payload.
+    `unlisted`: refusals beyond the limit of their body; `summaries`, by body: the row that stands for them.
     """
 
     decoded: Decoded
@@ -89,6 +109,14 @@ class Screened:
     counts: Int64Array
     accepted: Accepted
     rejected: Sequence[Rejected]
+    unlisted: Sequence[Refused]
+    summaries: Mapping[int, Quarantined]
+
+    @property
+    def has_unknown(self) -> bool:
+        """Whether a newer registry might accept more."""
+        listed = any(each.row.reason in UNKNOWN for each in self.rejected)
+        return listed or any(each.reason in UNKNOWN for each in self.unlisted)
 
     def quarantined(
         self, number: int, pump_id: str | None, time_us: int, reason: Reason, detail: str
@@ -144,10 +172,13 @@ def as_datetime(time_us: int) -> datetime | None:
         return None
 
 
-def screen(decoded: Decoded, registry: Registry, now_us: int) -> Screened:
+def screen(
+    decoded: Decoded, registry: Registry, now_us: int, max_refusals: int = MAX_REFUSALS_PER_BODY
+) -> Screened:
     """Split the readings of `decoded` into accepted, without their refused channels, and rejected.
 
-    `now_us`: microseconds since 1970 UTC, for bodies not judged before. Pure; O(readings · channels).
+    `now_us`: microseconds since 1970 UTC, for bodies not judged before. `max_refusals`: refusals of one body
+    that are listed; one summary row stands for the others. Pure; O(readings · channels).
     """
     verdicts = Verdicts(len(decoded))
     columns = fill_columns(decoded, registry, verdicts)
@@ -167,24 +198,34 @@ def screen(decoded: Decoded, registry: Registry, now_us: int) -> Screened:
         verdicts.refused_mask[keep],
         clamped[keep],
     )
-    rejected = list(_rejected_bodies(decoded))
-    outcome = Screened(decoded, registry, decoded.counts, accepted, rejected)
+    rejected: list[Rejected] = []
+    unlisted: list[Refused] = []
+    summaries: dict[int, Quarantined] = {}
+    outcome = Screened(decoded, registry, decoded.counts, accepted, rejected, unlisted, summaries)
     found = _Found(outcome, list(columns.pump_ids), columns.pump_code, columns.time_us, pumps)
-    rejected.extend(found.readings(verdicts))
-    rejected.extend(found.channels(verdicts))
-    rejected.sort(key=lambda each: (each.body, each.index))
+    refused = [*_refused_bodies(decoded), *found.readings(verdicts), *found.channels(verdicts)]
+    refused.sort(key=lambda each: (each.body, each.index))
+    for body, group in groupby(refused, key=lambda each: each.body):
+        of_body = list(group)
+        listed, rest = of_body[:max_refusals], of_body[max_refusals:]
+        rejected.extend(Rejected(each.body, each.index, each.pump_no, each.make_row()) for each in listed)
+        if rest:
+            unlisted.extend(rest)
+            summaries[body] = summarize(decoded.bodies[body], [(each.reason, each.channel) for each in rest])
     return outcome
 
 
-def _rejected_bodies(decoded: Decoded) -> Iterable[Rejected]:
+def _refused_bodies(decoded: Decoded) -> Iterator[Refused]:
     for fault in decoded.faults:
-        body = decoded.bodies[fault.body]
-        payload = keep_body(fault.content, body.content_type)
-        id_ = quarantine_id(body.gateway_id, payload)
-        row = Quarantined(
-            id_, body.gateway_id, body.message_id, None, None, fault.reason, fault.detail, payload
-        )
-        yield Rejected(fault.body, fault.index, None, row)
+        row = partial(_row_of_fault, decoded, fault)
+        yield Refused(fault.body, fault.index, None, None, None, fault.reason, row)
+
+
+def _row_of_fault(decoded: Decoded, fault: Fault) -> Quarantined:
+    body = decoded.bodies[fault.body]
+    payload = keep_body(fault.content, body.content_type)
+    id_ = quarantine_id(body.gateway_id, payload)
+    return Quarantined(id_, body.gateway_id, body.message_id, None, None, fault.reason, fault.detail, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,25 +238,28 @@ class _Found:
     time_us: Int64Array
     pumps: Pumps
 
-    def readings(self, verdicts: Verdicts) -> Iterable[Rejected]:
+    def readings(self, verdicts: Verdicts) -> Iterable[Refused]:
         for number, (reason, detail) in verdicts.reasons.items():
             pump_id, time_us = self._pump_id(number), int(self.time_us[number])
-            row = self.outcome.quarantined(number, pump_id, time_us, reason, detail)
-            yield self._rejected(number, row)
+            row = partial(self.outcome.quarantined, number, pump_id, time_us, reason, detail)
+            yield self._refused(number, reason, None, row)
 
-    def channels(self, verdicts: Verdicts) -> Iterable[Rejected]:
+    def channels(self, verdicts: Verdicts) -> Iterable[Refused]:
         for number, refusals in verdicts.channels.items():
             if verdicts.refused[number]:
                 continue
             pump_id, time_us = self._pump_id(number), int(self.time_us[number])
             for channel, refusal in refusals.items():
-                row = self.outcome.quarantined_channel(number, pump_id, time_us, channel, refusal)
-                yield self._rejected(number, row)
+                row = partial(self.outcome.quarantined_channel, number, pump_id, time_us, channel, refusal)
+                yield self._refused(number, refusal.reason, channel, row)
 
-    def _rejected(self, number: int, row: Quarantined) -> Rejected:
+    def _refused(
+        self, number: int, reason: Reason, channel: str | None, row: Callable[[], Quarantined]
+    ) -> Refused:
         decoded = self.outcome.decoded
         known = int(self.pumps.pump_no[number]) if self.pumps.allowed[number] else None
-        return Rejected(int(decoded.body_of[number]), int(decoded.index_of[number]), known, row)
+        place = int(decoded.body_of[number]), int(decoded.index_of[number])
+        return Refused(*place, known, as_datetime(int(self.time_us[number])), channel, reason, row)
 
     def _pump_id(self, number: int) -> str | None:
         code = int(self.pump_code[number])

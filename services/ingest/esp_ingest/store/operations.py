@@ -1,6 +1,6 @@
 """The database's part in resolving refused readings and in reconciling what was sent with what is kept."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -47,6 +47,12 @@ async def stored_rows(connection: Connection, keys: Sequence[Key]) -> list[Mappi
     pumps, times = (list(column) for column in zip(*keys, strict=True))
     first, last = min(times), max(times)
     return list(await connection.fetch(_QUERIES.stored_rows, pumps, times, first, last))
+
+
+async def summaries(connection: Connection) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Yield gateway and payload of the rows that stand for many refusals, in the caller's transaction."""
+    async for row in connection.cursor(_QUERIES.summaries, prefetch=1):
+        yield row["gateway_id"], orjson.loads(row["payload"])
 
 
 async def quarantined_ids(connection: Connection, ids: Iterable[UUID]) -> set[UUID]:

@@ -18,8 +18,12 @@ SELECT
     coalesce(sum(refused_channels), 0)::int8 AS refused_channels,
     (SELECT count(*) FROM ingest.telemetry) AS rows,
     (SELECT coalesce(sum(readings), 0)::int8 FROM ingest.dropped_chunks) AS rows_dropped,
-    (SELECT count(*) FROM ingest.quarantine WHERE channel IS NULL) AS rows_quarantined,
-    (SELECT count(*) FROM ingest.quarantine WHERE channel IS NOT NULL) AS channels_quarantined
+    (
+        SELECT coalesce(sum(coalesce(rest_readings, (channel IS NULL)::int4)), 0)::int8 FROM ingest.quarantine
+    ) AS rows_quarantined,
+    (
+        SELECT coalesce(sum(coalesce(rest_channels, (channel IS NOT NULL)::int4)), 0)::int8 FROM ingest.quarantine
+    ) AS channels_quarantined
 FROM ingest.ledger
 
 -- name: stored_rows
@@ -28,6 +32,10 @@ SELECT t.*
 FROM ingest.telemetry AS t
 JOIN unnest($1::int4[], $2::timestamptz[]) AS wanted (pump_no, time) USING (pump_no, time)
 WHERE t.time BETWEEN $3 AND $4
+
+-- name: summaries
+-- Rows that stand for many refusals, but for those sent in again.
+SELECT gateway_id, payload::text FROM ingest.quarantine WHERE rest_readings IS NOT NULL AND state <> 'replayed'
 
 -- name: quarantined_ids
 -- Not those that were sent in again: they are stored by now, or lost.

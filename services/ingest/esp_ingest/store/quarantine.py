@@ -2,35 +2,32 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from esp_common.database import Connection, load_queries
 
-from esp_ingest.domain.readings import Quarantined
+from esp_ingest.domain.readings import Quarantined, Refusals
 
 _QUERIES: Final = load_queries("esp_ingest.store", "quarantine.sql")
 
 
-class Kept(NamedTuple):
-    """How many refusals were not in quarantine yet: of whole readings, and of single channels."""
-
-    readings: int
-    channels: int
-
-
-async def keep(connection: Connection, refused: Sequence[Quarantined]) -> Kept:
+async def keep(connection: Connection, refused: Sequence[Quarantined]) -> Refusals:
     """Keep refused readings and channels; return how many were not there yet."""
     if not refused:
-        return Kept(0, 0)
+        return Refusals(0, 0)
     rows = [
-        (q.id, q.gateway_id, q.message_id, q.pump_id, q.time, q.channel, q.reason, q.detail, q.payload)
+        (
+            *(q.id, q.gateway_id, q.message_id, q.pump_id, q.time, q.channel, q.reason, q.detail),
+            *(q.rest or (None, None)),
+            q.payload,
+        )
         for q in {q.id: q for q in refused}.values()
     ]
     columns = [list(map(_storable, column)) for column in zip(*rows, strict=True)]
     columns[-1] = [orjson.dumps(payload).decode() for payload in columns[-1]]
-    new = [row["of_channel"] for row in await connection.fetch(_QUERIES.keep, *columns) if row["is_new"]]
-    return Kept(new.count(False), new.count(True))
+    new = [row for row in await connection.fetch(_QUERIES.keep, *columns) if row["is_new"]]
+    return Refusals(sum(row["readings"] for row in new), sum(row["channels"] for row in new))
 
 
 def _storable(value: Any) -> Any:

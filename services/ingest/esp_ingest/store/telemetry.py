@@ -165,7 +165,7 @@ class _Flush:
             conflicts = rows.conflicts
             contrary = self.on_conflict(conflicts) if len(conflicts) else []
             kept = await quarantine.keep(connection, [*self.quarantined, *contrary])
-            refused = sum(row.channel is None for row in self.quarantined)
+            refused = sum(row.refusals.readings for row in self.quarantined)
             result = StoreResult(
                 stored=rows.stored,
                 merged=rows.merged + self.counts.merged,
