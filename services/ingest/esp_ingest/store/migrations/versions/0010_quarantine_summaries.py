@@ -2,9 +2,9 @@
 
 from esp_common.migrations import run_sql
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 
 def upgrade() -> None:
-    run_sql("0009_quarantine_summaries.sql")
+    run_sql("0010_quarantine_summaries.sql")
