@@ -9,7 +9,7 @@ import httpx
 import pytest
 import uvicorn
 from esp_common.auth import PERMISSIONS, KeyVerifier, Principal, key_digest, new_api_key, require
-from esp_common.errors import Unavailable
+from esp_common.errors import Unavailable, Unroutable
 from esp_common.health import Health
 from esp_common.http import create_app
 from esp_common.messaging import Requester
@@ -61,6 +61,12 @@ async def broken() -> None:
 async def away() -> None:
     """Be unavailable."""
     raise Unavailable("the database is away", retry_after_s=7)
+
+
+@router.get("/unrouted")
+async def unrouted() -> None:
+    """Find no queue for a message."""
+    raise Unroutable("no queue takes it")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,7 @@ def endless() -> AsyncIterator[bytes]:
         ("POST", "/api/v1/echo", {"content": "endless"}, 413),
         ("GET", "/api/v1/broken", {}, 500),
         ("GET", "/api/v1/away", {}, 503),
+        ("GET", "/api/v1/unrouted", {}, 503),
         ("GET", "/docs", {}, 401),
         ("GET", "/openapi.json", {}, 401),
         ("GET", "/metrics", {"headers": OUTSIDE}, 401),
@@ -145,7 +152,7 @@ async def test_every_refusal_is_a_problem_with_an_id(
     assert "Traceback" not in answer.text
     assert "hunter2" not in answer.text
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
-    assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+    assert answer.headers.get("Retry-After") == {"/api/v1/away": "7", "/api/v1/unrouted": "5"}.get(path)
 
 
 async def test_a_model_of_query_parameters_is_known(client: httpx.AsyncClient) -> None:

@@ -1,10 +1,8 @@
 """Publishing and consuming through everything a broker does to its clients."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +13,7 @@ from esp_common.contracts.events import Event
 from esp_common.errors import BrokerUnavailable, EspError, Nacked, Unroutable
 from esp_common.messaging import Delivery, EventListener, LeanConsumer, Publisher, Requester
 from esp_stack.servers import RabbitMQ, Vhost
+from rabbitmqctl import rabbitmqctl
 from waiting import until
 
 QUEUE = topology.INGEST_TELEMETRY
@@ -152,6 +151,20 @@ async def test_a_channel_that_goes_on_refusing_is_opened_again_once_the_queue_ha
     assert publisher.obstacle is None
 
 
+async def test_refused_audit_records_make_no_role_unready(publisher: Publisher, fresh: Vhost) -> None:
+    policy = {"pattern": f"^{topology.AUTH_AUDIT}$", "definition": {"max-length": 1}, "apply-to": "queues"}
+    fresh.server.api("PUT", f"policies/{fresh.name}/full", policy)
+
+    async def refused() -> bool:
+        try:
+            await publisher.publish(topology.AUDIT, "ingest.post", b"{}")
+        except Nacked:
+            return publisher.obstacle in (None, "not connected")
+        return False
+
+    await until(refused, "the broker refuses a record, and the publisher is none the worse")
+
+
 async def test_a_publisher_says_at_once_that_the_broker_has_its_alarm_on(server_home: Path) -> None:
     server = RabbitMQ(server_home / "rabbitmq-alarm")
     server.start()
@@ -160,7 +173,7 @@ async def test_a_publisher_says_at_once_that_the_broker_has_its_alarm_on(server_
             await publisher.publish(topology.INGEST, KEY, b"before")
             limit = server.home / "rabbitmq.conf"
             assert "disk_free_limit" in limit.read_text()
-            control(server, "set_disk_free_limit", "900000GB")
+            rabbitmqctl(server, "set_disk_free_limit", "900000GB")
 
             async def said() -> bool:
                 try:
@@ -173,18 +186,11 @@ async def test_a_publisher_says_at_once_that_the_broker_has_its_alarm_on(server_
             await until(said, "the publisher says so")
             with pytest.raises(BrokerUnavailable, match="disk or memory alarm"):
                 await publisher.publish(topology.INGEST, KEY, b"x")
-            control(server, "set_disk_free_limit", "1MB")
+            rabbitmqctl(server, "set_disk_free_limit", "1MB")
             await until(lambda: publisher.obstacle is None, "the alarm is over")
             await publisher.publish(topology.INGEST, KEY, b"after")
     finally:
         server.kill()
-
-
-def control(server: RabbitMQ, *arguments: str) -> None:
-    """Run rabbitmqctl on the server's node."""
-    node = server.programs()[-1]
-    command = replace(node, argv=("/usr/lib/rabbitmq/bin/rabbitmqctl", *arguments)).command()
-    subprocess.run(command, env=node.full_environment(), cwd=server.home, check=True, capture_output=True)
 
 
 async def test_an_unknown_exchange_raises_and_the_publisher_recovers(

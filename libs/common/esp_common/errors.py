@@ -137,11 +137,10 @@ class PublishRefused(BrokerUnavailable):
     code, title = "publish-refused", "Message refused by the broker for good"
 
 
-class Unroutable(EspError):
+class Unroutable(Unavailable):
     """The broker returned a mandatory message: no queue is bound for it."""
 
-    code, status, title = "unroutable", 503, "Message unroutable"
-    exit_code = EXIT_UNAVAILABLE
+    code, title = "unroutable", "Message unroutable"
 
 
 class Nacked(Unavailable):

@@ -61,7 +61,7 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add("blob storage", blobs.check)
         health.add_flag("questions", lambda: questions.alive, "the broker does not have this consumer")
-        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_obstacle("broker", lambda: requester.obstacle)
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         application = create_app(
             "ESP archiver",
@@ -104,6 +104,6 @@ async def run_worker(settings: ArchiverSettings, stop: asyncio.Event) -> None:
         health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add("blob storage", blobs.check)
-        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        health.add_obstacle("publisher", lambda: publisher.obstacle)
         health.add_flag("retention", lambda: worker.listening, "the broker does not have this consumer")
         await worker.run(stop)

@@ -118,7 +118,7 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
             Questions(settings.amqp_url, question, answers, publisher) for question in topology.REQUESTS
         ]
         health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_flag("publisher", lambda: publisher.connected, "not connected to the broker")
+        health.add_obstacle("publisher", lambda: publisher.obstacle)
         for consumer in consumers:
             _watch(health, consumer)
         health.add_flag("audit", lambda: writer.alive, "the broker does not have this consumer")

@@ -61,7 +61,7 @@ async def open_api(settings: BackupSettings) -> AsyncIterator[tuple[ASGIApp, lis
             on_connected=verifier.forget,
         )
         health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_flag("broker", lambda: requester.connected, "not connected")
+        health.add_obstacle("broker", lambda: requester.obstacle)
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         application = create_app(
             "ESP backup",
@@ -90,7 +90,7 @@ async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:
         health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add("cluster", cluster.ready)
-        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        health.add_obstacle("publisher", lambda: publisher.obstacle)
         await until_first_ends(
             Worker(settings, pool, work).run(), Relay(pool, publisher, SERVICE).run(), stop.wait()
         )

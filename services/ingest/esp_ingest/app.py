@@ -124,7 +124,7 @@ async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
         health.add_flag("started", lambda: True, "")
         health.add_flag("consumer", lambda: worker.alive, "the broker does not have this consumer")
         health.add_flag("registry", lambda: worker.registry.loaded, "assets are not loaded yet")
-        health.add_flag("publisher", lambda: worker.publisher.connected, "not connected")
+        health.add_obstacle("publisher", lambda: worker.publisher.obstacle)
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_flag("store", lambda: not worker.intake.stalled, "flushes wait for the database")
         await worker.run(stop)
@@ -147,7 +147,7 @@ async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None
         _tell_engine(health, engine)
         health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_flag("publisher", lambda: publisher.connected, "not connected")
+        health.add_obstacle("publisher", lambda: publisher.obstacle)
         maintenance = Maintenance(pool, engine, publisher, settings)
         health.info["aggregates"] = maintenance.watch.details
         health.add_flag("archived", lambda: maintenance.listening, "the broker does not have this consumer")

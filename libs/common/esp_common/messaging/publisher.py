@@ -17,6 +17,7 @@ from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 
+from esp_common import topology
 from esp_common.errors import BrokerUnavailable, Nacked, PublishRefused, Unroutable
 from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import Link
@@ -75,13 +76,21 @@ class Publisher(Link):
 
     @property
     def obstacle(self) -> str | None:
-        """Why the broker takes no messages from here now; None when it does."""
+        """Why the broker takes no messages from here now; None when it does. For a role's readiness.
+
+        Refused audit records do not count: they are spooled until the broker takes them, and a role that
+        answers requests all the same must not be taken out of service for them.
+        """
         if not self.connected:
             return "not connected"
         if self.blocked:
             return "the broker takes no messages: its disk or memory alarm is on"
         oldest = time.monotonic() - NACKED_RECENTLY_S
-        refusing = sorted(exchange for exchange, nacked_at in self._nacked.items() if nacked_at > oldest)
+        refusing = sorted(
+            exchange
+            for exchange, nacked_at in self._nacked.items()
+            if nacked_at > oldest and exchange != topology.AUDIT
+        )
         return f"the broker refuses messages to {', '.join(refusing)}: a queue is full" if refusing else None
 
     async def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
