@@ -10,6 +10,7 @@ import typer
 from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, run_cli
+from esp_common.progress import Progress, progress_bar, silent
 from esp_common.settings import settings_table
 
 from esp_archiver.domain.datasets import Dataset
@@ -82,13 +83,19 @@ def run_now(field: FieldOption = None, since: From = None, until: To = None) -> 
     """Archive all that is due, or of it a field and a span, here and now; fails if any of it could not be."""
 
     async def command() -> None:
+        failed: list[str] = []
+        with progress_bar() as progress:
+            await archive(failed, progress)
+        if failed:
+            raise Conflict("not all of it could be archived", fix="see the run's problem, then run it again")
+
+    async def archive(failed: list[str], progress: Progress) -> None:
         from esp_archiver.runs import Selection
         from esp_archiver.store import manifest
         from esp_archiver.store.runs import ask_run
         from esp_archiver.worker import work_once
 
-        failed: list[str] = []
-        async with _tools() as tools, manifest.leading(tools.pool) as lead:
+        async with _tools(progress) as tools, manifest.leading(tools.pool) as lead:
             if lead is None:
                 raise Conflict("a worker is at it", fix="ask it by POST archive/runs, or stop it first")
             selection = Selection(field, _day(since), _day(until))
@@ -102,8 +109,6 @@ def run_now(field: FieldOption = None, since: From = None, until: To = None) -> 
                 run = await ask_run(tools.pool, actor_id())
                 await work_once(lead, tools.archive(), tools.reader(), failed.append)
                 await tools.show_run(run.run_id)
-        if failed:
-            raise Conflict("not all of it could be archived", fix="see the run's problem, then run it again")
 
     _run(command())
 
@@ -117,8 +122,10 @@ def verify(share: Share = 1, dataset: DatasetOption = None, since: From = None, 
         from esp_archiver.verification import check
 
         wanted = PartFilter(dataset, None, _day(since), _day(until))
-        async with _tools() as tools:
-            checked = await check(tools.pool, tools.store, wanted, share, tools.settings.work_folder)
+        with progress_bar() as progress:
+            async with _tools() as tools:
+                folder = tools.settings.work_folder
+                checked = await check(tools.pool, tools.store, wanted, share, folder, progress)
         for problem in checked.problems:
             typer.echo(problem, err=True)
         typer.echo(f"{checked.parts} parts read, {checked.bytes} bytes, {len(checked.problems)} damaged")
@@ -138,10 +145,11 @@ def rebuild_manifest() -> None:
         from esp_archiver.rebuilding import rebuild
         from esp_archiver.store import manifest
 
-        async with _tools() as tools, manifest.leading(tools.pool) as lead:
-            if lead is None:
-                raise Conflict("a worker is at it", fix="stop it first")
-            rebuilt = await rebuild(lead, tools.store, tools.settings.work_folder)
+        with progress_bar() as progress:
+            async with _tools() as tools, manifest.leading(tools.pool) as lead:
+                if lead is None:
+                    raise Conflict("a worker is at it", fix="stop it first")
+                rebuilt = await rebuild(lead, tools.store, tools.settings.work_folder, progress)
         for problem in rebuilt.problems:
             typer.echo(problem, err=True)
         typer.echo(
@@ -162,11 +170,12 @@ class _Tools:
     settings: ArchiverSettings
     pool: Pool
     store: Any
+    progress: Progress
 
     def archive(self) -> Any:
         from esp_archiver.runs import Archive
 
-        return Archive(self.pool, self.store, self.settings)
+        return Archive(self.pool, self.store, self.settings, self.progress)
 
     def reader(self) -> Any:
         from esp_archiver.reading import Reader
@@ -184,7 +193,7 @@ class _Tools:
 
 
 @asynccontextmanager
-async def _tools() -> AsyncIterator[_Tools]:
+async def _tools(progress: Progress = silent) -> AsyncIterator[_Tools]:
     from esp_archiver.storage import open_store
 
     settings = ArchiverSettings.load().model_copy(update={"statement_timeout_s": 0})
@@ -192,7 +201,7 @@ async def _tools() -> AsyncIterator[_Tools]:
         await create_pool(settings, role="esp-archiver cli", max_size=4) as pool,
         open_store(settings) as store,
     ):
-        yield _Tools(settings, pool, store)
+        yield _Tools(settings, pool, store, progress)
 
 
 def _run(command: Coroutine[Any, Any, None]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from esp_common.database import Connection
 from esp_common.errors import Conflict
+from esp_common.progress import Progress, silent
 
 from esp_archiver.damage import note_checked
 from esp_archiver.domain.layout import MERGING, place_of
@@ -24,13 +25,16 @@ class Rebuilt:
     problems: list[str] = field(default_factory=list)
 
 
-async def rebuild(lead: Connection, store: Store, folder: Path | None) -> Rebuilt:
+async def rebuild(
+    lead: Connection, store: Store, folder: Path | None, progress: Progress = silent
+) -> Rebuilt:
     """Enter every object that the manifest does not have, each read whole and proved first.
 
     What is entered so is replaced only by what holds all of it. Objects that lie under another tag than the
     manifest knows (copied, uploaded again) are proved too, and the manifest takes their tag.
     """
     rebuilt = Rebuilt()
+    progress("read the archive's objects", None)
     async for name in store.names(""):
         place = place_of(name)
         if name.startswith(MERGING):

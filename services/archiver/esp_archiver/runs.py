@@ -11,6 +11,7 @@ from esp_common import outbox, topology
 from esp_common.contracts.events import Event
 from esp_common.database import Connection, Pool
 from esp_common.errors import Conflict, EspError, NotFound
+from esp_common.progress import Progress, silent
 from prometheus_client import Counter, Gauge
 
 from esp_archiver.compaction import (
@@ -100,10 +101,13 @@ EVERYTHING: Final = Selection()
 class Archive:
     """What is archived, over the connection of whoever leads (see `manifest.leading`)."""
 
-    def __init__(self, pool: Pool, store: Store, settings: ArchiverSettings) -> None:
+    def __init__(
+        self, pool: Pool, store: Store, settings: ArchiverSettings, progress: Progress = silent
+    ) -> None:
         self._pool = pool
         self._store = store
         self._settings = settings
+        self._progress = progress
 
     async def run(self, lead: Connection, today: date, selection: Selection = EVERYTHING) -> Outcome:
         """Archive every day that is due; then read a share of the archive again and protect what is alone.
@@ -116,12 +120,16 @@ class Archive:
         await self._store.ensure()
         outcome.problems += await recover(lead, self._store, self._settings.work_folder)
         for dataset in selection.datasets():
-            await _Days(self._pool, self._store, self._settings, lead, outcome).archive(
-                SOURCES[dataset](), today, selection
-            )
+            days = _Days(self._pool, self._store, self._settings, lead, outcome, self._progress)
+            await days.archive(SOURCES[dataset](), today, selection)
         if self._settings.verify_share and selection == EVERYTHING:
             await check(
-                self._pool, self._store, PartFilter(), self._settings.verify_share, self._settings.work_folder
+                self._pool,
+                self._store,
+                PartFilter(),
+                self._settings.verify_share,
+                self._settings.work_folder,
+                self._progress,
             )
         outcome.problems += await self.protect(lead)
         return outcome
@@ -197,7 +205,13 @@ class _Days:
     """Archives the days of one dataset, one after the other, their parts side by side."""
 
     def __init__(
-        self, pool: Pool, store: Store, settings: ArchiverSettings, lead: Connection, outcome: Outcome
+        self,
+        pool: Pool,
+        store: Store,
+        settings: ArchiverSettings,
+        lead: Connection,
+        outcome: Outcome,
+        progress: Progress,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -205,6 +219,7 @@ class _Days:
         self._lead = lead
         self._entering = asyncio.Lock()
         self._outcome = outcome
+        self._progress = progress
         self._refused: set[str] = set()
 
     async def archive(self, source: Source, today: date, selection: Selection) -> None:
@@ -214,7 +229,9 @@ class _Days:
         _DUE.labels(source.dataset).set(len(days))
         if source.dataset is Dataset.TELEMETRY:
             days = [*days, *await manifest.scattered_days(self._lead, source.dataset)]
-        for day in selection.days(days):
+        chosen = selection.days(days)
+        for number, day in enumerate(chosen):
+            self._progress(f"archive days of {source.dataset}", number / len(chosen))
             try:
                 await self._day(source, day, selection)
             except (Conflict, NotFound) as error:

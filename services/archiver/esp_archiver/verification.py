@@ -6,6 +6,7 @@ from typing import Final
 
 from esp_common.database import Pool
 from esp_common.errors import Conflict, NotFound
+from esp_common.progress import Progress, silent
 from prometheus_client import Gauge
 
 from esp_archiver.damage import note_checked
@@ -26,14 +27,23 @@ class Checked:
     problems: list[str] = field(default_factory=list)
 
 
-async def check(pool: Pool, store: Store, wanted: PartFilter, share: float, folder: Path | None) -> Checked:
+async def check(
+    pool: Pool,
+    store: Store,
+    wanted: PartFilter,
+    share: float,
+    folder: Path | None,
+    progress: Progress = silent,
+) -> Checked:
     """Read a share (0 to 1) of the parts that fit, those first that were read longest ago.
 
     What is missing or not whole is noted in the manifest and published for each object; raises Unavailable
     when the store is away.
     """
     checked = Checked()
-    for stored in await manifest.least_checked(pool, wanted, share):
+    chosen = await manifest.least_checked(pool, wanted, share)
+    for number, stored in enumerate(chosen):
+        progress("read parts again", number / len(chosen))
         damaged = await _problem(pool, store, stored, folder)
         async with pool.acquire() as connection:
             await note_checked(connection, stored, damaged)

@@ -21,6 +21,7 @@ from esp_common.cli import (
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
+from esp_common.progress import progress_bar
 from esp_common.settings import settings_table
 
 from esp_ingest.asset_files import read_assets
@@ -240,10 +241,12 @@ def _resolve(
 
     async def count(refused: Quarantine, pool: Pool) -> int:
         resolved = 0
-        async for id_ in every_refused(Lists(pool), wanted):
-            with suppress(Conflict, NotFound):  # someone else was faster
-                await act(refused, id_, actor_id())
-                resolved += 1
+        with progress_bar() as progress:
+            progress("refused readings", None)
+            async for id_ in every_refused(Lists(pool), wanted):
+                with suppress(Conflict, NotFound):  # someone else was faster
+                    await act(refused, id_, actor_id())
+                    resolved += 1
         return resolved
 
     _run(command())
@@ -260,7 +263,8 @@ def run_reconcile(
 
     async def command() -> None:
         async with _tools() as (settings, pool):
-            result = await reconcile(pool, settings.amqp_url, receipt)
+            with progress_bar() as progress:
+                result = await reconcile(pool, settings.amqp_url, receipt, progress)
         typer.echo(result.text())
         if not result.agrees:
             raise Conflict("; ".join(result.differences), fix="run it again once the queue is empty")

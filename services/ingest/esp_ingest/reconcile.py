@@ -8,6 +8,7 @@ the dead letters. What is found nowhere is lost.
 
 import base64
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from esp_common import topology
 from esp_common.contracts.channels import CHANNEL_NAMES, RUNNING, TRIP_CODE
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.database import Connection, Pool
+from esp_common.progress import Progress, silent
 
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.decode import JSON_TYPE, Body, decode
@@ -124,7 +126,9 @@ class Reconciliation:
         return "\n".join([*lines, *(self.differences or ["all accounts agree"])])
 
 
-async def reconcile(pool: Pool, amqp_url: str, receipt_path: Path | None = None) -> Reconciliation:
+async def reconcile(
+    pool: Pool, amqp_url: str, receipt_path: Path | None = None, progress: Progress = silent
+) -> Reconciliation:
     """Compare accounts and tables, and look up every line of the receipt at `receipt_path`.
 
     A line is `{"gateway_id": …, "reading": {…}}`, or `{"gateway_id", "body_base64", "content_type"}` for
@@ -142,9 +146,13 @@ async def reconcile(pool: Pool, amqp_url: str, receipt_path: Path | None = None)
                 registry = await load_registry(other)
             summarized = await _summarized_ids(connection, registry)
             lookup = _Lookup(connection, registry, _ids_of(letters, registry), summarized)
+            read = 0
             with receipt_path.open("rb") as lines:
+                size = os.fstat(lines.fileno()).st_size
                 while chunk := list(islice(lines, _CHUNK)):
                     await lookup.add(chunk)
+                    read += sum(map(len, chunk))
+                    progress("look up the receipt", min(read / size, 1))
             receipt = lookup.result(sums["rows"])
     return Reconciliation(sums, await _queued(amqp_url), len(letters), receipt)
 

@@ -12,7 +12,10 @@ import pytest
 from azure.storage.blob import ContainerClient
 from esp_archiver.domain.datasets import FORMS, Dataset
 from esp_archiver.rebuilding import rebuild
+from esp_archiver.runs import Archive
 from esp_archiver.store import manifest
+from esp_archiver.store.manifest import PartFilter
+from esp_archiver.verification import check
 from esp_diagnostics.store.migrations import migrate as migrate_diagnostics
 from esp_ingest.archived import Refusal
 from esp_stack.databases import DIAGNOSTICS_OWNER
@@ -51,6 +54,28 @@ async def test_a_day_is_archived_by_field_and_reads_back_as_it_was(archive: Any,
     for pump, rows in before.items():
         assert await archive.read(pump, new_day) == rows
     assert await source_rows(archive, "P-1", new_day) == []
+
+
+async def test_long_work_reports_its_progress(archive: Any, new_day: date) -> None:
+    reported: list[tuple[str, float | None]] = []
+
+    def progress(what: str, fraction: float | None) -> None:
+        reported.append((what, fraction))
+
+    await archive.add(new_day, every=HOUR)
+    async with manifest.leading(archive.pool) as lead:
+        await Archive(archive.pool, archive.store, archive.settings, progress).run(lead, archive.today)
+        assert {what for what, _ in reported} == {"archive days of telemetry"}
+        reported.clear()
+        await check(archive.pool, archive.store, PartFilter(), 1, None, progress)
+        assert [fraction for _, fraction in reported] == sorted(fraction for _, fraction in reported)
+        assert (reported[0], len(reported)) == (
+            ("read parts again", 0),
+            len(await archive.names("telemetry")),
+        )
+        reported.clear()
+        await rebuild(lead, archive.store, None, progress)
+        assert reported == [("read the archive's objects", None)]
 
 
 async def test_running_again_writes_nothing_and_tells_the_same(archive: Any, new_day: date) -> None:
