@@ -6,6 +6,7 @@ import signal
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,9 @@ from esp_ingest.store.migrations import migrate
 from esp_ingest.store.telemetry import prepare
 from esp_stack.servers import Vhost
 from pamqp import commands
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 from waiting import beside, until
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -184,7 +187,9 @@ async def site(servers: Field) -> Field:
     for name in (topology.INGEST_TELEMETRY, topology.INGEST_TELEMETRY_DEAD):
         queue = await servers.channel.get_queue(name)
         await queue.purge()
-    await servers.admin.execute("TRUNCATE ingest.telemetry, ingest.quarantine, ingest.ledger, ingest.outbox")
+    await servers.admin.execute(
+        "TRUNCATE ingest.telemetry, ingest.quarantine, ingest.quarantine_days, ingest.ledger, ingest.outbox"
+    )
     async with Redis.from_url(servers.settings.redis_url) as redis:
         await redis.flushdb()
     servers.announced.clear()
@@ -505,6 +510,30 @@ async def test_one_message_causes_few_rows_of_quarantine_and_its_good_readings_a
     assert outcome.receipt is not None
     assert (outcome.receipt.stored, outcome.receipt.quarantined, outcome.receipt.lost) == (201, 300, 0)
     assert outcome.receipt.channels_refused == 200
+
+
+async def test_refusals_beyond_a_gateways_day_are_counted_and_its_good_readings_are_stored(
+    site: Field,
+) -> None:
+    name = "esp_ingest_refusals_unkept_total"
+    before = REGISTRY.get_sample_value(name) or 0
+    with capture_logs() as logs:
+        async with site.worker(quarantine_rows_per_day=60):
+            await site.send([*range(50), site.reading()])
+            await site.drained()
+            await site.send([*range(100, 150), site.reading()])
+            await site.drained()
+            await site.send([*range(200, 250), site.reading()])
+            await site.send([*range(50)], "gw-02")
+            await site.drained()
+    rows = Counter(row["gateway_id"] for row in await site.refused())
+    assert rows == {"gw-01": 60, "gw-02": 50}
+    assert await site.count() == 3
+    assert (REGISTRY.get_sample_value(name) or 0) - before == 90
+    assert [each["gateway_id"] for each in logs if each["event"] == "quarantine.full"] == ["gw-01"]
+    outcome = await site.reconciled()
+    assert outcome.agrees, outcome.text()
+    assert "90 readings and 0 channels not kept" in outcome.text()
 
 
 async def test_a_replayed_summary_stores_what_is_mended_and_is_pending_again(site: Field) -> None:

@@ -151,7 +151,7 @@ async def open_worker(settings: IngestSettings, pool: Pool) -> AsyncIterator[Wor
     remembered = seen.connect(settings.redis_url, settings.seen_ttl_s)
     async with Publisher(settings.amqp_url, name="ingest worker") as publisher:
         intake = Intake(
-            TelemetryStore(pool, engine),
+            TelemetryStore(pool, engine, settings.quarantine_rows_per_day),
             publisher,
             registry,
             remembered,

@@ -45,6 +45,10 @@ REFUSED = Metric("esp_ingest_readings_refused_total", "Readings put in quarantin
 REFUSED_CHANNELS = Metric(
     "esp_ingest_channels_refused_total", "Channels of kept readings put in quarantine, by reason.", ["reason"]
 )
+UNKEPT = Metric(
+    "esp_ingest_refusals_unkept_total",
+    "Refused readings and channels without a row in quarantine: their gateway passed its limit of the day.",
+)
 MESSAGES = Metric("esp_ingest_messages_total", "Messages by what became of them.", ["outcome"])
 FLUSH_S = Histogram(
     "esp_ingest_flush_seconds",
@@ -472,6 +476,14 @@ class Intake:
         MESSAGES.labels("done").inc(len(prepared.deliveries))
         for outcome in ("stored", "merged", "duplicates", "quarantined"):
             READINGS.labels(outcome).inc(max(0, getattr(result, outcome)))
+        UNKEPT.inc(result.unkept)
+        for gateway_id in result.filled:
+            log.warning(
+                "quarantine.full",
+                gateway_id=gateway_id,
+                max_rows_per_day=self._settings.quarantine_rows_per_day,
+                effect="refusals of this gateway are only counted until the UTC day ends",
+            )
         FLUSH_READINGS.observe(flush.counts.readings)
         if len(flush.batch):
             LAG_S.set(self._now() - int(flush.batch.time_us.max()) / 1e6)

@@ -82,11 +82,13 @@ class Reconciliation:
         """What does not add up; empty when all is well."""
         s = self.sums
         accounted = s["stored"] + s["merged"] + s["duplicates"] + s["quarantined"]
+        readings_refused = s["rows_quarantined"] + s["readings_unkept"]
+        channels_refused = s["channels_quarantined"] + s["channels_unkept"]
         checks = [
             ("readings taken", s["readings"], "accounted for", accounted),
             ("rows stored", s["stored"], "in the store or dropped", s["rows"] + s["rows_dropped"]),
-            ("readings quarantined", s["quarantined"], "in quarantine", s["rows_quarantined"]),
-            ("channels refused", s["refused_channels"], "in quarantine", s["channels_quarantined"]),
+            ("readings quarantined", s["quarantined"], "in quarantine or not kept", readings_refused),
+            ("channels refused", s["refused_channels"], "in quarantine or not kept", channels_refused),
         ]
         found = [f"{a} {m} but {n} {b}" for a, m, b, n in checks if m != n]
         if self.receipt and self.receipt.lost:
@@ -109,6 +111,8 @@ class Reconciliation:
             f" {s['refused_channels']} channels refused",
             f"tables:  {s['rows']} rows stored, {s['rows_dropped']} dropped by retention,"
             f" {s['rows_quarantined']} readings and {s['channels_quarantined']} channels in quarantine",
+            f"         {s['readings_unkept']} readings and {s['channels_unkept']} channels not kept:"
+            " their gateway had passed its limit of the day",
             f"broker:  {self.queued} messages waiting, {self.dead_letters} dead letters",
         ]
         if self.receipt:

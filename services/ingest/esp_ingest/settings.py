@@ -47,6 +47,9 @@ class IngestSettings(ServiceSettings):
         60, gt=0, description="Database outage after which messages go back to the queue, seconds."
     )
     seen_ttl_s: int = Field(86_400, ge=1, description="How long Redis remembers a stored message, seconds.")
+    quarantine_rows_per_day: int = Field(
+        100_000, ge=1, description="Most new quarantine rows of one gateway and UTC day, rows."
+    )
 
     # maintenance
     partitions_ahead_days: int = Field(7, ge=1, le=60, description="Daily partitions kept ready, days.")

@@ -116,7 +116,7 @@ async def stored(engine: str, database: Any) -> AsyncIterator[StoreUnderTest]:
             FROM generate_series(1, 40) AS n
             """
         )
-        yield StoreUnderTest(installed, database, pool, owner, TelemetryStore(pool, installed))
+        yield StoreUnderTest(installed, database, pool, owner, TelemetryStore(pool, installed, 100_000))
 
 
 _DAYS = count()

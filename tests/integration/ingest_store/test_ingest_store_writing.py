@@ -287,7 +287,7 @@ async def test_many_workers_may_need_a_new_day_at_once(
     stored: Any, new_day: datetime, batch_of: BatchOf
 ) -> None:
     """Each with its own memory of partitions, as separate processes have."""
-    stores = [type(stored.store)(stored.pool, stored.engine) for _ in range(6)]
+    stores = [type(stored.store)(stored.pool, stored.engine, 100_000) for _ in range(6)]
     batches = [
         batch_of(keys(new_day + timedelta(hours=11), range(n, n + 1), 500), choke_pct=1) for n in range(1, 7)
     ]

@@ -43,6 +43,9 @@ class Refusals(NamedTuple):
     channels: int
 
 
+NONE: Final = Refusals(0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """One refused reading, or one refused channel; `id` follows from `payload` (`quarantine_id`).

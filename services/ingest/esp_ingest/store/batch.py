@@ -192,7 +192,9 @@ class StoreResult:
     """What became of a flush's readings; `conflicts` are the batch rows that contradict stored ones.
 
     `quarantined`: readings new in quarantine; one that was there already counts as a duplicate.
-    `refused_channels`: channels of other readings that are new there.
+    `refused_channels`: channels of other readings that are new there. `unkept`: those of both that have no
+    row there, since their gateway has passed its limit of the day; `filled`: gateways that passed it with
+    this flush.
     """
 
     stored: int
@@ -201,6 +203,8 @@ class StoreResult:
     quarantined: int
     refused_channels: int
     conflicts: Conflicts
+    unkept: int = 0
+    filled: tuple[str, ...] = ()
 
 
 OnConflict = Callable[[Conflicts], list[Quarantined]]

@@ -23,7 +23,9 @@ SELECT
     ) AS rows_quarantined,
     (
         SELECT coalesce(sum(coalesce(rest_channels, (channel IS NOT NULL)::int4)), 0)::int8 FROM ingest.quarantine
-    ) AS channels_quarantined
+    ) AS channels_quarantined,
+    (SELECT coalesce(sum(unkept_readings), 0)::int8 FROM ingest.quarantine_days) AS readings_unkept,
+    (SELECT coalesce(sum(unkept_channels), 0)::int8 FROM ingest.quarantine_days) AS channels_unkept
 FROM ingest.ledger
 
 -- name: stored_rows

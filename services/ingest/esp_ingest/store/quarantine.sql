@@ -15,5 +15,24 @@ SET state = 'pending', received_at = now(), reason = excluded.reason, detail = e
 WHERE q.state = 'replayed'
 RETURNING
     xmax = 0 AS is_new,
+    gateway_id,
     coalesce(rest_readings, (channel IS NULL)::int4) AS readings,
     coalesce(rest_channels, (channel IS NOT NULL)::int4) AS channels
+
+-- name: open_days
+-- Today's row of each gateway, locked until the transaction ends: what is counted there stays true meanwhile.
+INSERT INTO ingest.quarantine_days AS d (gateway_id, day)
+SELECT gateway_id, (now() AT TIME ZONE 'UTC')::date FROM unnest($1::text[]) AS g (gateway_id) ORDER BY gateway_id
+ON CONFLICT (gateway_id, day) DO UPDATE SET kept_rows = d.kept_rows
+RETURNING gateway_id, kept_rows, unkept_readings + unkept_channels > 0 AS passed
+
+-- name: known
+SELECT id FROM ingest.quarantine WHERE id = ANY ($1::uuid[])
+
+-- name: count_day
+UPDATE ingest.quarantine_days AS d
+SET kept_rows = d.kept_rows + n.rows,
+    unkept_readings = d.unkept_readings + n.readings,
+    unkept_channels = d.unkept_channels + n.channels
+FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS n (gateway_id, rows, readings, channels)
+WHERE d.gateway_id = n.gateway_id AND d.day = (now() AT TIME ZONE 'UTC')::date

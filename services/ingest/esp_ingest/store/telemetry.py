@@ -79,8 +79,9 @@ async def installed_engine(connection: Connection) -> Engine:
 class TelemetryStore:
     """Writes flushes, on either engine. The pool's connections must have been made with `prepare`."""
 
-    def __init__(self, pool: Pool, engine: Engine) -> None:
+    def __init__(self, pool: Pool, engine: Engine, max_refused_per_day: int) -> None:
         self.engine = engine
+        self._max_refused_per_day = max_refused_per_day
         self._pool = pool
         self._days: set[int] = set()
 
@@ -96,7 +97,7 @@ class TelemetryStore:
 
         Raises what asyncpg raises; see `esp_common.database.OUTAGES` for what merely calls for another try.
         """
-        flush = _Flush(batch, quarantined, tallies, counts, on_conflict)
+        flush = _Flush(batch, quarantined, tallies, counts, on_conflict, self._max_refused_per_day)
         async with self._pool.acquire() as connection:
             await self._ensure_partitions(connection, batch)
             try:
@@ -158,21 +159,25 @@ class _Flush:
     tallies: Sequence[Tally]
     counts: FlushCounts
     on_conflict: OnConflict
+    max_refused_per_day: int
 
     async def write(self, connection: Connection) -> StoreResult:
         async with connection.transaction():
             rows = await self._store(connection)
             conflicts = rows.conflicts
             contrary = self.on_conflict(conflicts) if len(conflicts) else []
-            kept = await quarantine.keep(connection, [*self.quarantined, *contrary])
+            refusals = [*self.quarantined, *contrary]
+            kept = await quarantine.keep(connection, refusals, self.max_refused_per_day)
             refused = sum(row.refusals.readings for row in self.quarantined)
             result = StoreResult(
                 stored=rows.stored,
                 merged=rows.merged + self.counts.merged,
-                duplicates=rows.duplicates + self.counts.duplicates + refused - kept.readings,
-                quarantined=kept.readings,
-                refused_channels=kept.channels,
+                duplicates=rows.duplicates + self.counts.duplicates + refused - kept.new.readings,
+                quarantined=kept.new.readings,
+                refused_channels=kept.new.channels,
                 conflicts=conflicts,
+                unkept=sum(kept.unkept),
+                filled=kept.filled,
             )
             tallies = [*self.tallies, *rows.tallies]
             await quality.tally(connection, tallies)
