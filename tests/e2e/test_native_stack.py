@@ -185,7 +185,7 @@ def test_a_gateway_publishes_by_mqtt_with_its_key_only(stack):
 def mqtt_publish(stack: NativeStack, gateway_id: str, key: str) -> str:
     """Publish readings as a gateway; return how the broker answered the connection."""
     answers: list[str] = []
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{gateway_id}-test")
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{gateway_id}:test")
     client.username_pw_set(gateway_id, key)
     client.tls_set_context(stack.trust)
     client.on_connect = lambda *arguments: answers.append(str(arguments[3]))

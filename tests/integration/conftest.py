@@ -1,10 +1,14 @@
 """The ingest API as it runs: HTTP, its database, its broker, and an auth service that knows its keys."""
 
 import asyncio
+import base64
+import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -14,15 +18,25 @@ import jwt
 import orjson
 import pytest
 import structlog
+from broker_field import CACHE_S, SWEEP_S, Field, eventually, is_ready
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from esp_auth.app import run_api as run_auth_api
+from esp_auth.app import run_worker as run_auth_worker
+from esp_auth.identity import Identity
+from esp_auth.settings import AuthSettings
+from esp_auth.store.migrations import migrate as migrate_auth
 from esp_common import topology
 from esp_common.auth import PERMISSIONS, Principal, encode_answer, key_digest, new_api_key
+from esp_common.database import create_pool
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_ingest.app import run_api
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
-from esp_stack.programs import free_port
-from esp_stack.servers import Vhost
+from esp_stack.certificates import Tls, renew
+from esp_stack.databases import AUTH_OWNER
+from esp_stack.programs import account, free_port
+from esp_stack.servers import OpenBao, RabbitMQ, Vhost
+from esp_stack.vault import Vault
 from waiting import beside
 
 
@@ -240,3 +254,58 @@ async def ingest_api(
         finally:
             stop.set()
             await serving
+
+
+@pytest.fixture(scope="session")
+def server_tls(server_home: Path) -> Iterator[Tls]:
+    """A certificate for the broker."""
+    server = OpenBao(server_home / "gateways-authority")
+    server.start()
+    vault = Vault(server)
+    vault.ensure_engines()
+    authority = server_home / "gateways-ca.pem"
+    authority.write_text(vault.ensure_authority())
+    tls = Tls(server_home / "gateways-broker.pem", authority)
+    renew(tls, vault.issue_certificate, account("rabbitmq"))
+    yield tls
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+async def field(
+    server_home: Path, server_tls: Tls, make_database: Any, redis_url: str
+) -> AsyncIterator[Field]:
+    """A broker that asks auth, and auth; of the module."""
+    port, secret = free_port(), token_hex(16)
+    broker = RabbitMQ(
+        server_home / f"broker-{token_hex(3)}",
+        tls=server_tls,
+        auth_url=f"http://127.0.0.1:{port}/broker/{secret}",
+        auth_cache_ttl_ms=int(CACHE_S * 1000),
+    )
+    await asyncio.to_thread(broker.start)
+    database = make_database("postgres")
+    migrate_auth(database.url(AUTH_OWNER), "postgres")
+    settings = AuthSettings(
+        database_url=database.url("esp_auth"),
+        amqp_url=f"{broker.url_for('auth')}?cafile={server_tls.authority}",
+        redis_url=redis_url,
+        master_key=base64.b64encode(os.urandom(32)).decode(),
+        http_port=port,
+        broker_secret=secret,
+        broker_management_url=broker.session_keeper_url,
+        broker_sessions_s=SWEEP_S,
+    )
+    pool = await create_pool(settings, role="test")
+    stop = asyncio.Event()
+    roles = [
+        asyncio.create_task(run_auth_api(settings, stop)),
+        asyncio.create_task(run_auth_worker(settings.model_copy(update={"http_port": free_port()}), stop)),
+    ]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        await eventually(lambda: is_ready(client), 60)
+    yield Field(broker, server_tls, Identity(pool, settings), settings)
+    stop.set()
+    await asyncio.gather(*roles)
+    await pool.close()
+    await asyncio.to_thread(broker.kill)

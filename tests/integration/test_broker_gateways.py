@@ -1,137 +1,23 @@
 """Gateways on the broker as the stack has them: TLS, no users of its own, and auth to say who may what."""
 
 import asyncio
-import base64
 import json
-import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from secrets import token_hex
-from typing import Any
 
 import aio_pika
 import aiormq
 import asyncpg
-import httpx
 import paho.mqtt.client as mqtt
 import pytest
-from esp_auth.api_keys import NewKey
-from esp_auth.app import run_api, run_worker
-from esp_auth.changes import Actor
-from esp_auth.identity import Identity
-from esp_auth.settings import AuthSettings
-from esp_auth.store.migrations import migrate
+from broker_field import CACHE_S, SWEEP_S, TESTER, Field, eventually
 from esp_common import topology
 from esp_common.auth import new_api_key
-from esp_common.database import create_pool
 from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Publisher
 from esp_gateway.accounts import from_endpoints, from_key_file
-from esp_gateway.link import with_credentials
-from esp_stack.certificates import Tls, renew
-from esp_stack.databases import AUTH_OWNER
-from esp_stack.programs import account, free_port
-from esp_stack.servers import OpenBao, RabbitMQ
-from esp_stack.vault import Vault
 
-CACHE_S = 2.0
-SWEEP_S = 0.5
-BROKER_SECRET = token_hex(16)
-TESTER = Actor("tester", "service")
 REFUSED = (aiormq.exceptions.AMQPError, EspError, ConnectionError, RuntimeError)
-
-
-@dataclass
-class Field:
-    """A broker that asks auth, and auth."""
-
-    broker: RabbitMQ
-    tls: Tls
-    identity: Identity
-    auth_settings: AuthSettings
-
-    async def key(self, gateway_id: str) -> tuple[str, str]:
-        """Make a key of a gateway; return its id and the key."""
-        issued = await self.identity.api_keys.create(
-            NewKey(gateway_id, ["telemetry:write"], gateway_id), TESTER
-        )
-        return issued.record.key_id, issued.key
-
-    def url(self, user: str, password: str) -> str:
-        return with_credentials(f"{self.broker.address}/?cafile={self.tls.authority}", user, password)
-
-
-@pytest.fixture(scope="module")
-def server_tls(server_home: Path) -> Iterator[Tls]:
-    """A certificate for the broker."""
-    server = OpenBao(server_home / "gateways-authority")
-    server.start()
-    vault = Vault(server)
-    vault.ensure_engines()
-    authority = server_home / "gateways-ca.pem"
-    authority.write_text(vault.ensure_authority())
-    tls = Tls(server_home / "gateways-broker.pem", authority)
-    renew(tls, vault.issue_certificate, account("rabbitmq"))
-    yield tls
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-async def field(
-    server_home: Path, server_tls: Tls, make_database: Any, redis_url: str
-) -> AsyncIterator[Field]:
-    port = free_port()
-    broker = RabbitMQ(
-        server_home / "gateways-broker",
-        tls=server_tls,
-        auth_url=f"http://127.0.0.1:{port}/broker/{BROKER_SECRET}",
-        auth_cache_ttl_ms=int(CACHE_S * 1000),
-    )
-    await asyncio.to_thread(broker.start)
-    database = make_database("postgres")
-    migrate(database.url(AUTH_OWNER), "postgres")
-    settings = AuthSettings(
-        database_url=database.url("esp_auth"),
-        amqp_url=f"{broker.url_for('auth')}?cafile={server_tls.authority}",
-        redis_url=redis_url,
-        master_key=base64.b64encode(os.urandom(32)).decode(),
-        http_port=port,
-        broker_secret=BROKER_SECRET,
-        broker_management_url=broker.session_keeper_url,
-        broker_sessions_s=SWEEP_S,
-    )
-    pool = await create_pool(settings, role="test")
-    stop = asyncio.Event()
-    roles = [
-        asyncio.create_task(run_api(settings, stop)),
-        asyncio.create_task(run_worker(settings.model_copy(update={"http_port": free_port()}), stop)),
-    ]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        await eventually(lambda: _ready(client), 60)
-    yield Field(broker, server_tls, Identity(pool, settings), settings)
-    stop.set()
-    await asyncio.gather(*roles)
-    await pool.close()
-    await asyncio.to_thread(broker.kill)
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]], timeout_s: float = 30) -> None:
-    """Return when `holds()`; fail after `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            if await holds():
-                return
-            await asyncio.sleep(0.1)
-
-
-async def _ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/health/ready")).is_success
-    except httpx.TransportError:
-        return False
 
 
 async def publish(url: str, routing_key: str, exchange: str = topology.INGEST) -> None:
@@ -259,8 +145,11 @@ async def test_a_key_that_is_not_the_gateways_opens_no_connection(field, wrong):
 
 
 async def test_a_service_is_not_a_gateway_and_auth_is_not_asked_about_it(field):
+    with pytest.raises(InvalidInput, match="ingest is a reserved name"):
+        await field.key("ingest")
+    _, key = await field.key("gw-own")
     with pytest.raises(aiormq.exceptions.ProbableAuthenticationError):
-        await aio_pika.connect(field.url("ingest", (await field.key("ingest"))[1]))
+        await aio_pika.connect(field.url("ingest", key))
 
 
 async def test_the_broker_speaks_no_plain_amqp(field):
@@ -273,7 +162,7 @@ async def test_the_broker_speaks_no_plain_amqp(field):
 
 async def test_mqtt_over_tls_has_the_same_rules(field):
     _, key = await field.key("gw-mqtt")
-    before = await waiting(field)
+    before = await field.waiting()
     assert await asyncio.to_thread(mqtt_publish, field, "gw-mqtt", key, "telemetry/gw-mqtt") == "Success"
     await eventually(lambda: _exceeds(field, before))
     wrong = new_api_key("gw-mqtt")
@@ -281,14 +170,7 @@ async def test_mqtt_over_tls_has_the_same_rules(field):
 
 
 async def _exceeds(field: Field, before: int) -> bool:
-    return await waiting(field) > before
-
-
-async def waiting(field: Field) -> int:
-    url = f"{field.broker.url}?cafile={field.tls.authority}"
-    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
-        queue = await channel.declare_queue(topology.INGEST_TELEMETRY, passive=True)
-        return int(queue.declaration_result.message_count or 0)
+    return await field.waiting() > before
 
 
 def mqtt_publish(field: Field, gateway_id: str, key: str, topic: str) -> str:

@@ -243,7 +243,7 @@ class MqttGateway:
         self.connected, self.ended = asyncio.Event(), asyncio.Event()
         self.subscribed: asyncio.Queue[list[Any]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, f"{name}-rights", protocol=mqtt.MQTTv311)
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, f"{name}:rights", protocol=mqtt.MQTTv311)
         client.username_pw_set(name, deployed.gateway_keys[name])
         client.on_connect = lambda *_: loop.call_soon_threadsafe(self.connected.set)
         client.on_disconnect = lambda *_: loop.call_soon_threadsafe(self.ended.set)

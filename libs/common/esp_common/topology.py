@@ -24,6 +24,8 @@ AUDIT: Final = "esp.audit"
 ALERTS: Final = "esp.alerts"
 DLX: Final = "esp.dlx"
 UNROUTED: Final = "esp.unrouted"
+BROKER_LOG: Final = "amq.rabbitmq.log"
+"""Exchange of the default virtual host to which the broker writes its own log; it declares it itself."""
 
 INGEST_TELEMETRY: Final = "ingest.telemetry"
 INGEST_TELEMETRY_DEAD: Final = "ingest.telemetry.dead"
@@ -94,6 +96,15 @@ def partition(pump_id: str) -> int:
 def partition_queue(number: int) -> str:
     """Return the queue of accepted readings of the pumps of one partition."""
     return f"{DIAGNOSTICS_TELEMETRY}.{number}"
+
+
+def is_client_id_of(gateway_id: str, client_id: str) -> bool:
+    """Return whether `client_id` (MQTT) belongs to the gateway, so that no two gateways share one.
+
+    It is the gateway's id, or begins with it and a character that no gateway id has: `gw-01:2`.
+    """
+    found = GATEWAY_ID.match(client_id)
+    return found is not None and found[0] == gateway_id
 
 
 def telemetry_key(gateway_id: str) -> str:
@@ -333,7 +344,7 @@ SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
     "auth": _service(
         "auth",
         writes=_PUBLISH,
-        reads=(EVENTS, COMMANDS, AUDIT, DLX),
+        reads=(EVENTS, COMMANDS, AUDIT, DLX, BROKER_LOG),
         keys=_said_by("auth"),
         replies=True,
     ),

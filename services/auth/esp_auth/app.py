@@ -25,6 +25,7 @@ from esp_auth.api.broker import BrokerDoor, broker_router
 from esp_auth.api.logins import logins_router
 from esp_auth.api.users import users_router
 from esp_auth.audit import AuditLog
+from esp_auth.broker_log import CHECK_S, MqttGuard
 from esp_auth.broker_sessions import BrokerSessions
 from esp_auth.changes import SERVICE
 from esp_auth.consumers import open_audit_writer
@@ -132,6 +133,8 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
             sessions = BrokerSessions(pool, settings.broker_management_url)
             stack.push_async_callback(sessions.close)
             periodic.append(every(settings.broker_sessions_s, sessions.end_invalid, "ending broker sessions"))
+            guard = MqttGuard(settings.amqp_url, sessions)
+            periodic += [guard.run(), every(CHECK_S, guard.end_stuck, "ending stuck MQTT connections")]
 
         if settings.edge_log_socket:
             trail = AuditTrail(publisher, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)

@@ -3,6 +3,7 @@
 The broker asks about a connection that never pauses only when it is opened, so somebody has to look.
 """
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,6 +19,7 @@ log = structlog.get_logger()
 
 TIMEOUT_S: Final = 10.0
 REASON: Final = "the gateway's API key is no longer valid"
+STUCK: Final = "a message was refused; nothing is acknowledged on this connection any more"
 
 
 class BrokerSessions:
@@ -45,10 +47,27 @@ class BrokerSessions:
             async with self._pool.acquire() as connection:
                 over = await ended(connection, sessions)
             for session in over:
-                await self._close(session)
+                await self._close(session, REASON)
         except httpx.HTTPError as error:
             raise Unavailable(f"the broker's management API does not answer: {error}") from error
         return len(over)
+
+    async def end_stuck(self, names: Collection[str]) -> list[str]:
+        """Close those of the connections `names` that are gateways' by MQTT; return their names.
+
+        An AMQP client learns of a channel error itself. Raises Unavailable without the broker.
+        """
+        try:
+            stuck = [
+                session
+                for session in await self._gateways()
+                if session.name in names and session.protocol.startswith("MQTT")
+            ]
+            for session in stuck:
+                await self._close(session, STUCK)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the broker's management API does not answer: {error}") from error
+        return [session.name for session in stuck]
 
     async def close(self) -> None:
         """Let go of the connection to the management API."""
@@ -59,9 +78,12 @@ class BrokerSessions:
         own = {user["name"] for user in await self._get("users", "name")}
         return [
             BrokerSession(
-                found["name"], found["user"], datetime.fromtimestamp(found["connected_at"] / 1000, UTC)
+                found["name"],
+                found["user"],
+                datetime.fromtimestamp(found["connected_at"] / 1000, UTC),
+                found.get("protocol", ""),
             )
-            for found in await self._get("connections", "name,user,connected_at")
+            for found in await self._get("connections", "name,user,connected_at,protocol")
             # One that is just being opened has neither yet.
             if found.get("connected_at") and found.get("user") and found["user"] not in own
         ]
@@ -71,10 +93,10 @@ class BrokerSessions:
         found: list[dict[str, Any]] = answer.raise_for_status().json()
         return found
 
-    async def _close(self, session: BrokerSession) -> None:
+    async def _close(self, session: BrokerSession, reason: str) -> None:
         answer = await self._client.delete(
-            f"connections/{quote(session.name, safe='')}", headers={"X-Reason": REASON}
+            f"connections/{quote(session.name, safe='')}", headers={"X-Reason": reason}
         )
         if answer.status_code != httpx.codes.NOT_FOUND:  # it has gone by itself
             answer.raise_for_status()
-        log.warning("broker.session-ended", gateway_id=session.gateway_id, reason=REASON)
+        log.warning("broker.session-ended", gateway_id=session.gateway_id, reason=reason)

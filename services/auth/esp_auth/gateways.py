@@ -2,11 +2,14 @@
 
 from typing import Final
 
+import structlog
 from esp_common import topology
 from esp_common.auth import key_digest, key_id_of
 
 from esp_auth.api_keys import ApiKeys
 from esp_auth.granting import GATEWAY_SCOPE
+
+log = structlog.get_logger()
 
 _WRITE: Final = "write"
 
@@ -18,12 +21,20 @@ class Gateways:
         self._api_keys = api_keys
         self._vhost = vhost
 
-    async def may_connect(self, gateway_id: str, key: str) -> bool:
-        """Return whether `key` is a valid key of this very gateway."""
+    async def may_connect(self, gateway_id: str, key: str, client_id: str | None = None) -> bool:
+        """Return whether `key` is a valid key of this gateway, and `client_id` (MQTT only) one of its own.
+
+        The broker closes a connection when another opens with the same client id, so gateways must not share.
+        """
         if key_id_of(key) is None or gateway_id in topology.RESERVED_GATEWAY_IDS:
             return False
         caller = await self._api_keys.verify(key_digest(key))
-        return caller is not None and caller.gateway_id == gateway_id and caller.may(GATEWAY_SCOPE)
+        if caller is None or caller.gateway_id != gateway_id or not caller.may(GATEWAY_SCOPE):
+            return False
+        if client_id is not None and not topology.is_client_id_of(gateway_id, client_id):
+            log.warning("broker.client-id-refused", gateway_id=gateway_id, client_id=client_id)
+            return False
+        return True
 
     async def may_enter(self, gateway_id: str, vhost: str) -> bool:
         """Return whether the gateway may use the virtual host."""

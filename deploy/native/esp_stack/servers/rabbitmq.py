@@ -45,6 +45,8 @@ cluster_name = esp
 management.load_definitions = {definitions}
 log.console = true
 log.console.level = info
+log.exchange = true
+log.exchange.level = warning
 log.file = false
 """
 PLAIN_LISTENERS = """\

@@ -72,7 +72,8 @@ def broker_router(gateways: Gateways) -> APIRouter:
     @router.post("/user")
     async def user(request: Request, asked: Form) -> PlainTextResponse:
         gateway_id, key = asked.get("username", ""), asked.get("password", "")
-        return await answer(request, gateway_id, gateways.may_connect(gateway_id, key))
+        allowed = gateways.may_connect(gateway_id, key, asked.get("client_id"))
+        return await answer(request, gateway_id, allowed)
 
     @router.post("/vhost")
     async def vhost(request: Request, asked: Form) -> PlainTextResponse:

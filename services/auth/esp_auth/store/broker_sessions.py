@@ -17,6 +17,7 @@ class BrokerSession:
     name: str
     gateway_id: str
     since: datetime
+    protocol: str
 
 
 async def ended(connection: Connection, sessions: Sequence[BrokerSession]) -> list[BrokerSession]:
