@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from esp_archiver.domain.merging import merge, merged, residual
 from esp_archiver.domain.planning import Content, Part, archive_id, due, plan_day
 from esp_archiver.domain.row_groups import LEAST_ROWS, MOST_ROWS, RowGroups
 from esp_archiver.settings import ArchiverSettings
-from esp_common.contracts.channels import CHANNEL_NAMES
+from esp_common.contracts.channels import CHANNEL_NAMES, MASK_BIT
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.errors import EspError
 from hypothesis import given, settings
@@ -119,6 +120,25 @@ def test_a_content_hash_is_what_it_was_when_the_archive_was_written() -> None:
         for rows in ([row, {**row, "on": False}], [dict.fromkeys(SCHEMA.names), row])
     ]
     assert hashed(tables) == "876f833545059b9c074b52db92060527c56a2b78adcb099c62066b59b40cd3ab"
+
+
+def test_a_column_added_later_counts_in_the_hash_only_where_it_has_a_value() -> None:
+    """Rows without a mask have the hash that files written before the mask bear."""
+    rows = pa.table({"name": ["P-1", "P-2"]})
+    marked, unmarked = (
+        rows.append_column("refused_mask", pa.array(masks, pa.int32())) for masks in ([None, 4], [None, None])
+    )
+
+    def hash_of(table: pa.Table, added: Sequence[str] = ("refused_mask",)) -> str:
+        content = ContentHash(table.schema, added)
+        content.update(table)
+        return content.hexdigest()
+
+    assert hash_of(unmarked) == hash_of(rows)
+    assert hash_of(unmarked, ()) != hash_of(rows)
+    assert hash_of(marked) != hash_of(rows)
+    other = rows.append_column("refused_mask", pa.array([4, None], pa.int32()))
+    assert hash_of(marked) != hash_of(other)
 
 
 def test_extremes_widen_and_leave_out_what_was_never_measured() -> None:
@@ -279,7 +299,52 @@ def test_what_a_later_part_adds_is_its_new_values_alone() -> None:
     )
 
 
+MASKS = ("refused_mask", "clamped_mask")
+MOTOR, CHOKE, RUNNING, TRIP = (
+    1 << MASK_BIT[name] for name in ("motor_temp_c", "choke_pct", "running", "trip_code")
+)
+
+
+def masked(*of: tuple[int, float | None, float | None, bool | None, int, int]) -> pa.Table:
+    """Return readings: second, motor temperature, choke, running, refused and clamped channels."""
+    names = ("pump_id", "time", "motor_temp_c", "choke_pct", "running", *MASKS)
+    rows = [
+        dict(zip(names, ("P-1", START + timedelta(seconds=s), *rest, a or None, b or None), strict=True))
+        for s, *rest, a, b in of
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([TELEMETRY.field(name) for name in names]))
+
+
+def masks_in(table: pa.Table) -> list[tuple[int, int]]:
+    return [(row["refused_mask"] or 0, row["clamped_mask"] or 0) for row in table.to_pylist()]
+
+
+def test_a_channel_stays_refused_until_its_value_comes_whichever_part_came_first() -> None:
+    first = masked((1, None, 5, None, MOTOR | RUNNING, CHOKE), (2, 90, None, True, MOTOR | CHOKE, 0))
+    later = masked((1, 0, None, True, TRIP, MOTOR), (2, None, 7, None, RUNNING, CHOKE))
+    expected = [(TRIP, MOTOR | CHOKE), (MOTOR, CHOKE)]
+    assert masks_in(merged([first, later])) == expected
+    assert masks_in(merged([later, first])) == expected
+
+
+def test_a_clamped_value_that_is_not_taken_leaves_no_mark() -> None:
+    first, later = masked((1, 90, None, None, 0, 0)), masked((1, 0, None, None, 0, MOTOR))
+    assert masks_in(merged([first, later])) == [(0, 0)]
+    assert masks_in(merged([later, first])) == [(0, MOTOR)]
+
+
+def test_a_later_part_adds_marks_that_say_something_new() -> None:
+    base = masked((1, 90, None, None, CHOKE, 0), (2, 90, None, None, 0, 0), (3, 90, 1, None, 0, 0))
+    late = masked(
+        (1, 0, None, None, CHOKE, MOTOR), (2, None, None, None, RUNNING, 0), (3, None, None, None, CHOKE, 0)
+    )
+    added = residual(base, late)
+    assert added.to_pylist() == masked((2, None, None, None, RUNNING, 0)).to_pylist()
+    assert masks_in(merged([base, added])) == [(CHOKE, 0), (RUNNING, 0), (0, 0)]
+
+
 cells = st.none() | st.integers(0, 3)
+bits = st.integers(0, 3).map(lambda two: (two & 1) * MOTOR | (two >> 1) * CHOKE)
 few_readings = st.dictionaries(st.integers(0, 5), st.tuples(cells, cells), max_size=5)
 
 
@@ -301,6 +366,23 @@ def test_merging_keeps_each_value_that_came_first_and_no_reading_twice(
     ]
     added = residual(tables[0], tables[1])
     assert merge([tables[0], added]).table.equals(merge(tables[:2]).table)
+
+
+def _marked(second: int, a: int | None, b: int | None, refused: int, clamped: int) -> tuple[Any, ...]:
+    """Return a reading in which only absent channels are refused, and only present ones clamped."""
+    present = (a is not None) * MOTOR | (b is not None) * CHOKE
+    return second, a, b, None, refused & ~present, clamped & present
+
+
+marked_readings = st.dictionaries(st.integers(0, 3), st.tuples(cells, cells, bits, bits), max_size=4).map(
+    lambda of: masked(*(_marked(second, *rest) for second, rest in sorted(of.items())))
+)
+
+
+@few
+@given(marked_readings, marked_readings)
+def test_what_a_later_part_adds_gives_the_same_marks_as_all_of_it(base: pa.Table, late: pa.Table) -> None:
+    assert merge([base, residual(base, late)]).table.equals(merge([base, late]).table)
 
 
 def test_one_part_is_read_as_it_is() -> None:
@@ -332,6 +414,12 @@ def test_a_copy_that_is_not_by_pump_and_time_is_refused(keys: list[tuple[int, in
         [tables.table(piece) for piece in pieces]
 
 
+def test_the_marks_of_a_copy_are_null_where_nothing_is_marked() -> None:
+    table = Tables(["P-1"]).table(bytearray(copied_row(1, 5, 3, 1 << 25) + copied_row(1, 6)))
+    assert table["refused_mask"].to_pylist() == [3, None]
+    assert table["clamped_mask"].to_pylist() == [1 << 25, None]
+
+
 def test_a_copy_by_pump_and_time_becomes_readings() -> None:
     tables = Tables(["P-1", "P-2"])
     first = tables.table(bytearray(copied_row(1, 5) + copied_row(1, 6)))
@@ -341,11 +429,12 @@ def test_a_copy_by_pump_and_time_becomes_readings() -> None:
     assert second.to_pylist()[0]["choke_pct"] is None
 
 
-def copied_row(pump: int, time_us: int) -> bytes:
+def copied_row(pump: int, time_us: int, refused: int = 0, clamped: int = 0) -> bytes:
     """Return a row of a binary COPY in which nothing was measured; `time_us` since 2000."""
     fields = [struct.pack(">ii", 4, pump), struct.pack(">iq", 8, time_us)]
     fields += [struct.pack(">id", 8, nan)] * len(CHANNEL_NAMES)
-    fields += [struct.pack(">ii", 4, state) for state in (RUNNING_ABSENT, TRIP_CODE_ABSENT, 0, 0)]
+    states = (RUNNING_ABSENT, TRIP_CODE_ABSENT, 0, 0, refused, clamped)
+    fields += [struct.pack(">ii", 4, state) for state in states]
     return struct.pack(">h", len(fields)) + b"".join(fields)
 
 

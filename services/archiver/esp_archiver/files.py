@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from esp_common.contracts.channels import CHANNEL_NAMES
 
 from esp_archiver.domain.content import ContentHash, Extremes, extremes, widened
-from esp_archiver.domain.datasets import FORMS, SCHEMA_VERSION, UNITS, Dataset, writer_options
+from esp_archiver.domain.datasets import ADDED_COLUMNS, FORMS, SCHEMA_VERSION, UNITS, Dataset, writer_options
 from esp_archiver.domain.pruning import FOOTER_TAIL
 from esp_archiver.domain.row_groups import RowGroups
 from esp_archiver.storage import Damaged
@@ -59,7 +59,7 @@ class _Tally:
 
     def __init__(self, dataset: Dataset, schema: pa.Schema) -> None:
         self._schema = schema
-        self._hash = ContentHash(self._schema)
+        self._hash = ContentHash(self._schema, ADDED_COLUMNS)
         self._day_of = _DAY_OF[dataset]
         self._bounded = [self._day_of, *(name for name in CHANNEL_NAMES if name in self._schema.names)]
         self._extremes: Extremes = {}
@@ -151,7 +151,7 @@ def read_back(body: IO[bytes], dataset: Dataset) -> Summary:
     body.seek(0)
     try:
         file = pq.ParquetFile(body, page_checksum_verification=True)
-        # Files that were written before a column was added lack it, and so does their hash.
+        # Files that were written before a column was added lack it.
         columns = [field for field in FORMS[dataset].schema if field.name in file.schema_arrow.names]
         tally = _Tally(dataset, pa.schema(columns))
         for number in range(file.metadata.num_row_groups):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import groupby
 from typing import Any, Final
@@ -88,8 +88,10 @@ class Reader:
     async def _of_day(self, question: Question, day: date, parts: Sequence[Stored]) -> pa.Table:
         """Return a day's readings; parts that are merged or uploaded again meanwhile are read again."""
         for _ in range(MAX_TRIES):
+            # Which flags and marks hold depends on the part that each value comes from.
+            read = replace(question, columns=columns_named(None)) if len(parts) > 1 else question
             try:
-                found = [await self._from_part(question, part) for part in parts]
+                found = [await self._from_part(read, part) for part in parts]
                 return await asyncio.to_thread(_joined, question, found)
             except (Changed, NotFound):
                 again = [part for part in await self.parts(question) if part.part.place.day == day]
@@ -215,7 +217,7 @@ def _read(window: _Window, part: Stored, groups: Sequence[int], question: Questi
 
 def _joined(question: Question, found: Sequence[pa.Table]) -> pa.Table:
     filled = [table for table in found if table.num_rows]
-    return merged(filled) if filled else question.schema.empty_table()
+    return merged(filled).select(question.schema.names) if filled else question.schema.empty_table()
 
 
 def _damaged(part: Stored, error: Exception) -> Damaged:

@@ -28,13 +28,14 @@ PUMPS = {"north": ("P-1", "P-2"), "south": ("P-3",)}
 _READINGS = """
 INSERT INTO ingest.telemetry (
     pump_no, time, intake_pressure_psi, motor_temp_c, vibration_x_g, running, trip_code, fault_mask,
-    frozen_mask
+    frozen_mask, refused_mask, clamped_mask
 )
 SELECT
     pump_no, at, (pump_no * 7919 + extract(epoch FROM at)::bigint) % 40000,
     CASE WHEN extract(minute FROM at) <> 7 THEN 2000 + pump_no + extract(hour FROM at)::int END,
     extract(minute FROM at)::int, extract(hour FROM at) > 1, CASE WHEN extract(minute FROM at) = 9 THEN 4 END,
-    CASE WHEN extract(minute FROM at) = 11 THEN 9 END, NULL
+    CASE WHEN extract(minute FROM at) = 11 THEN 9 END, NULL,
+    CASE WHEN extract(minute FROM at) = 7 THEN 8 END, CASE WHEN extract(hour FROM at) = 5 THEN 1 END
 FROM ingest.pumps, generate_series($1::timestamptz, $2::timestamptz - INTERVAL '1 second', $3) AS at
 WHERE pump_id = ANY ($4)
 """

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from azure.storage.blob import ContainerClient
-from esp_archiver.domain.datasets import FORMS, Dataset
+from esp_archiver.domain.datasets import Dataset
 from esp_archiver.rebuilding import rebuild
 from esp_archiver.runs import Archive
 from esp_archiver.store import manifest
@@ -32,7 +32,6 @@ async def source_rows(archive: Any, pump_id: str, day: date) -> list[dict[str, A
         day,
     )
     left_out = {"field_id", "fault_mask", "frozen_mask", "refused_channels", "clamped_channels"}
-    left_out |= {"refused_mask", "clamped_mask"} - set(FORMS[Dataset.TELEMETRY].schema.names)
     return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
 
 

@@ -1,7 +1,7 @@
 """What rows come to: a hash and extremes that do not depend on how the rows were cut into tables."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,14 @@ class ContentHash:
     """Hashes the rows of tables that come one after the other, column by column.
 
     For each column there is a hash of which rows have a value and one of the values; the digest is over
-    all of them with the columns' names. O(rows · width), about 250 bytes for a reading.
+    all of them with the columns' names. A column of `added` counts only if a row has a value in it: rows in
+    which it is null have the hash that they had before it was added. O(rows · width), about 250 bytes for a
+    reading.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, added: Collection[str] = ()) -> None:
         self._schema = schema
+        self._added = added
         self._hashes = {field.name: _ColumnHash() for field in schema}
         self.rows = 0
 
@@ -37,6 +40,8 @@ class ContentHash:
         """Return the hash of all rows so far."""
         whole = hashlib.sha256(str(self.rows).encode())
         for field in self._schema:
+            if field.name in self._added and not self._hashes[field.name].has_value:
+                continue
             whole.update(f"\0{field.name}\0{field.type}\0".encode())
             whole.update(self._hashes[field.name].digest())
         return whole.hexdigest()
@@ -46,12 +51,14 @@ class _ColumnHash:
     """Hashes one column's chunks: which are there, how long those of no fixed size are, and their bytes."""
 
     def __init__(self) -> None:
+        self.has_value = False
         self._hashes = {name: hashlib.sha256() for name in (_VALIDITY, _LENGTHS, _ELEMENTS, _VALUES)}
 
     def digest(self) -> bytes:
         return b"".join(each.digest() for each in self._hashes.values())
 
     def update(self, chunk: pa.Array) -> None:
+        self.has_value |= chunk.null_count < len(chunk)
         present = _bytes(chunk.is_valid()) if chunk.null_count else b"\1" * len(chunk)
         self._hashes[_VALIDITY].update(present)
         if pa.types.is_list(chunk.type):

@@ -14,8 +14,8 @@ from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.errors import EspError
 
-from esp_archiver.domain.datasets import FORMS, Dataset
-from esp_archiver.domain.flags import names_of
+from esp_archiver.domain.datasets import ADDED_COLUMNS, FORMS, Dataset
+from esp_archiver.domain.flags import column_of, names_of
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
@@ -28,6 +28,8 @@ _COLUMNS: Final = (
     ("trip_code", ">i4"),
     ("fault_mask", ">i4"),
     ("frozen_mask", ">i4"),
+    ("refused_mask", ">i4"),
+    ("clamped_mask", ">i4"),
 )
 """Columns of the query and their types."""
 
@@ -114,6 +116,7 @@ def _table(rows: Rows, pump_ids: Sequence[str]) -> pa.Table:
         pa.array(trip_code, pa.int32(), mask=trip_code == TRIP_CODE_ABSENT),
         names_of(_native(rows["fault_mask"])),
         names_of(_native(rows["frozen_mask"])),
+        *(column_of(_native(rows[name])) for name in ADDED_COLUMNS),
     ]
     return pa.Table.from_arrays(columns, schema=FORMS[Dataset.TELEMETRY].schema)
 

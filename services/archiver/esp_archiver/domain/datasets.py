@@ -14,6 +14,11 @@ SCHEMA_VERSION: Final = 1
 
 FAULT_CHANNELS: Final = "fault_channels"
 FROZEN_CHANNELS: Final = "frozen_channels"
+REFUSED_MASK: Final = "refused_mask"
+CLAMPED_MASK: Final = "clamped_mask"
+ADDED_COLUMNS: Final = (REFUSED_MASK, CLAMPED_MASK)
+"""Columns that files written before them lack. In a content hash they count only where they have a value."""
+
 _TIME: Final = pa.timestamp("us", "UTC")
 
 
@@ -50,6 +55,8 @@ def _telemetry() -> pa.Schema:
             pa.field("trip_code", pa.int32()),
             pa.field(FAULT_CHANNELS, names),
             pa.field(FROZEN_CHANNELS, names),
+            pa.field(REFUSED_MASK, pa.int32()),
+            pa.field(CLAMPED_MASK, pa.int32()),
         ]
     )
 

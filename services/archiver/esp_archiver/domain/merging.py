@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from esp_common.contracts.channels import CHANNEL_INDEX
 
-from esp_archiver.domain.datasets import FAULT_CHANNELS, FROZEN_CHANNELS
-from esp_archiver.domain.flags import Masks, masks_of, names_of
+from esp_archiver.domain.datasets import CLAMPED_MASK, FAULT_CHANNELS, FROZEN_CHANNELS, REFUSED_MASK
+from esp_archiver.domain.flags import Masks, bits_of, column_of, masks_of, names_of, present_in
 
 _PART: Final = "part"
 _KEY: Final = ("pump_id", "time")
 _LISTS: Final = (FAULT_CHANNELS, FROZEN_CHANNELS)
-_MASKS: Final = ("refused_mask", "clamped_mask")
-_ALL_BITS: Final = -1
+_MASKS: Final = (REFUSED_MASK, CLAMPED_MASK)
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -51,8 +50,9 @@ def merge(parts: Sequence[pa.Table]) -> Merge:
     """Return the readings of `parts`, oldest part first, by pump and time, each once.
 
     Where parts have the same reading (late data that had come before), each column's value is that of
-    the first part that has one, with that part's flags of it. All parts have the same columns, `pump_id` and
-    `time` among them; only values of the last part are reported as contradictions.
+    the first part that has one, with that part's flags of it. A channel stays marked as refused until a part
+    has its value, or if a part has both. All parts have the same columns, `pump_id` and `time` among them;
+    only values of the last part are reported as contradictions.
     """
     if len(parts) == 1:
         return Merge(parts[0])
@@ -69,24 +69,30 @@ def merge(parts: Sequence[pa.Table]) -> Merge:
 
 
 def residual(base: pa.Table, late: pa.Table) -> pa.Table:
-    """Return what of `late` is not in `base`: values that `base` has are null, empty readings left out."""
+    """Return what of `late` is not in `base`: values that `base` has are null, without their flags and marks.
+
+    Readings that add nothing are left out.
+    """
     fields = [field.name for field in late.schema if field.name not in (*_KEY, *_LISTS, *_MASKS)]
+    masks = [name for name in _MASKS if name in late.column_names]
     joined = late.select(_KEY).append_column("at", pa.array(range(late.num_rows), pa.int64()))
     places = base.select(_KEY).append_column("of", pa.array(range(base.num_rows), pa.int64()))
     found = joined.join(places, list(_KEY), join_type="left outer").sort_by("at").column("of")
-    has = pa.concat_tables([base.select(fields)]).take(found.combine_chunks())
+    has = base.select([*fields, *masks]).take(found.combine_chunks())
     table, left = late, np.zeros(late.num_rows, np.bool_)
-    known = np.zeros(late.num_rows, np.int32)
+    known = present_in(has)
     for name in fields:
         there = has.column(name).is_valid()
         value = pc.if_else(there, pa.scalar(None, late.schema.field(name).type), late.column(name))
         table = table.set_column(table.column_names.index(name), late.schema.field(name), value)
         left |= _flags(value.is_valid())
-        if name in CHANNEL_INDEX:
-            known |= np.where(_flags(there), 1 << CHANNEL_INDEX[name], 0).astype(np.int32)
     for name in (name for name in _LISTS if name in late.column_names):
         kept = names_of(masks_of(late.column(name).combine_chunks()) & ~known)
         table = table.set_column(table.column_names.index(name), late.schema.field(name), kept)
+    for name in masks:
+        kept = bits_of(late.column(name)) & ~(known | bits_of(has.column(name)))
+        table = table.set_column(table.column_names.index(name), late.schema.field(name), column_of(kept))
+        left |= kept != 0
     return table.filter(pa.array(left | _flags(found.is_null())))
 
 
@@ -131,7 +137,11 @@ class _Folding:
         names = self._table.column_names
         columns = {name: self._value(name) for name in names if name not in (*_LISTS, *_MASKS)}
         columns |= {name: self._list(name) for name in _LISTS if name in names}
-        columns |= {name: self._mask(name) for name in _MASKS if name in names}
+        if REFUSED_MASK in names:
+            columns[REFUSED_MASK] = column_of(self._refused())
+        if CLAMPED_MASK in names:
+            clamped = bits_of(self._table.column(CLAMPED_MASK))
+            columns[CLAMPED_MASK] = column_of(self._united(clamped, self._taken))
         made = pa.Table.from_arrays([columns[name] for name in names], schema=self._table.schema)
         return Merge(made, tuple(self._contradictions))
 
@@ -161,14 +171,18 @@ class _Folding:
         masks = masks_of(self._table.column(name).combine_chunks())
         return names_of(self._united(masks, self._taken))
 
-    def _mask(self, name: str) -> pa.Array:
-        column = self._table.column(name).combine_chunks()
-        masks = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int32)
-        everything = np.full(len(self._starts), _ALL_BITS, np.int32)
-        united = self._united(
-            masks, self._taken if name == "clamped_mask" else [everything] * len(self._rows)
-        )
-        return pa.array(united, pa.int32(), mask=united == 0)
+    def _refused(self) -> Masks:
+        """Return each reading's refused channels by the rule of ingest's store.
+
+        The mark of an absent channel ends when its value comes; that of a contradicted value stays.
+        """
+        refused, present = bits_of(self._table.column(REFUSED_MASK)), present_in(self._table)
+        contradicted = self._either(refused & present)
+        return contradicted | (self._either(refused) & ~self._either(present))
+
+    def _either(self, masks: Masks) -> Masks:
+        """Return the bits that any row of each reading has."""
+        return np.asarray(np.bitwise_or.reduceat(masks, self._starts), np.int32)
 
     def _united(self, masks: Masks, counting: Sequence[Masks]) -> Masks:
         """Return each reading's bits: the first row's, and of the others those that count."""

@@ -17,7 +17,8 @@ SELECT coalesce((SELECT drops FROM telemetry_v1.dropped_days WHERE day = $1), 0)
 -- column store's segments: one sort of a whole day would take longer than reading it.
 SELECT
     wanted.pump::int4, time, {channels},
-    coalesce(running::int4, -1), coalesce(trip_code, -2147483648), coalesce(fault_mask, 0), coalesce(frozen_mask, 0)
+    coalesce(running::int4, -1), coalesce(trip_code, -2147483648), coalesce(fault_mask, 0), coalesce(frozen_mask, 0),
+    coalesce(refused_mask, 0), coalesce(clamped_mask, 0)
 FROM unnest($1::text[]) WITH ORDINALITY AS wanted (pump_id, pump)
 CROSS JOIN LATERAL (
     SELECT * FROM telemetry_v1.readings
