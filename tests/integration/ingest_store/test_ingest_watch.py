@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from esp_common.messaging import Publisher
+from esp_ingest.app import run_maintenance
 from esp_ingest.maintenance import Maintenance
 from esp_ingest.rollups import roll_up
 from esp_ingest.settings import IngestSettings
@@ -15,6 +18,7 @@ from esp_ingest.store import rollups
 from esp_ingest.store.batch import Batch
 from esp_ingest.store.late import watermark
 from esp_ingest.watch import AggregateWatch
+from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 from prometheus_client import REGISTRY
 from waiting import until
@@ -107,6 +111,46 @@ async def test_maintenance_does_the_work_of_timescaledbs_jobs(
         finally:
             stop.set()
             await asyncio.wait_for(role, 20)
+
+
+async def test_readiness_and_metrics_of_the_role_show_how_far_the_aggregates_are_behind(
+    stored: Any, vhost: Vhost, watch: AggregateWatch
+) -> None:
+    port = free_port()
+    settings = IngestSettings(
+        amqp_url=vhost.url_for("ingest"),
+        database_url=stored.database.url("esp_ingest_owner"),
+        http_port=port,
+        rollup_s=0.2,
+    )
+    stop = asyncio.Event()
+
+    async def shown(is_wanted: Callable[[float], bool]) -> dict[str, Any] | None:
+        """Return what `/health/ready` says where it and the metric have the wanted lag."""
+        try:
+            ready = (await client.get("/health/ready")).json()
+        except httpx.TransportError:
+            return None
+        lag_s = ready.get("aggregates", {}).get("lag_s")
+        line = re.search(
+            r"^esp_ingest_aggregate_lag_seconds (\S+)$", (await client.get("/metrics")).text, re.M
+        )
+        both = [lag_s, float(line[1])] if lag_s is not None and line else []
+        return ready if ready["status"] == "ok" and both and all(map(is_wanted, both)) else None
+
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        rollups.leading(stored.owner) as leads,
+    ):
+        assert leads, "nobody rolls up meanwhile"
+        await stored.rows("UPDATE ingest.aggregate_state SET current_until = now() - INTERVAL '20 minutes'")
+        role = asyncio.create_task(run_maintenance(settings, stop))
+        try:
+            ready = await until(lambda: shown(lambda lag_s: lag_s >= 1200), "the lag is shown", 60)
+        finally:
+            stop.set()
+            await asyncio.wait_for(role, 60)
+    assert ready["engine"] == stored.engine
 
 
 async def aged(maintenance: Maintenance) -> bool:
