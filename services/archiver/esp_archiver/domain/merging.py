@@ -126,6 +126,8 @@ class _Folding:
         self._is_last = [_flags(pc.equal(parts.take(row), last_part).fill_null(False)) for row in self._rows]
         self._taken = [np.zeros(len(starts), np.int32) for _ in self._rows]
         """For each further row of a reading: the channels whose value is this row's, or the same."""
+        self._filled = [np.zeros(len(starts), np.int32) for _ in self._rows]
+        """For each further row of a reading: the channels that no row before it has."""
         self._contradictions: list[Contradiction] = []
 
     def _nth(self, sizes: Indices, number: int) -> pa.Array:
@@ -141,7 +143,7 @@ class _Folding:
             columns[REFUSED_MASK] = column_of(self._refused())
         if CLAMPED_MASK in names:
             clamped = bits_of(self._table.column(CLAMPED_MASK))
-            columns[CLAMPED_MASK] = column_of(self._united(clamped, self._taken))
+            columns[CLAMPED_MASK] = column_of(self._united(clamped, self._filled))
         made = pa.Table.from_arrays([columns[name] for name in names], schema=self._table.schema)
         return Merge(made, tuple(self._contradictions))
 
@@ -155,8 +157,9 @@ class _Folding:
             differs = _flags(pc.not_equal(result, found).fill_null(False))
             self._report(name, differs & self._is_last[number], result, found)
             if name in CHANNEL_INDEX:
-                same = _flags(found.is_valid()) & ~differs
-                self._taken[number] |= np.where(same, 1 << CHANNEL_INDEX[name], 0).astype(np.int32)
+                bit, there = 1 << CHANNEL_INDEX[name], _flags(found.is_valid())
+                self._taken[number] |= np.where(there & ~differs, bit, 0).astype(np.int32)
+                self._filled[number] |= np.where(there & _flags(result.is_null()), bit, 0).astype(np.int32)
             result = pc.coalesce(result, found)
         return result
 
