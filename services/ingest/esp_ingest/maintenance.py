@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge
 from esp_ingest.archived import ArchivedDay, archived_day, settle
 from esp_ingest.assets import SERVICE
 from esp_ingest.quality import score_hours
+from esp_ingest.quarantine_retention import expire
 from esp_ingest.rollups import roll_up
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store import rollups
@@ -37,6 +38,7 @@ _FAILED: Final = Counter("esp_ingest_maintenance_failures_total", "Runs of a job
 PARTITIONS_S: Final = 3600
 HOURS_S: Final = 600
 DAYS_S: Final = 3600
+QUARANTINE_S: Final = 3600
 COLUMNSTORE_S: Final = 3600
 AGAIN_S: Final = 2.0
 """How long an archived day waits that could not be settled: the table is in use, another process leads."""
@@ -97,6 +99,7 @@ class Maintenance:
         both: list[tuple[str, float, Job]] = [
             ("rollups", self._settings.rollup_s, self._roll_up),
             ("quality", self._settings.quality_period_s, self._score),
+            ("quarantine", QUARANTINE_S, self._expire),
         ]
         if self._engine == "postgres":
             return [("partitions", PARTITIONS_S, self._partition), *both]
@@ -137,6 +140,9 @@ class Maintenance:
 
     async def _score(self) -> None:
         await score_hours(self._pool, datetime.now(UTC), self._settings.quality_degraded_below)
+
+    async def _expire(self) -> None:
+        await expire(self._pool, datetime.now(UTC), self._settings)
 
     async def _partition(self) -> None:
         async with self._pool.acquire() as connection:

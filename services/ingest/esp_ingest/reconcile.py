@@ -82,13 +82,23 @@ class Reconciliation:
         """What does not add up; empty when all is well."""
         s = self.sums
         accounted = s["stored"] + s["merged"] + s["duplicates"] + s["quarantined"]
-        readings_refused = s["rows_quarantined"] + s["readings_unkept"]
-        channels_refused = s["channels_quarantined"] + s["channels_unkept"]
+        readings_refused = s["rows_quarantined"] + s["readings_unkept"] + s["readings_expired"]
+        channels_refused = s["channels_quarantined"] + s["channels_unkept"] + s["channels_expired"]
         checks = [
             ("readings taken", s["readings"], "accounted for", accounted),
             ("rows stored", s["stored"], "in the store or dropped", s["rows"] + s["rows_dropped"]),
-            ("readings quarantined", s["quarantined"], "in quarantine or not kept", readings_refused),
-            ("channels refused", s["refused_channels"], "in quarantine or not kept", channels_refused),
+            (
+                "readings quarantined",
+                s["quarantined"],
+                "in quarantine, dropped or not kept",
+                readings_refused,
+            ),
+            (
+                "channels refused",
+                s["refused_channels"],
+                "in quarantine, dropped or not kept",
+                channels_refused,
+            ),
         ]
         found = [f"{a} {m} but {n} {b}" for a, m, b, n in checks if m != n]
         if self.receipt and self.receipt.lost:
@@ -113,6 +123,8 @@ class Reconciliation:
             f" {s['rows_quarantined']} readings and {s['channels_quarantined']} channels in quarantine",
             f"         {s['readings_unkept']} readings and {s['channels_unkept']} channels not kept:"
             " their gateway had passed its limit of the day",
+            f"         {s['readings_expired']} readings and {s['channels_expired']} channels dropped"
+            " from quarantine by retention",
             f"broker:  {self.queued} messages waiting, {self.dead_letters} dead letters",
         ]
         if self.receipt:

@@ -61,6 +61,13 @@ class IngestSettings(ServiceSettings):
     quality_degraded_below: float = Field(
         80, ge=0, le=100, description="Score under which quality.degraded is published, 0 to 100."
     )
+    quarantine_days: int = Field(90, ge=1, description="Age at which quarantine rows go, days.")
+    quarantine_max_rows: int = Field(
+        1_000_000, ge=1, description="Quarantine rows beyond which the oldest go, rows."
+    )
+    quarantine_pending_days: int = Field(
+        7, ge=0, description="Age up to which pending quarantine rows stay though there are too many, days."
+    )
     # Never inside the week in which aggregates are refreshed regularly from raw rows.
     retention_days: int = Field(30, ge=9, description="Age at which archived raw days may go, days.")
 

@@ -1,10 +1,14 @@
 """What quarantine keeps is bounded, and counted where it is not kept."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from esp_ingest.domain.readings import Quarantined, Reason, Refusals
+from esp_ingest.quarantine_retention import expire
+from esp_ingest.reconcile import Reconciliation
+from esp_ingest.settings import IngestSettings
 from esp_ingest.store import operations
 from esp_ingest.store.batch import Batch, FlushCounts, StoreResult
 from esp_ingest.store.telemetry import TelemetryStore
@@ -26,10 +30,7 @@ async def write(stored: Any, batch: Batch, rows: Sequence[Quarantined], limit: i
 async def agree(stored: Any) -> None:
     async with stored.pool.acquire() as connection:
         s = await operations.sums(connection)
-    kept_readings = s["rows_quarantined"] + s["readings_unkept"]
-    assert s["quarantined"] == kept_readings
-    assert s["refused_channels"] == s["channels_quarantined"] + s["channels_unkept"]
-    assert s["readings"] == s["stored"] + s["merged"] + s["duplicates"] + s["quarantined"]
+    assert Reconciliation(s, 0, 0, None).differences == []
 
 
 async def test_a_gateway_fills_its_day_and_no_others(stored: Any, batch_of: BatchOf) -> None:
@@ -74,3 +75,57 @@ async def test_a_summary_row_counts_as_what_it_stands_for(stored: Any, batch_of:
     again = await write(stored, batch_of([]), [summary])
     assert (again.quarantined, again.refused_channels, again.duplicates) == (0, 0, 40)
     await agree(stored)
+
+
+async def filled(stored: Any, batch: Batch) -> list[Quarantined]:
+    """Fill an empty quarantine: row n was received n days ago, every other is of a channel."""
+    await stored.rows("TRUNCATE ingest.quarantine, ingest.quarantine_drops, ingest.ledger")
+    await stored.rows("TRUNCATE ingest.quarantine_days")
+    row = ("gw-old", "m", "P-1", None, Reason.INVALID_SCHEMA, "why", {})
+    rows = [Quarantined(uuid4(), *row, "choke_pct" if n % 2 else None) for n in range(20)]
+    await write(stored, batch, rows, limit=100)
+    for n, each in enumerate(rows):
+        query = "UPDATE ingest.quarantine SET received_at = now() - $2::int4 * INTERVAL '1 day' WHERE id = $1"
+        await stored.rows(query, each.id, n)
+    return rows
+
+
+async def left(stored: Any, rows: Sequence[Quarantined]) -> list[int]:
+    ids = {row["id"] for row in await stored.rows("SELECT id FROM ingest.quarantine")}
+    return [n for n, row in enumerate(rows) if row.id in ids]
+
+
+async def test_rows_go_by_age_in_batches_and_accounts_agree(stored: Any, batch_of: BatchOf) -> None:
+    rows = await filled(stored, batch_of([]))
+    await expire(stored.owner, datetime.now(UTC), IngestSettings(quarantine_days=10), batch_rows=3)
+    assert await left(stored, rows) == list(range(10))
+    assert (
+        await stored.value("SELECT sum(dropped_rows) FROM ingest.quarantine_drops WHERE reason = 'age'") == 10
+    )
+    assert await stored.value("SELECT max(dropped_rows) FROM ingest.quarantine_drops") == 3
+    await agree(stored)
+    again = await write(stored, batch_of([]), [rows[19]], limit=100)
+    assert again.refused_channels == 1, "dropped, it is new"
+    await agree(stored)
+
+
+async def test_the_oldest_go_beyond_the_size_but_not_young_pending_ones(
+    stored: Any, batch_of: BatchOf
+) -> None:
+    rows = await filled(stored, batch_of([]))
+    await expire(stored.owner, datetime.now(UTC), IngestSettings(quarantine_max_rows=15), batch_rows=3)
+    assert await left(stored, rows) == list(range(15))
+    await agree(stored)
+    await stored.rows("UPDATE ingest.quarantine SET state = 'discarded' WHERE id = $1", rows[2].id)
+    few = IngestSettings(quarantine_max_rows=1, quarantine_pending_days=5)
+    await expire(stored.owner, datetime.now(UTC) - timedelta(minutes=1), few)
+    assert await left(stored, rows) == [0, 1, 3, 4, 5], "the floor of pending rows holds"
+    await agree(stored)
+
+
+async def test_a_row_that_is_being_resolved_stays(stored: Any, batch_of: BatchOf) -> None:
+    rows = await filled(stored, batch_of([]))
+    async with stored.pool.acquire() as connection, connection.transaction():
+        await operations.lock_refused(connection, rows[19].id)
+        await expire(stored.owner, datetime.now(UTC), IngestSettings(quarantine_days=18))
+        assert await left(stored, rows) == [*range(18), 19]

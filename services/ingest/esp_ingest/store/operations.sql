@@ -25,7 +25,9 @@ SELECT
         SELECT coalesce(sum(coalesce(rest_channels, (channel IS NOT NULL)::int4)), 0)::int8 FROM ingest.quarantine
     ) AS channels_quarantined,
     (SELECT coalesce(sum(unkept_readings), 0)::int8 FROM ingest.quarantine_days) AS readings_unkept,
-    (SELECT coalesce(sum(unkept_channels), 0)::int8 FROM ingest.quarantine_days) AS channels_unkept
+    (SELECT coalesce(sum(unkept_channels), 0)::int8 FROM ingest.quarantine_days) AS channels_unkept,
+    (SELECT coalesce(sum(readings), 0)::int8 FROM ingest.quarantine_drops) AS readings_expired,
+    (SELECT coalesce(sum(channels), 0)::int8 FROM ingest.quarantine_drops) AS channels_expired
 FROM ingest.ledger
 
 -- name: stored_rows

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -115,6 +116,21 @@ def _total(rows: Iterable[Any]) -> Refusals:
 def _sum(refusals: Iterable[tuple[int, int]]) -> Refusals:
     counts = list(refusals)
     return Refusals(sum(readings for readings, _ in counts), sum(channels for _, channels in counts))
+
+
+async def size(connection: Connection) -> int:
+    """Return how many rows there are."""
+    return int(await connection.fetchval(_QUERIES.size))
+
+
+async def drop_oldest(
+    connection: Connection, reason: str, before: datetime, pending_before: datetime, limit: int
+) -> int:
+    """Drop and count up to `limit` of the oldest rows received before `before`; return how many there were.
+
+    Rows that are pending are dropped only if they were received before `pending_before`.
+    """
+    return await connection.fetchval(_QUERIES.drop_oldest, before, pending_before, limit, reason) or 0
 
 
 def _storable(value: Any) -> Any:

@@ -36,3 +36,24 @@ SET kept_rows = d.kept_rows + n.rows,
     unkept_channels = d.unkept_channels + n.channels
 FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[]) AS n (gateway_id, rows, readings, channels)
 WHERE d.gateway_id = n.gateway_id AND d.day = (now() AT TIME ZONE 'UTC')::date
+
+-- name: size
+SELECT count(*) FROM ingest.quarantine
+
+-- name: drop_oldest
+-- Up to $3 of the oldest rows received before $1, pending ones only if received before $2; a row that is being resolved
+-- is left for the next run. Run by the owner of the schema.
+WITH gone AS (
+    DELETE FROM ingest.quarantine WHERE id IN (
+        SELECT id FROM ingest.quarantine
+        WHERE received_at < $1 AND (state <> 'pending' OR received_at < $2)
+        ORDER BY received_at, id LIMIT $3
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING
+        coalesce(rest_readings, (channel IS NULL)::int4) AS readings,
+        coalesce(rest_channels, (channel IS NOT NULL)::int4) AS channels
+)
+INSERT INTO ingest.quarantine_drops (reason, dropped_rows, readings, channels)
+SELECT $4, count(*), sum(readings), sum(channels) FROM gone HAVING count(*) > 0
+RETURNING dropped_rows
