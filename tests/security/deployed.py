@@ -31,6 +31,7 @@ from esp_stack.databases import (
     OWNER,
     drop_database,
 )
+from esp_stack.plain_http import ask
 from esp_stack.programs import Program, free_port, private_file, wait_for
 from esp_stack.servers import Azurite, Postgres, RabbitMQ
 
@@ -106,7 +107,7 @@ class Role:
         assert self.process
         if self.process.poll() is not None:
             raise SystemExit(f"{self.name} ended:\n{self.log.read_text()[-4000:]}")
-        answer = httpx.get(f"{self.url}/health/ready", timeout=5)
+        answer = ask("GET", f"{self.url}/health/ready", timeout=5)
         assert answer.status_code == 200, answer.text
 
     def stop(self) -> None:
