@@ -35,7 +35,7 @@ PUBLIC = {
 }
 """Files of the stack that every account may read: none of them holds a secret."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 class NativeStack:
