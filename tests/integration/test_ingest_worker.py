@@ -871,9 +871,14 @@ async def test_killed_between_commit_and_announcement_it_is_announced_after_rede
 
 async def test_a_refused_reading_is_replayed_once_its_cause_is_mended(site: Field) -> None:
     sent = site.reading("P5")
+
+    async def refused() -> bool:
+        return bool(await site.refused())
+
     async with site.worker() as worker:
         await site.send(sent)
-        await site.drained()
+        # A message on its way from the broker to the worker is seen by neither, so wait for its effect.
+        await until(refused, "the reading is in quarantine")
         [row] = await site.refused()
         quarantine = Quarantine(worker.pool, worker.publisher)
         await quarantine.replay(row["id"], "someone")
