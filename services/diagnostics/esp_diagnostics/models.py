@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -96,7 +97,7 @@ class Trainer:
     def _started(self) -> ProcessPoolExecutor:
         # Spawned, since a fork would take this process's threads' locks with it as they are.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, mp_context=context, initializer=_lower_priority)
+        return ProcessPoolExecutor(1, mp_context=context, initializer=prepare_process)
 
     def __enter__(self) -> Self:
         return self
@@ -207,9 +208,21 @@ class Trainer:
         log.info("model.trained", pump_id=pump_id, version=version, **trained.metrics)
 
 
-def _lower_priority() -> None:
+def prepare_process() -> None:
+    """Prepare a training process: low priority, and an end when the process that started it is gone.
+
+    A killed parent closes no queue that its child reads, so the child would wait for work for ever.
+    """
     with suppress(OSError):
         os.nice(NICENESS)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def learn(lesson: Lesson) -> dict[str, Trained | Learning]:
