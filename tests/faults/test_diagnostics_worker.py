@@ -194,8 +194,8 @@ async def test_worker_told_to_end_saves_what_it_knows(judged):
 
 async def test_backlog_is_judged_once_and_live_readings_before_it(judged):
     """Three pumps' histories arrive at once, before the live readings of one of them and of another."""
-    rig, pumps, count = judged.rig, 3, 240
-    ill = range(60, 90)
+    rig, pumps, count = judged.rig, 3, 600
+    ill = range(200, 230)
     rig.worker()
     worker = judged.worker(snapshot_s=1, backlog_settle_s=60, replay_new_s=0)
     await rig.publish(batches(judged.history(pumps, count, ill), 300))
@@ -208,7 +208,7 @@ async def test_backlog_is_judged_once_and_live_readings_before_it(judged):
     assert max(waiting.values()) > 0
     rig.kill(worker)
     judged.worker(snapshot_s=1, backlog_settle_s=1, replay_new_s=0)
-    await until(lambda: not judged.backlogs(), 60, lambda: f"{judged.backlogs()} left")
+    await until(lambda: not judged.backlogs(), 120, lambda: f"{judged.backlogs()} left")
     findings = rig.deployment.admin(
         "SELECT pump_id, onset, cleared_at < %s FROM diagnostics.findings WHERE condition = 'open_phase'"
         " ORDER BY pump_id",
