@@ -218,8 +218,13 @@ class Asker:
         connections = self._own.__dict__.setdefault("connections", {})
         if service not in connections:
             connections[service] = HTTPConnection("127.0.0.1", self.ports[service], timeout=30)
-        connections[service].request(method, path, body, dict(header))
-        answer = connections[service].getresponse()
+        try:
+            connections[service].request(method, path, body, dict(header))
+            answer = connections[service].getresponse()
+        except ConnectionError:  # it was idle for so long that the server closed it
+            connections[service].close()
+            connections[service].request(method, path, body, dict(header))
+            answer = connections[service].getresponse()
         return answer.status, answer.read().decode(errors="replace")
 
     def wrong(self, asked: Sequence[Asked]) -> list[str]:
