@@ -17,6 +17,7 @@ from esp_common.contracts.readings import empty_readings
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
 from esp_diagnostics.app import run_worker
+from esp_diagnostics.domain import backlog
 from esp_diagnostics.domain.anomaly import Detector
 from esp_diagnostics.models import Trainer
 from esp_diagnostics.nameplates import Nameplates
@@ -94,8 +95,11 @@ async def suffer(fleet: Any, pump_id: str, onset: datetime) -> None:
 async def worker(diagnostics_settings: DiagnosticsSettings, running: Any) -> AsyncIterator[None]:
     """A worker that trains soon."""
     update = {"http_port": free_port(), "training_check_s": 0.3, "training_retry_s": 0.3, "replay_new_s": 0}
-    async with running(run_worker, diagnostics_settings.model_copy(update=update)):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        # These tests announce readings that the store does not have, where a backlog would be read from.
+        patch.setattr(backlog, "MAX_LIVE_READINGS", 100_000)
+        async with running(run_worker, diagnostics_settings.model_copy(update=update)):
+            yield
 
 
 @pytest.fixture(scope="module")
