@@ -155,11 +155,7 @@ def show_quarantined(id: UUID) -> None:  # noqa: A002 - the name the help shows
     """Show a refused reading with what was sent."""
 
     async def command() -> None:
-        async with _tools() as (_, pool):
-            refused = await Lists(pool).refused(id)
-        if refused is None:
-            raise NotFound(f"no reading {id} in quarantine", fix="see `esp-ingest quarantine list`")
-        show_whole(refused)
+        show_whole(await _refused(id))
 
     _run(command())
 
@@ -169,11 +165,7 @@ def write_quarantined_body(id: UUID) -> None:  # noqa: A002 - the name the help 
     """Write a refused reading, or the body that could not be read, to standard output: to edit and replay."""
 
     async def command() -> None:
-        async with _tools() as (_, pool):
-            refused = await Lists(pool).refused(id)
-        if refused is None:
-            raise NotFound(f"no reading {id} in quarantine", fix="see `esp-ingest quarantine list`")
-        typer.echo(body_of(refused["payload"])[0], nl=False)
+        typer.echo(body_of((await _refused(id))["payload"])[0], nl=False)
 
     _run(command())
 
@@ -220,6 +212,15 @@ def discard_quarantined(
 ) -> None:
     """Give refused readings up, those named or all that fit; their rows stay."""
     _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, Quarantine.discard, "discarded")
+
+
+async def _refused(id_: UUID) -> dict[str, Any]:
+    """Return a refused reading; raise NotFound if quarantine does not have it."""
+    async with _tools() as (_, pool):
+        refused = await Lists(pool).refused(id_)
+    if refused is None:
+        raise NotFound(f"no reading {id_} in quarantine", fix="see `esp-ingest quarantine list`")
+    return refused
 
 
 def _resolve(
