@@ -140,8 +140,8 @@ REFUSED = {
     404: b"GET /metrics?ticket=tell-nobody HTTP/1.1\r\nHost: esp\r\nConnection: close\r\n\r\n",
     405: b"TRACE / HTTP/1.1\r\nHost: esp\r\nConnection: close\r\n\r\n",
     413: b"POST /api/v1/telemetry HTTP/1.1\r\nHost: esp\r\nContent-Length: 9999999\r\n\r\n",
-    414: b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: esp\r\n\r\n",
-    431: b"GET / HTTP/1.1\r\nHost: esp\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n",
+    414: b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: esp\r\n\r\n",
+    431: b"GET / HTTP/1.1\r\nHost: esp\r\nX-Long: " + b"x" * 9_000 + b"\r\n\r\n",
     501: b"POST /api/v1/pumps HTTP/1.1\r\nHost: esp\r\nTransfer-Encoding: odd\r\nConnection: close\r\n\r\n",
     503: b"GET /api/v1/backups HTTP/1.1\r\nHost: esp\r\nConnection: close\r\n\r\n",
 }

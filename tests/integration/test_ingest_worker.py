@@ -870,7 +870,7 @@ async def test_killed_between_commit_and_announcement_it_is_announced_after_rede
 
 
 async def test_a_refused_reading_is_replayed_once_its_cause_is_mended(site: Field) -> None:
-    sent = site.reading("P5")
+    sent = site.reading("P6")
 
     async def refused() -> bool:
         return bool(await site.refused())
@@ -886,11 +886,11 @@ async def test_a_refused_reading_is_replayed_once_its_cause_is_mended(site: Fiel
         [row] = await site.refused()
         assert (row["state"], row["reason"]) == ("pending", "unknown-pump")
         await site.admin.execute(
-            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P5', 'W1');"
-            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P5')"
+            "INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P6', 'W1');"
+            "INSERT INTO ingest.gateway_pumps VALUES ('gw-01', 'P6')"
         )
         worker.registry.note_change()
-        await until(lambda: _true("P5" in worker.registry.current.pumps), "registry renewed")
+        await until(lambda: _true("P6" in worker.registry.current.pumps), "registry renewed")
         await quarantine.replay(row["id"], "someone")
         await site.drained()
         with pytest.raises(Conflict):

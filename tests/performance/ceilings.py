@@ -15,6 +15,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from esp_common import topology
 from esp_common.contracts.channels import CHANNELS
 from esp_common.contracts.readings import Readings
+from esp_ingest.store.batch import MASKS
 from esp_ingest.store.copy import Column, encode, pg_timestamps
 
 Acks = Literal["each", "multiple"]
@@ -41,7 +42,7 @@ def copy_bodies(
         channels = [Column(scaled[rows, i], absent[rows, i]) for i in range(len(CHANNELS))]
         times = pg_timestamps(readings.time_us[rows])
         columns = [Column(numbers[rows]), Column(times), *channels, Column(readings.running[rows])]
-        bodies.append(encode([*columns, nothing, nothing, nothing]))
+        bodies.append(encode([*columns, nothing, *[nothing] * len(MASKS)]))
     return bodies
 
 

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 
 from esp_common import topology
 from esp_common.contracts.events import CONTENT_TYPE, Event
-from esp_common.database import Connection, Pool
+from esp_common.database import OUTAGES, Connection, Pool
 from esp_common.errors import BrokerUnavailable, EspError, PublishRefused, Unroutable
 from esp_common.messaging import Publisher
 
@@ -128,7 +128,7 @@ class Relay:
         while True:
             try:
                 published = await self.relay_once()
-            except (OSError, EspError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (*OUTAGES, EspError, asyncpg.PostgresError) as error:
                 log.warning("outbox.delayed", reason=str(error))
                 published = 0
             if published < BATCH:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import asyncpg
-from esp_common.database import Pool
+from esp_common.database import OUTAGES, Pool
 from esp_common.errors import EspError
 from esp_common.progress import Progress, silent
 
@@ -150,7 +150,7 @@ class Drill:
         started = time.monotonic()
         try:
             detail, passed = await look() or "", True
-        except (EspError, OSError, asyncpg.PostgresError) as error:
+        except (*OUTAGES, EspError, asyncpg.PostgresError) as error:
             # A page that cannot be read shows as an error of the query that meets it.
             detail, passed = str(error) or type(error).__name__, False
         report.checks.append(Check(name, passed, detail, round(time.monotonic() - started, 2)))

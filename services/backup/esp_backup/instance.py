@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+from esp_common.database import OUTAGES
 from esp_common.errors import EspError
 
 from esp_backup.programs import Account, run, start
@@ -128,7 +129,7 @@ class Instance:
         try:
             async with asyncio.timeout(self._settings.recovery_timeout_s):
                 while process.returncode is None:
-                    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    with suppress(*OUTAGES, asyncpg.PostgresError):
                         if await postgres.ready():
                             return
                     await asyncio.sleep(_POLL_S)
