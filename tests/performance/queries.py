@@ -26,6 +26,7 @@ import uvloop
 from bed import BOOTSTRAP_KEY, Bed, Deployment, Role
 from benchmark import Size, main
 from esp_diagnostics.domain.trends import Resolution, Span, plan
+from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.store import fleet, history
 from esp_diagnostics.store.migrations import migrate
 from report import Figure
@@ -250,7 +251,12 @@ def _trends(pumps: Sequence[str], span: Span) -> list[Question]:
 def _fleets() -> list[Question]:
     nobody = (None,) * 6
     page, summary = fleet.STATEMENTS
-    return [Question("/api/v1/fleet?limit=500", ((page, (*nobody, FLEET + 1)), (summary, (None,))))]
+    silent = [
+        DiagnosticsSettings.model_fields[name].default
+        for name in ("no_data_intervals", "no_data_least_s", "no_data_interval_s")
+    ]
+    statements = ((page, (*nobody, FLEET + 1, *silent)), (summary, (None, *silent)))
+    return [Question("/api/v1/fleet?limit=500", statements)]
 
 
 def _answers(
