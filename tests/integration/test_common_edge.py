@@ -5,6 +5,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_network
 from typing import Annotated, Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 from esp_common.audit import AuditTrail
 from esp_common.auth import PUBLIC, Principal, authenticated, new_api_key, require
+from esp_common.client_address import LOOPBACK, TrustedProxies
 from esp_common.health import Health
 from esp_common.http import create_app
 from esp_common.messaging import Requester
@@ -194,6 +196,42 @@ async def test_an_address_that_is_none_is_not_recorded(
     forwarded: str, client: httpx.AsyncClient, auditor: Any
 ) -> None:
     await client.get("/api/v1/open", headers={"X-Forwarded-For": forwarded})
+    await auditor.until(1)
+    assert [record["source_address"] for record in auditor.records.values()] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seen"),
+    [
+        ({"X-Forwarded-For": "6.6.6.6, 203.0.113.9, 10.0.0.1"}, "203.0.113.9"),
+        ({"Forwarded": 'for=6.6.6.6, for="[2001:db8::9]:4711";proto=https, for=10.0.0.1'}, "2001:db8::9"),
+        ({"Forwarded": 'for="6.6.6.6, for=203.0.113.9'}, "203.0.113.9"),
+        ({"Forwarded": "for=6.6.6.6, for=_hidden"}, "127.0.0.1"),
+    ],
+)
+async def test_the_client_behind_trusted_proxies_is_recorded_and_limited(
+    headers: dict[str, str], seen: str, requester: Requester, auth_service: Any, auditor: Any
+) -> None:
+    proxies = TrustedProxies([*LOOPBACK, ip_network("10.0.0.0/8")])
+    options = {"proxies": proxies, "limiter": RateLimiter(2)}
+    other = {"X-Forwarded-For": "198.51.100.1"}
+    async with application(requester, **options) as app, serving(app) as client:
+        bad = {"X-API-Key": "wrong"}
+        asked = [await client.get("/api/v1/me", headers={**bad, **headers}) for _ in range(3)]
+        elsewhere = await client.get("/api/v1/me", headers={**bad, **other})
+    assert [answer.status_code for answer in asked] == [401, 401, 429]
+    assert elsewhere.status_code == 401
+    await auditor.until(4)
+    recorded = Counter(record["source_address"] for record in auditor.records.values())
+    assert recorded == {seen: 3, "198.51.100.1": 1}
+
+
+async def test_the_header_of_a_peer_that_is_no_trusted_proxy_does_not_count(
+    requester: Requester, auth_service: Any, auditor: Any
+) -> None:
+    proxies = TrustedProxies([ip_network("10.0.0.0/8")])
+    async with application(requester, proxies=proxies) as app, serving(app) as client:
+        await client.get("/api/v1/open", headers={"X-Forwarded-For": "203.0.113.9"})
     await auditor.until(1)
     assert [record["source_address"] for record in auditor.records.values()] == ["127.0.0.1"]
 

@@ -101,6 +101,36 @@ async def test_every_post_is_in_an_audit_record(api, auditor) -> None:
     await taken(api)
 
 
+@pytest.mark.parametrize(
+    "long_way", [{}, {"Idempotency-Key": "from-a-client"}], ids=["short way", "long way"]
+)
+@pytest.mark.parametrize(
+    ("header", "seen"),
+    [
+        ({"X-Forwarded-For": "6.6.6.6, 203.0.113.9, 127.0.0.1"}, "203.0.113.9"),
+        ({"Forwarded": 'for="6.6.6.6, for="[2001:db8::9]:4711", for=127.0.0.1'}, "2001:db8::9"),
+    ],
+    ids=["x-forwarded-for", "forwarded"],
+)
+async def test_the_client_of_a_post_is_whom_the_trusted_proxies_name(
+    header, seen, long_way, api, auditor
+) -> None:
+    key = api.key("telemetry:write")
+    await api.bare.post(PATH, json=reading(), headers=key)  # from now on the key is known: the short way
+    answer = await api.bare.post(PATH, json=reading(), headers={**key, **header, **long_way})
+    assert answer.status_code == 202
+    actor_id = key_id_of(key["X-API-Key"])
+
+    def addresses() -> set[str]:
+        return {r["source_address"] for r in auditor.records.values() if r["actor_id"] == actor_id}
+
+    async with asyncio.timeout(10):
+        while len(addresses()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert addresses() == {"127.0.0.1", seen}
+    await taken(api)
+
+
 @pytest.mark.parametrize("shape", ["array", "wrapped", "arrow"])
 async def test_every_shape_of_body_is_taken(api, shape) -> None:
     if shape == "arrow":

@@ -154,3 +154,22 @@ def test_no_setting_opens_the_api_to_every_page(origin: str, monkeypatch: pytest
     monkeypatch.setenv("ESP_CORS_ORIGINS", origin)
     with pytest.raises(InvalidInput, match="ESP_CORS_ORIGINS"):
         ServiceSettings.load()
+
+
+def test_trusted_proxies_are_networks_and_this_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(map(str, ServiceSettings.load().trusted_proxies)) == ["127.0.0.0/8", "::1/128"]
+    monkeypatch.setenv("ESP_TRUSTED_PROXIES", "10.0.0.0/8, 2001:db8::/32 ,192.0.2.7")
+    networks = list(map(str, ServiceSettings.load().trusted_proxies))
+    assert networks == ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32"]
+    monkeypatch.setenv("ESP_TRUSTED_PROXIES", "")
+    assert ServiceSettings.load().trusted_proxies == ()
+    assert "127.0.0.0/8,::1/128" in settings_table(ServiceSettings)
+
+
+@pytest.mark.parametrize("networks", ["10.0.0.1/8", "proxy.example", "10.0.0.0/33", "10.0.0.0/8;::1", "*"])
+def test_a_trusted_proxy_that_is_no_network_is_refused_by_name(
+    networks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESP_TRUSTED_PROXIES", networks)
+    with pytest.raises(InvalidInput, match=r"ESP_TRUSTED_PROXIES: .*(not appear to be|host bits)"):
+        ServiceSettings.load()

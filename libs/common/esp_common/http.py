@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -32,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esp_common.audit import ORIGIN, AuditTrail, Origin, Outcome
 from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated, require
+from esp_common.client_address import TrustedProxies
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health, is_local, metrics_response
 from esp_common.rate_limit import RateLimiter
@@ -42,7 +42,6 @@ log = structlog.get_logger()
 PROBLEM_TYPE: Final = "application/problem+json"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 REQUEST_TIMEOUT_S: Final = 60.0
-_LOOPBACK: Final = ("127.0.0.1", "::1")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS: Final = (
@@ -199,15 +198,23 @@ class Edge:
     """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
 
     `trail`: takes note of every request but those for health and the local scraper's; None: nobody does.
+    `proxies`: who may say from where a request comes.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, timeout_s: float, trail: AuditTrail | None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        timeout_s: float,
+        trail: AuditTrail | None,
+        proxies: TrustedProxies,
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
         self._trail = trail
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or one WebSocket."""
@@ -215,7 +222,10 @@ class Edge:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        origin = Origin(source_address(scope), request_id, scope.setdefault("state", {}))
+        address = self._proxies.client_address(scope)
+        state = scope.setdefault("state", {})
+        state["source_address"] = address
+        origin = Origin(address, request_id, state)
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             token = ORIGIN.set(origin)
             try:
@@ -302,20 +312,6 @@ def _request_id(scope: Scope) -> str:
         "latin-1"
     )
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-
-
-def source_address(scope: Scope) -> str | None:
-    """Return where a request comes from: the peer, or whom this machine's own proxy names."""
-    peer: str | None = (scope.get("client") or (None,))[0]
-    forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    if not forwarded or peer not in _LOOPBACK:
-        return peer
-    # The last entry is the proxy's own; whatever is before it the client may have written.
-    last = forwarded[-1].decode("latin-1").rpartition(",")[2].strip()
-    try:
-        return str(ip_address(last))
-    except ValueError:
-        return peer
 
 
 def _template(scope: Scope) -> str:
@@ -464,12 +460,14 @@ def create_app(
     limiter: RateLimiter | None = None,
     request_timeout_s: float = REQUEST_TIMEOUT_S,
     cors_origins: Sequence[str] = (),
+    proxies: TrustedProxies | None = None,
 ) -> FastAPI:
     """Return an application with `routers` under `/api/v1` and everything of this page around them.
 
     Routes of `routers` guard themselves with `esp_common.auth.require`, `authenticated` or `PUBLIC`. `trail`
     takes note of every request, `limiter` counts those of each caller, an answer begins within
-    `request_timeout_s`, and pages of `cors_origins` (none: of no other origin) may use the API.
+    `request_timeout_s`, and pages of `cors_origins` (none: of no other origin) may use the API. `proxies` say
+    where requests come from (None: those on this machine).
     """
     app = FastAPI(
         title=title,
@@ -496,7 +494,13 @@ def create_app(
             allow_headers=_CORS_HEADERS,
             expose_headers=["Retry-After", "X-Request-ID"],
         )
-    app.add_middleware(Edge, max_body_bytes=max_body_bytes, timeout_s=request_timeout_s, trail=trail)
+    app.add_middleware(
+        Edge,
+        max_body_bytes=max_body_bytes,
+        timeout_s=request_timeout_s,
+        trail=trail,
+        proxies=proxies or TrustedProxies(),
+    )
     guard = [Depends(refuse_unknown_query)]
     for router in routers:
         app.include_router(router, prefix="/api/v1", dependencies=guard)

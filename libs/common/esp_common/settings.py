@@ -7,6 +7,7 @@ default that works natively and a description with its unit.
 import os
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from esp_common import vault
+from esp_common.client_address import LOOPBACK, Network
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
 
@@ -109,6 +111,10 @@ class ServiceSettings(BaseSettings):
         (),
         description="Origins, with commas between, whose pages may use the API; none: only its own.",
     )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        LOOPBACK,
+        description="Networks (CIDRs, with commas between) of proxies that may name the client's address.",
+    )
     audit_folder: Path | None = Field(
         None, description="Folder for audit records while the broker is away; none: a few thousand in memory."
     )
@@ -122,6 +128,13 @@ class ServiceSettings(BaseSettings):
             if not _ORIGIN.fullmatch(str(origin)):
                 raise ValueError("not an origin like https://console.example")
         return origins
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _parse_networks(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        return tuple(ip_network(cidr) for cidr in filter(None, map(str.strip, given.split(","))))
 
     @model_validator(mode="before")
     @classmethod
@@ -214,13 +227,19 @@ def settings_table(cls: type[ServiceSettings]) -> str:
     rows = [
         (
             env_name(cls, name),
-            "-" if field.default in (None, ()) else str(field.default),
+            _shown(field.default),
             field.description or "",
         )
         for name, field in cls.model_fields.items()
     ]
     rows += [(name, "-", meaning) for name, meaning in vault.VARIABLES.items()]
     return "\n".join(_aligned([("setting (or …_FILE)", "default", "meaning"), *rows]))
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    return "-" if default is None else str(default)
 
 
 def _aligned(rows: list[tuple[str, str, str]]) -> Iterable[str]:

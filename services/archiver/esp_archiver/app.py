@@ -8,6 +8,7 @@ from typing import Any, Final
 from esp_common import tokens
 from esp_common.answers import answer_outages
 from esp_common.audit import AuditTrail
+from esp_common.client_address import TrustedProxies
 from esp_common.database import create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
@@ -73,6 +74,7 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
             limiter=limiter,
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
+            proxies=TrustedProxies(settings.trusted_proxies),
         )
         answer_outages(application)
         yield (

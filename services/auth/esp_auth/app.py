@@ -8,6 +8,7 @@ from typing import Any, cast
 from esp_common import outbox, tokens, topology
 from esp_common.answers import answer_outages
 from esp_common.audit import AuditTrail
+from esp_common.client_address import TrustedProxies
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
@@ -90,6 +91,7 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
             limiter=limiter,
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
+            proxies=TrustedProxies(settings.trusted_proxies),
         )
         answer_outages(application)
         application.include_router(broker_router(identity.gateways))

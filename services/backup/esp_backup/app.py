@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from esp_common import tokens
 from esp_common.audit import AuditTrail
+from esp_common.client_address import TrustedProxies
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.http import create_app
@@ -73,6 +74,7 @@ async def open_api(settings: BackupSettings) -> AsyncIterator[tuple[ASGIApp, lis
             limiter=limiter,
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
+            proxies=TrustedProxies(settings.trusted_proxies),
         )
         yield application, [listener.run(), verifier.run(), trail.run(), limiter.run()]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from esp_common import outbox, tokens
 from esp_common.audit import AuditTrail
+from esp_common.client_address import TrustedProxies
 from esp_common.contracts.events import Event
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
@@ -116,6 +117,7 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             limiter=limiter,
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
+            proxies=TrustedProxies(settings.trusted_proxies),
         )
         application.include_router(console_router(settings.login_notice))
         background: list[Part] = [

@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 from esp_common import tokens
 from esp_common.audit import AuditTrail
+from esp_common.client_address import TrustedProxies
 from esp_common.contracts.events import Event
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
@@ -82,7 +83,8 @@ async def open_api(
         health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
         health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
         assets, lists = Assets(pool), Lists(pool)
-        endpoint = TelemetryEndpoint(verifier, coalescer, trail, settings.max_body_bytes)
+        proxies = TrustedProxies(settings.trusted_proxies)
+        endpoint = TelemetryEndpoint(verifier, coalescer, trail, settings.max_body_bytes, proxies)
         application = create_app(
             "ESP ingest",
             health=health,
@@ -99,6 +101,7 @@ async def open_api(
             limiter=limiter,
             request_timeout_s=settings.request_timeout_s,
             cors_origins=settings.cors_origins,
+            proxies=proxies,
         )
         questions = GatewayQuestions(settings.amqp_url, registry, requester)
         background = [

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from esp_common.auth import Principal, authenticated
 from esp_common.errors import Forbidden
-from esp_common.http import source_address
 from fastapi import Depends, Request
 
 from esp_auth.changes import Actor
@@ -15,7 +14,7 @@ from esp_auth.granting import limits_of
 
 def actor_of(request: Request, caller: Principal | None = None) -> Actor:
     """Return who acts in this request."""
-    address = source_address(request.scope)
+    address = request.state.source_address
     if caller is None:
         return Actor(None, "anonymous", address)
     return Actor(caller.id, caller.kind, address, limits_of(caller))

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from esp_common import serving
 from esp_common.auth import Principal
-from esp_common.http import source_address
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -64,7 +63,10 @@ class _Protocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         if time.monotonic() - post.began_s > SOON_S or not self._endpoint.take(
-            post.caller, source_address(self.scope), bytes(post.body), partial(self._answer, post)
+            post.caller,
+            self._endpoint.source_address(self.scope),
+            bytes(post.body),
+            partial(self._answer, post),
         ):
             post.response_complete = True
             super().on_headers_complete()

@@ -12,6 +12,7 @@ import orjson
 import structlog
 from esp_common.audit import AuditTrail
 from esp_common.auth import CredentialVerifier, Principal, credential
+from esp_common.client_address import TrustedProxies
 from esp_common.contracts.readings import API_GATEWAY
 from esp_common.errors import (
     EspError,
@@ -22,7 +23,7 @@ from esp_common.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from esp_common.http import SECURITY_HEADERS, problem_response, source_address
+from esp_common.http import SECURITY_HEADERS, problem_response
 from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -64,12 +65,18 @@ class TelemetryEndpoint:
     """The ASGI application of the path; it needs nothing of the application around it."""
 
     def __init__(
-        self, verifier: CredentialVerifier, coalescer: Coalescer, trail: AuditTrail, max_body_bytes: int
+        self,
+        verifier: CredentialVerifier,
+        coalescer: Coalescer,
+        trail: AuditTrail,
+        max_body_bytes: int,
+        proxies: TrustedProxies,
     ) -> None:
         self._verifier = verifier
         self._coalescer = coalescer
         self._trail = trail
         self._max_body_bytes = max_body_bytes
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,7 +89,11 @@ class TelemetryEndpoint:
         except Exception as error:
             outcome = error
         caller = scope["state"].get("principal")
-        await self._answer(outcome, caller, source_address(scope))(scope, receive, send)
+        await self._answer(outcome, caller, self.source_address(scope))(scope, receive, send)
+
+    def source_address(self, scope: Scope) -> str | None:
+        """Return the address of the client of a request."""
+        return self._proxies.client_address(scope)
 
     def known(self, headers: dict[bytes, bytes]) -> Principal | None:
         """Return who begins a post that `take` may serve: plain JSON, of a caller whose key is known."""
