@@ -61,7 +61,7 @@ class NativeStack:
         return ssl.create_default_context(cafile=self.endpoints["ca_file"])
 
     def http(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.endpoints["http"], verify=self.trust, **options)
+        return httpx.Client(base_url=self.endpoints["http"], verify=self.trust, **{"timeout": 30, **options})
 
     def gateway_url(self, key: str) -> str:
         """The broker's address with the engineer's gateway's id and `key`."""

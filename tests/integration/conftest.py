@@ -302,7 +302,7 @@ async def field(
         asyncio.create_task(run_auth_api(settings, stop)),
         asyncio.create_task(run_auth_worker(settings.model_copy(update={"http_port": free_port()}), stop)),
     ]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         await eventually(lambda: is_ready(client), 60)
     yield Field(broker, server_tls, Identity(pool, settings), settings)
     stop.set()

@@ -87,7 +87,7 @@ class Worker:
 
     async def health(self, which: str = "ready") -> int:
         """Return the status of `/health/<which>`, 0 while nothing listens."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             try:
                 return (await client.get(f"{self.base}/health/{which}")).status_code
             except httpx.TransportError:
@@ -277,7 +277,7 @@ async def test_a_worker_whose_queue_is_gone_is_not_ready_and_then_ready_again(
 
 async def test_metrics_are_for_this_machine_only(worker: Worker) -> None:
     await worker.until_ready()
-    async with httpx.AsyncClient(base_url=worker.base) as client:
+    async with httpx.AsyncClient(base_url=worker.base, timeout=30) as client:
         assert "esp_ready" in (await client.get("/metrics")).text
         proxied = await client.get("/metrics", headers={"X-Forwarded-For": "10.0.0.1"})
         assert proxied.status_code == 403

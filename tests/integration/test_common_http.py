@@ -94,7 +94,7 @@ async def base(vhost: Vhost, health: Health, auth_service: Any) -> AsyncIterator
 @pytest.fixture
 async def client(base: str) -> AsyncIterator[httpx.AsyncClient]:
     """A caller without a credential."""
-    async with httpx.AsyncClient(base_url=base) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=30) as client:
         yield client
 
 

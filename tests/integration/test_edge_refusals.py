@@ -83,7 +83,7 @@ def door(server_home: Path) -> Iterator[Nginx]:
 @pytest.fixture(scope="module")
 def client(door: Nginx) -> Iterator[httpx.Client]:
     """A client of the door."""
-    with httpx.Client(base_url=door.url, verify=door.tls.client_context()) as client:
+    with httpx.Client(base_url=door.url, verify=door.tls.client_context(), timeout=30) as client:
         yield client
 
 

@@ -191,7 +191,7 @@ def nginx(server_home, make_tls) -> Iterator[Nginx]:
 
 
 def test_nginx_hides_what_is_not_the_api_limits_bodies_and_answers_as_problems(nginx):
-    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context()) as client:
+    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context(), timeout=30) as client:
         hidden = [client.get("/metrics"), client.post("/broker/secret/user"), client.get("/docs")]
         large = client.post("/api/v1/telemetry", content=bytes(5_000_000))
         away = [client.get(f"/api/v1/{path}") for path in ("pumps", "auth/me", "users", "audit")]
@@ -239,7 +239,7 @@ def test_nginx_sends_each_route_to_its_service(server_home, make_tls):
     ports = {name: service.server_port for name, service in services.items()}
     server = Nginx(server_home / "routes", apis=ports, tls=make_tls(account("www-data")))
     server.start()
-    with httpx.Client(base_url=server.url, verify=server.tls.client_context()) as client:
+    with httpx.Client(base_url=server.url, verify=server.tls.client_context(), timeout=30) as client:
         answered = {
             name: {client.get(f"/api/v1/{path}").text for path in paths} for name, paths in ROUTED.items()
         }
@@ -252,7 +252,7 @@ def test_nginx_sends_each_route_to_its_service(server_home, make_tls):
 
 
 def test_nginx_refuses_an_address_that_asks_too_fast_but_lets_its_readings_through(nginx):
-    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context()) as client:
+    with httpx.Client(base_url=nginx.url, verify=nginx.tls.client_context(), timeout=30) as client:
         asked = iter(lambda: client.get("/api/v1/pumps"), None)
         # How many get through before depends on how fast this machine asks, but never fewer than a burst.
         let_through, refused = 0, next(asked)
@@ -292,7 +292,9 @@ async def test_nginx_lets_an_address_have_so_many_live_streams_and_one_more_when
             doors.append(ask())
             opened.enter_context(service.accept()[0])
         refused = ask().recv(65_536)
-        async with httpx.AsyncClient(base_url=server.url, verify=server.tls.client_context()) as client:
+        async with httpx.AsyncClient(
+            base_url=server.url, verify=server.tls.client_context(), timeout=30
+        ) as client:
             other = (await client.get("/api/v1/pumps")).status_code
         doors[0].close()
         await until(lambda: answer_of(ask()) is None, "a place is free again")

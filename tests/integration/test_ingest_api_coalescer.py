@@ -10,6 +10,7 @@ import aio_pika
 import orjson
 import pytest
 from esp_common import topology
+from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.errors import BrokerUnavailable, Nacked, Unavailable
 from esp_common.messaging import Publisher
 from esp_ingest.coalescer import Coalescer, MalformedBody, Receipt
@@ -152,6 +153,20 @@ async def test_what_was_accepted_is_accepted_whatever_shares_its_message(
     taken = screen(decode(bodies), KNOWN, time.time_ns() // 1000)
     assert len(taken.accepted) == sum(receipt.accepted for receipt in receipts)
     assert int(taken.counts.sum()) == sum(receipt.accepted + len(receipt.rejected) for receipt in receipts)
+
+
+@pytest.mark.parametrize("wrap", [b"%b\0", b"%b\0\0", b"\xef\xbb\xbf%b", b"\xef\xbb\xbf[%b]\0"])
+async def test_a_body_in_bom_and_nul_shares_a_message_and_is_accepted(
+    publisher: Publisher, queue: Queue, wrap: bytes
+) -> None:
+    coalescer = Coalescer(publisher, Registries(), SETTINGS)
+    bodies = (reading(motor_current_a=1.0), wrap % reading(motor_current_a=2.0), reading(motor_current_a=3.0))
+    receipts = await asyncio.gather(*(coalescer.post(post(body)) for body in bodies))
+    assert [(receipt.accepted, receipt.rejected) for receipt in receipts] == [(1, ())] * 3
+    taken = decode([Body(message.body, JSON_TYPE, "gw-01") for message in await queue.take()])
+    accepted = screen(taken, KNOWN, time.time_ns() // 1000).accepted
+    current = CHANNEL_NAMES.index("motor_current_a")
+    assert sorted(accepted.values[:, current].tolist()) == [1.0, 2.0, 3.0]
 
 
 async def test_not_a_number_is_refused_and_still_sent_to_quarantine(

@@ -1,10 +1,12 @@
 """`POST /api/v1/telemetry` and who may call what, over HTTP."""
 
 import asyncio
+from base64 import b64encode
 from collections import Counter
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aio_pika
 import orjson
@@ -305,9 +307,12 @@ async def test_health_is_open_and_tells_the_engine(api) -> None:
 async def test_a_refused_reading_is_replayed_and_discarded(api) -> None:
     first, second = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
     await api.rows(
-        "INSERT INTO ingest.quarantine (id, gateway_id, pump_id, reason, detail, payload, received_at) VALUES"
-        f" ('{first}', 'gw-01', 'P-1', 'unknown-pump', 'x', '{{\"pump_id\": \"P-1\"}}', '2026-01-01T00:00Z'),"
-        f" ('{second}', 'gw-01', 'P-2', 'unknown-pump', 'x', '{{\"pump_id\": \"P-2\"}}', '2026-01-02T00:00Z')"
+        "INSERT INTO ingest.quarantine"
+        " (id, gateway_id, pump_id, channel, reason, detail, payload, received_at) VALUES"
+        f" ('{first}', 'gw-01', 'P-1', NULL, 'unknown-pump', 'x', '{{\"pump_id\": \"P-1\"}}',"
+        " '2026-01-01T00:00Z'),"
+        f" ('{second}', 'gw-01', 'P-2', 'choke_pct', 'out-of-range', 'x', '{{\"pump_id\": \"P-2\"}}',"
+        " '2026-01-02T00:00Z')"
     )
     path = "/api/v1/quarantine"
     newest = (await api.client.get(path, params={"limit": 1})).json()
@@ -319,6 +324,8 @@ async def test_a_refused_reading_is_replayed_and_discarded(api) -> None:
         ({"from": "2026-01-02T00:00:00Z", "state": "pending"}, [second]),
         ({"to": "2026-01-02T00:00:00Z", "reason": "unknown-pump"}, [first]),
         ({"gateway_id": "gw-02"}, []),
+        ({"channel": "choke_pct"}, [second]),
+        ({"channel": "running"}, []),
     ):
         rows = (await api.client.get(path, params=query)).json()["items"]
         assert [row["id"] for row in rows] == found, query
@@ -329,6 +336,39 @@ async def test_a_refused_reading_is_replayed_and_discarded(api) -> None:
     assert (await api.client.post(f"{path}/{first}/replay")).status_code == 409
     assert (await api.client.post(f"{path}/{second}/discard")).json()["resolved_by"] == "key-0"
     assert (await api.client.get(f"{path}/00000000-0000-0000-0000-000000000003")).status_code == 404
+
+
+@pytest.mark.parametrize("shape", ["reading", "body"])
+async def test_a_quarantined_reading_is_replayed_as_edited(api, shape) -> None:
+    id_ = str(uuid4())
+    payload = '{"pump_id": "P-1", "time": "yesterday", "frequency_hz": 50}'
+    await api.rows(
+        "INSERT INTO ingest.quarantine (id, gateway_id, pump_id, reason, detail, payload)"
+        f" VALUES ('{id_}', 'gw-01', 'P-1', 'invalid-time', 'x', '{payload}')"
+    )
+    path, mended = f"/api/v1/quarantine/{id_}", reading(frequency_hz=50)
+    body = (
+        {"reading": mended}
+        if shape == "reading"
+        else {"body_base64": b64encode(orjson.dumps(mended)).decode()}
+    )
+    for wrong in (
+        {},
+        {**body, "reading": mended, "body_base64": "e30="},
+        {"body_base64": "not base64"},
+        {"odd": 1},
+    ):
+        assert (await api.client.post(f"{path}/replay", json=wrong)).status_code == 422, wrong
+    answer = await api.client.post(f"{path}/replay", json=body)
+    assert (answer.status_code, answer.json()["state"]) == (200, "replayed")
+    assert answer.json()["payload"] == orjson.loads(payload)
+    (message,) = await taken(api)
+    assert (message.routing_key, orjson.loads(message.body)) == ("telemetry.gw-01", mended)
+    (audited,) = await api.rows(
+        f"SELECT body FROM ingest.outbox WHERE convert_from(body, 'UTF8') LIKE '%{id_}%'"
+    )
+    detail = orjson.loads(audited["body"])["detail"]
+    assert detail["edited_sha256"] == sha256(orjson.dumps(mended)).hexdigest()
 
 
 async def test_a_dead_letter_is_shown_replayed_and_discarded(api) -> None:

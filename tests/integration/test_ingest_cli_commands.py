@@ -80,6 +80,8 @@ async def test_an_import_with_problems_changes_nothing_and_tells_them_all(enviro
     ("arguments", "code"),
     [
         (["quarantine", "list"], 0),
+        (["quarantine", "list", "--channel", "motor_temp_c"], 0),
+        (["quarantine", "list", "--channel", "motor_heat"], 2),
         (["quarantine", "show", "00000000-0000-0000-0000-000000000000"], 4),
         (["quarantine", "replay", "00000000-0000-0000-0000-000000000000"], 4),
         (["quarantine", "replay"], 2),
@@ -137,7 +139,10 @@ async def test_without_a_database_a_command_says_so(environment) -> None:
 async def test_a_role_ends_cleanly_on_sigterm(environment, role) -> None:
     process = await start(environment, role)
     port = environment["ESP_INGEST_HTTP_PORT"]
-    async with asyncio.timeout(90), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with (
+        asyncio.timeout(90),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
         while True:
             try:
                 if (await client.get("/health/ready")).status_code == 200:

@@ -18,6 +18,7 @@ from esp_common.cli import (
     show_rows,
     show_whole,
 )
+from esp_common.contracts.channels import MASK_NAMES
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
@@ -41,6 +42,17 @@ ReadingIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `quaranti
 ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Only those refused for this.")]
 GatewayFilter = Annotated[str | None, typer.Option("--gateway", help="Only those of this gateway.")]
 PumpFilter = Annotated[str | None, typer.Option("--pump", help="Only those of this pump.")]
+
+
+def _channel(given: str | None) -> str | None:
+    if given is not None and given not in MASK_NAMES:
+        raise InvalidInput(f"{given!r} is not a channel", fix=f"give one of {', '.join(MASK_NAMES)}")
+    return given
+
+
+ChannelFilter = Annotated[
+    str | None, typer.Option("--channel", callback=_channel, help="Only those of this channel.")
+]
 Resolution = Callable[[Quarantine, UUID, str], Awaitable[None]]
 
 REFUSED_COLUMNS: Final = (
@@ -137,11 +149,12 @@ def list_quarantine(
     reason: ReasonFilter = None,
     gateway: GatewayFilter = None,
     pump: PumpFilter = None,
+    channel: ChannelFilter = None,
     state: Annotated[str, typer.Option(help="pending, replayed, discarded or any")] = "pending",
     limit: Limit = 100,
 ) -> None:
     """Show refused readings, the last received first."""
-    wanted = QuarantineFilter(reason, gateway, pump, None if state == "any" else state)
+    wanted = QuarantineFilter(reason, gateway, pump, channel, None if state == "any" else state)
 
     async def command() -> None:
         async with _tools() as (_, pool):
@@ -176,6 +189,7 @@ def replay_quarantined(
     reason: ReasonFilter = None,
     gateway: GatewayFilter = None,
     pump: PumpFilter = None,
+    channel: ChannelFilter = None,
     every: All = False,
     edited: Annotated[
         typer.FileBinaryRead | None,
@@ -189,7 +203,7 @@ def replay_quarantined(
         if len(ids or ()) != 1:
             raise InvalidInput("an edited body replaces one reading", fix="name it by its id")
         act = _replay_edited(edited.read(), content_type)
-    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, act, "replayed")
+    _resolve(ids, QuarantineFilter(reason, gateway, pump, channel, "pending"), every, act, "replayed")
 
 
 def _replay_edited(body: bytes, content_type: str) -> Resolution:
@@ -208,10 +222,17 @@ def discard_quarantined(
     reason: ReasonFilter = None,
     gateway: GatewayFilter = None,
     pump: PumpFilter = None,
+    channel: ChannelFilter = None,
     every: All = False,
 ) -> None:
     """Give refused readings up, those named or all that fit; their rows stay."""
-    _resolve(ids, QuarantineFilter(reason, gateway, pump, "pending"), every, Quarantine.discard, "discarded")
+    _resolve(
+        ids,
+        QuarantineFilter(reason, gateway, pump, channel, "pending"),
+        every,
+        Quarantine.discard,
+        "discarded",
+    )
 
 
 async def _refused(id_: UUID) -> dict[str, Any]:

@@ -34,7 +34,7 @@ async def alone() -> AsyncIterator[httpx.AsyncClient]:
     )
     stop = asyncio.Event()
     serving = asyncio.create_task(run_api(settings, stop))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.http_port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=30) as client:
         async with asyncio.timeout(30):
             while True:
                 try:

@@ -139,7 +139,7 @@ async def test_readiness_and_metrics_of_the_role_show_how_far_the_aggregates_are
         return ready if ready["status"] == "ok" and both and all(map(is_wanted, both)) else None
 
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
         rollups.leading(stored.owner) as leads,
     ):
         assert leads, "nobody rolls up meanwhile"

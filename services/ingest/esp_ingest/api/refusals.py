@@ -16,7 +16,7 @@ from esp_common.messaging import Publisher
 from fastapi import APIRouter, Depends, status
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
-from esp_ingest.api.answers import Id, IdFilter
+from esp_ingest.api.answers import ChannelFilter, Id, IdFilter
 from esp_ingest.dead_letters import DeadLetter, DeadLetters
 from esp_ingest.domain.decode import JSON_TYPE
 from esp_ingest.domain.readings import Reason
@@ -118,6 +118,7 @@ def quarantine_router(lists: Lists, quarantine: Quarantine) -> APIRouter:
         reason: Reason | None = None,
         gateway_id: IdFilter = None,
         pump_id: IdFilter = None,
+        channel: ChannelFilter = None,
         state: State | None = None,
         since: Since = None,
         until: Until = None,
@@ -125,7 +126,7 @@ def quarantine_router(lists: Lists, quarantine: Quarantine) -> APIRouter:
         limit: Limit = 100,
     ) -> Any:
         """Return refused readings, the last received first."""
-        wanted = QuarantineFilter(reason, gateway_id, pump_id, state, since, until)
+        wanted = QuarantineFilter(reason, gateway_id, pump_id, channel, state, since, until)
         rows = await lists.quarantine(wanted, position(cursor, time_field, uuid_field), limit + 1)
         return page(rows, limit, lambda row: (row["received_at"], row["id"]))
 

@@ -21,6 +21,7 @@ class QuarantineFilter:
     reason: str | None = None
     gateway_id: str | None = None
     pump_id: str | None = None
+    channel: str | None = None
     state: str | None = None
     since: datetime | None = None
     until: datetime | None = None

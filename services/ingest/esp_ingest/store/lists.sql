@@ -1,19 +1,20 @@
 -- What operators list: refused readings and scored hours, a page at a time.
 
 -- name: quarantine_page
--- Newest first; $7 and $8 are the last row of the page before, or null.
+-- Newest first; $8 and $9 are the last row of the previous page, or null.
 SELECT id, received_at, gateway_id, message_id, pump_id, time, channel, reason, detail, state, resolved_at,
     resolved_by
 FROM ingest.quarantine
 WHERE ($1::text IS NULL OR reason = $1)
     AND ($2::text IS NULL OR gateway_id = $2)
     AND ($3::text IS NULL OR pump_id = $3)
-    AND ($4::text IS NULL OR state = $4)
-    AND ($5::timestamptz IS NULL OR received_at >= $5)
-    AND ($6::timestamptz IS NULL OR received_at < $6)
-    AND ($7::timestamptz IS NULL OR (received_at, id) < ($7, $8::uuid))
+    AND ($4::text IS NULL OR channel = $4)
+    AND ($5::text IS NULL OR state = $5)
+    AND ($6::timestamptz IS NULL OR received_at >= $6)
+    AND ($7::timestamptz IS NULL OR received_at < $7)
+    AND ($8::timestamptz IS NULL OR (received_at, id) < ($8, $9::uuid))
 ORDER BY received_at DESC, id DESC
-LIMIT $9;
+LIMIT $10;
 
 -- name: quarantine_entry
 SELECT * FROM ingest.quarantine WHERE id = $1;
