@@ -39,7 +39,7 @@ check:  ## Lint, format check, types, import directions, security lint, secrets 
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/native/esp_stack
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/platform/esp_platform deploy/native/esp_stack
 	@$(BIN)/gitleaks dir --no-banner --redact --verbose --log-level warn .
 	@$(BIN)/gitleaks git --no-banner --redact --verbose --log-level warn .
 

@@ -17,7 +17,7 @@ from secrets import token_hex
 import hypothesis
 import pytest
 from engines import engines
-from esp_stack.databases import drop_database
+from esp_platform.databases import drop_database
 from esp_stack.servers import Postgres, RabbitMQ, Redis, Vhost
 
 # A first call that imports a library on a busy machine is slower than any deadline worth having.
@@ -42,7 +42,7 @@ class Database:
         return self.server.url("postgres", self.name)
 
     def url(self, role: str) -> str:
-        """URL for one of `esp_stack.databases.ROLES`."""
+        """URL for one of `esp_platform.databases.ROLES`."""
         return self.server.url(role, self.name)
 
 

@@ -88,7 +88,7 @@ install_all_npm() {
 install_python() {
   requirements='requirements/base.txt requirements/stack.txt'
   [ "$profile" = run ] || requirements="$requirements requirements/dev.txt"
-  packages='libs/common libs/gateway services/ingest services/auth services/diagnostics services/archiver services/backup deploy/native'
+  packages='libs/common libs/gateway services/ingest services/auth services/diagnostics services/archiver services/backup deploy/platform deploy/native'
   stamp=.venv/.installed-$profile
   # shellcheck disable=SC2086 # one word a file
   want=$({ cat $requirements; for package in $packages; do cat $package/pyproject.toml; done; pwd; } | sha256sum)

@@ -10,7 +10,7 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
-from esp_stack.databases import ROLES
+from esp_platform.databases import ROLES
 
 WASM = Path(__file__).parents[1] / "wasm"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from esp_common.contracts import arrow
 from esp_common.contracts.readings import empty_readings
-from esp_stack.databases import OWNER
+from esp_platform.databases import OWNER
 from rig import batches, readings, until
 
 GOOD = 100

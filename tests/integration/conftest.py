@@ -32,11 +32,11 @@ from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_ingest.app import run_api
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.migrations import migrate
+from esp_platform.databases import AUTH_OWNER
+from esp_platform.vault import Vault
 from esp_stack.certificates import Tls, renew
-from esp_stack.databases import AUTH_OWNER
 from esp_stack.programs import account, free_port
 from esp_stack.servers import OpenBao, RabbitMQ, Vhost
-from esp_stack.vault import Vault
 from waiting import beside
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 import pytest
 from esp_auth.store.migrations import migrate
-from esp_stack.databases import AUTH_OWNER
+from esp_platform.databases import AUTH_OWNER
 
 Database = Any
 STRANGERS = ("esp_ingest", "esp_ingest_owner", "esp_diagnostics", "esp_archiver", "esp_backup")

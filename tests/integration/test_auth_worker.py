@@ -22,7 +22,7 @@ from esp_common.contracts.events import Event
 from esp_common.errors import Unauthenticated, Unavailable
 from esp_common.messaging import EventListener, Publisher, Requester
 from esp_common.tokens import read_jwks
-from esp_stack.databases import AUTH_OWNER
+from esp_platform.databases import AUTH_OWNER
 from esp_stack.servers import Vhost
 
 KEY = new_api_key("bootstrap")

@@ -21,8 +21,10 @@ from esp_common.errors import InvalidInput
 from esp_common.roles import serve_role
 from esp_common.settings import ServiceSettings
 from esp_common.vault import VaultAccess, VaultKeeper
+from esp_platform.databases import LOGIN_MAKER, ensure_login_maker
+from esp_platform.identities import APP_ROLES, AppRole
+from esp_platform.vault import Vault
 from esp_stack.servers import OpenBao, Postgres
-from esp_stack.vault import APP_ROLES, LOGIN_MAKER, AppRole, Vault, ensure_login_maker
 from prometheus_client import REGISTRY
 from pydantic_settings import SettingsConfigDict
 

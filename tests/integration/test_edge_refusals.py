@@ -16,10 +16,11 @@ from esp_common import topology
 from esp_common.audit import AuditTrail
 from esp_common.http import SECURITY_HEADERS
 from esp_common.messaging import Publisher
+from esp_platform.nginx import LOCATIONS, Location
 from esp_stack.programs import account, free_port, share_folder
 from esp_stack.servers import Nginx
 from esp_stack.servers import nginx as door_module
-from esp_stack.servers.nginx import LOCATIONS, access_log_is_large, rotate_access_log
+from esp_stack.servers.nginx import access_log_is_large, rotate_access_log
 from prometheus_client import REGISTRY
 from waiting import beside, until
 
@@ -87,7 +88,7 @@ def client(door: Nginx) -> Iterator[httpx.Client]:
         yield client
 
 
-def path_of(location: door_module.Location) -> str:
+def path_of(location: Location) -> str:
     return PATHS.get(location.match) or PATHS[location.service]
 
 

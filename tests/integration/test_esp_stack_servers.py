@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from esp_common import topology
 from esp_common.revocations import REDIS_KEY as REVOCATIONS
+from esp_platform.nginx import BURST, STREAMS
+from esp_platform.vault import Vault
 from esp_stack.certificates import Tls, is_due, renew
 from esp_stack.programs import account, free_port
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, Redis
-from esp_stack.servers.nginx import BURST, STREAMS
 from esp_stack.servers.postgres import ENGINE_VARIABLE
-from esp_stack.vault import Vault
 from psycopg import errors
 from redis import Redis as RedisClient
 from redis.exceptions import AuthenticationError, NoPermissionError

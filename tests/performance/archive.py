@@ -36,7 +36,7 @@ from esp_archiver.store import manifest
 from esp_archiver.store.migrations import migrate
 from esp_archiver.store.sources import Telemetry, snapshot
 from esp_gateway.simulator.field import build_field
-from esp_stack.databases import ARCHIVER_OWNER
+from esp_platform.databases import ARCHIVER_OWNER
 from esp_stack.servers.azurite import Azurite
 from prometheus_client import REGISTRY
 from report import Figure

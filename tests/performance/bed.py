@@ -28,7 +28,7 @@ from esp_common.auth import new_api_key
 from esp_common.contracts.readings import Readings
 from esp_gateway.simulator.field import build_field
 from esp_ingest.store.migrations import migrate as migrate_ingest
-from esp_stack.databases import OWNER
+from esp_platform.databases import OWNER
 from esp_stack.programs import Program, free_port, private_file, wait_for
 from esp_stack.servers import Postgres, RabbitMQ, Redis
 from redis import Redis as RedisClient

@@ -23,7 +23,7 @@ from azure.storage.blob import BlobServiceClient
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from esp_auth.domain import secrets
 from esp_common.auth import PERMISSIONS, new_api_key
-from esp_stack.databases import (
+from esp_platform.databases import (
     ARCHIVER_OWNER,
     AUTH_OWNER,
     BACKUP_OWNER,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from esp_platform.files import TlsFiles
 
 from esp_stack.programs import private_file
 
@@ -18,6 +19,11 @@ class Tls:
 
     server: Path
     authority: Path
+
+    @property
+    def files(self) -> TlsFiles:
+        """The paths as the server's configuration names them."""
+        return TlsFiles(str(self.server), str(self.server), str(self.authority))
 
     def client_context(self) -> ssl.SSLContext:
         """Return what a client needs to trust the server."""

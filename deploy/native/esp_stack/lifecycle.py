@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from esp_platform.databases import ensure_database, ensure_login_maker
+from esp_platform.identities import APP_ROLES
+
 from esp_stack.accounts import check_accounts
 from esp_stack.certificates import renew
 from esp_stack.configuration import keep_configuration
-from esp_stack.databases import ensure_database
 from esp_stack.endpoints import write_endpoints, write_environment
 from esp_stack.failures import START_FAILURES, start_failure
 from esp_stack.plain_http import ask
@@ -20,7 +22,6 @@ from esp_stack.roles import ROLES, Role, Roles
 from esp_stack.servers import Server
 from esp_stack.stack import DATABASE, Stack
 from esp_stack.supervision import StartWatch
-from esp_stack.vault import APP_ROLES, ensure_login_maker
 
 READY_TIMEOUT_S = 180
 LAYOUT = "4"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_common import topology
+from esp_platform.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
+from esp_platform.identities import APP_ROLES, AppRole
 
 from esp_stack.accounts import account_of
-from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_stack.programs import Program, executable, private_file, private_folder, share_folder
 from esp_stack.stack import ADMIN, DATABASE, ENGINEERS_GATEWAY, Stack
-from esp_stack.vault import APP_ROLES, AppRole
 
 SIMULATOR = "gateway-sim"
 ROLES = (

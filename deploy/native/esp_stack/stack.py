@@ -9,17 +9,18 @@ from secrets import token_bytes
 
 from esp_common import topology
 from esp_common.auth import new_api_key
+from esp_platform import redis
+from esp_platform.broker import ADMINISTRATOR, SESSION_KEEPER
+from esp_platform.databases import LOGIN_MAKER, ROLES
+from esp_platform.vault import Vault
 
 from esp_stack.certificates import Tls
-from esp_stack.databases import ROLES
 from esp_stack.memory import Credentials, remembered_ports
 from esp_stack.programs import account, may, separate_accounts
 from esp_stack.servers import Azurite, Nginx, OpenBao, Postgres, RabbitMQ, RabbitPorts, Redis, Server
 from esp_stack.servers.azurite import new_account_key
-from esp_stack.servers.rabbitmq import ADMINISTRATOR, GATEWAYS, SESSION_KEEPER
-from esp_stack.servers.redis import ADMINISTRATOR as REDIS_ADMINISTRATOR
+from esp_stack.servers.rabbitmq import GATEWAYS
 from esp_stack.supervision import Supervisor
-from esp_stack.vault import LOGIN_MAKER, Vault
 
 DATABASE = "esp"
 ADMIN = "admin"
@@ -111,7 +112,7 @@ class Stack:
     @cached_property
     def redis(self) -> Redis:
         """The cache."""
-        passwords = self.credentials.passwords(REDIS_ADMINISTRATOR, *topology.SERVICES, prefix="redis")
+        passwords = self.credentials.passwords(*redis.USERS, prefix="redis")
         return Redis(
             self.homes / "redis", port=self.ports["redis"], passwords=passwords, tls=self._tls("redis")
         )
@@ -154,7 +155,7 @@ class Stack:
     @property
     def vault(self) -> Vault:
         """What is in the vault."""
-        return Vault(self.openbao)
+        return Vault(self.openbao, bound_cidrs=["127.0.0.1/32"])
 
     @property
     def ca_file(self) -> Path:

@@ -19,7 +19,7 @@ from esp_auth.store.migrations import migrate as migrate_auth
 from esp_ingest.archived import ArchivedDay, settle
 from esp_ingest.store import retention
 from esp_ingest.store.migrations import migrate as migrate_ingest
-from esp_stack.databases import ARCHIVER_OWNER, AUTH_OWNER
+from esp_platform.databases import ARCHIVER_OWNER, AUTH_OWNER
 from esp_stack.servers.azurite import Azurite
 
 TODAY = date(2026, 6, 1)

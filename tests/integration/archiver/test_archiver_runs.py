@@ -18,7 +18,7 @@ from esp_archiver.store.manifest import PartFilter
 from esp_archiver.verification import check
 from esp_diagnostics.store.migrations import migrate as migrate_diagnostics
 from esp_ingest.archived import Refusal
-from esp_stack.databases import DIAGNOSTICS_OWNER
+from esp_platform.databases import DIAGNOSTICS_OWNER
 
 HOUR = timedelta(hours=1)
 

@@ -24,7 +24,7 @@ from esp_common import topology
 from esp_common.auth import PERMISSIONS, new_api_key
 from esp_common.database import create_pool
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
-from esp_stack.databases import AUTH_OWNER
+from esp_platform.databases import AUTH_OWNER
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from esp_auth.store.migrations import migrate
 from esp_common.auth import key_digest
-from esp_stack.databases import AUTH_OWNER
+from esp_platform.databases import AUTH_OWNER
 
 PASSWORD = "seven wells under the rain"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -54,7 +54,7 @@ class Fleet:
     engine: str
 
     def url(self, role: str = "esp_diagnostics") -> str:
-        """Return the URL for a role of `esp_stack.databases.ROLES`."""
+        """Return the URL for a role of `esp_platform.databases.ROLES`."""
         return str(self.database.url(role))
 
     async def rows(self, query: str, *arguments: Any) -> list[asyncpg.Record]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from secrets import token_urlsafe
 
 import psycopg
+from esp_platform.databases import ROLES, ensure_database, ensure_roles
 
 from esp_stack.certificates import Tls
-from esp_stack.databases import ROLES, ensure_database, ensure_roles
 from esp_stack.programs import (
     Program,
     StackError,

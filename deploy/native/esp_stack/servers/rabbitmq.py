@@ -10,87 +10,15 @@ from urllib.parse import quote
 
 import httpx
 from esp_common import topology
+from esp_platform import broker
+from esp_platform.broker import ADMINISTRATOR, AUTH_CACHE_TTL_MS, SESSION_KEEPER, AuthBackend, Listeners
 
 from esp_stack.certificates import Tls
 from esp_stack.plain_http import ask
 from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
-ADMINISTRATOR = "admin"
-SESSION_KEEPER = "session-keeper"
-"""As whom auth ends gateways' connections, which takes an administrator; it has no right to any message."""
 GATEWAYS = ("gw-01", "gw-02", "gw-03", "gw-04", "gw-05", "gw-demo")
-PLUGINS = (
-    "rabbitmq_management",
-    "rabbitmq_mqtt",
-    "rabbitmq_consistent_hash_exchange",
-    "rabbitmq_prometheus",
-    "rabbitmq_auth_backend_http",
-    "rabbitmq_auth_backend_cache",
-)
-
-CONFIGURATION = """\
-management.tcp.ip = 127.0.0.1
-management.tcp.port = {ports.management}
-prometheus.tcp.ip = 127.0.0.1
-prometheus.tcp.port = {ports.prometheus}
-mqtt.exchange = esp.ingest
-mqtt.allow_anonymous = false
-mqtt.vhost = /
-max_message_size = 4194304
-consumer_timeout = 1800000
-disk_free_limit.absolute = 500MB
-vm_memory_high_watermark.relative = 0.4
-cluster_name = esp
-management.load_definitions = {definitions}
-log.console = true
-log.console.level = info
-log.exchange = true
-log.exchange.level = warning
-log.file = false
-"""
-PLAIN_LISTENERS = """\
-listeners.tcp.1 = 127.0.0.1:{ports.amqp}
-mqtt.listeners.tcp.1 = 127.0.0.1:{ports.mqtt}
-"""
-# Gateways in the field may be older than TLS 1.3. Of TLS 1.2 only suites that authenticate what they encrypt
-# (AEAD) and have forward secrecy: the default includes CBC suites.
-CIPHERS = (
-    "TLS_AES_256_GCM_SHA384",
-    "TLS_AES_128_GCM_SHA256",
-    "TLS_CHACHA20_POLY1305_SHA256",
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-)
-TLS_LISTENERS = """\
-listeners.tcp = none
-listeners.ssl.1 = 127.0.0.1:{ports.amqp}
-mqtt.listeners.tcp = none
-mqtt.listeners.ssl.1 = 127.0.0.1:{ports.mqtt}
-ssl_options.cacertfile = {tls.authority}
-ssl_options.certfile = {tls.server}
-ssl_options.keyfile = {tls.server}
-ssl_options.verify = verify_none
-ssl_options.versions.1 = tlsv1.3
-ssl_options.versions.2 = tlsv1.2
-"""
-# A decision is kept this long; what was revoked in between is refused after it.
-AUTH_BACKEND = """\
-auth_backends.1 = internal
-auth_backends.2 = cache
-auth_cache.cached_backend = http
-auth_cache.cache_ttl = {ttl_ms}
-auth_http.http_method = post
-auth_http.user_path = {url}/user
-auth_http.vhost_path = {url}/vhost
-auth_http.resource_path = {url}/resource
-auth_http.topic_path = {url}/topic
-"""
-AUTH_CACHE_TTL_MS = 15_000
 # Schedulers that spin while waiting would take the CPU from everyone else on a small machine.
 ERLANG_OPTIONS = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 
@@ -160,8 +88,7 @@ class RabbitMQ(Server):
         super().__init__(home, account("rabbitmq"))
         self.ports = ports or RabbitPorts.free()
         self.tls = tls
-        self._auth_url = auth_url
-        self._auth_cache_ttl_ms = auth_cache_ttl_ms
+        self._auth = AuthBackend(auth_url, auth_cache_ttl_ms) if auth_url else None
         users = (ADMINISTRATOR, SESSION_KEEPER, *topology.SERVICES, *GATEWAYS)
         self.passwords = passwords or {name: token_urlsafe(24) for name in users}
 
@@ -225,13 +152,12 @@ class RabbitMQ(Server):
 
     def definitions(self, vhost: str = "/") -> dict[str, Any]:
         """Return the topology and the users as RabbitMQ's definitions, for `vhost`."""
-        services = {user: self.passwords[user] for user in (ADMINISTRATOR, *topology.SERVICES)}
-        known = () if self._auth_url else GATEWAYS
+        known = () if self._auth else GATEWAYS
+        # With a backend that knows the gateways, auth closes their connections.
+        users = (ADMINISTRATOR, *topology.SERVICES, *([SESSION_KEEPER] if self._auth else []))
+        passwords = {user: self.passwords[user] for user in users}
         gateways = {gateway: self.passwords[gateway] for gateway in known}
-        found = topology.definitions(services, gateways, vhost=vhost, administrator=ADMINISTRATOR)
-        if self._auth_url:
-            found["users"].append(_administrator(SESSION_KEEPER, self.passwords[SESSION_KEEPER]))
-        return found
+        return broker.definitions(passwords, gateways, vhost=vhost)
 
     def programs(self) -> Sequence[Program]:
         """Return the node and the name server it registers with, which nobody else uses."""
@@ -249,18 +175,14 @@ class RabbitMQ(Server):
         if not cookie.exists():
             private_file(cookie, token_hex(32), self.user)
             cookie.chmod(0o400)
-        private_file(self.home / "enabled_plugins", f"[{','.join(PLUGINS)}].\n", self.user)
+        private_file(self.home / "enabled_plugins", broker.enabled_plugins(), self.user)
         definitions = private_file(
             self.home / "definitions.json", json.dumps(self.definitions(), indent=1), self.user
         )
-        text = CONFIGURATION.format(ports=self.ports, definitions=definitions)
-        listeners = TLS_LISTENERS if self.tls else PLAIN_LISTENERS
-        text += listeners.format(ports=self.ports, tls=self.tls)
-        if self.tls:
-            text += "ssl_options.honor_cipher_order = true\n"
-            text += "".join(f"ssl_options.ciphers.{n} = {name}\n" for n, name in enumerate(CIPHERS, 1))
-        if self._auth_url:
-            text += AUTH_BACKEND.format(url=self._auth_url, ttl_ms=self._auth_cache_ttl_ms)
+        ports = self.ports
+        listeners = Listeners("127.0.0.1", ports.amqp, ports.mqtt, ports.management, ports.prometheus)
+        tls = self.tls.files if self.tls else None
+        text = broker.configuration(listeners, str(definitions), tls, self._auth)
         private_file(self.home / "rabbitmq.conf", text, self.user)
 
     def wait_ready(self, check_alive: Callable[[], None] | None = None) -> None:
@@ -301,13 +223,3 @@ class RabbitMQ(Server):
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self.home / "generated"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{ERLANG_OPTIONS}",
         }
-
-
-def _administrator(name: str, password: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "password_hash": topology.password_hash(password),
-        "hashing_algorithm": "rabbit_password_hashing_sha256",
-        "tags": ["administrator"],
-        "limits": {},
-    }

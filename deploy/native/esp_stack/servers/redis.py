@@ -1,47 +1,15 @@
 """Redis, with an append-only file and a user for each service, which reaches the service's own keys only."""
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from secrets import token_urlsafe
 
-from esp_common import topology
+from esp_platform.redis import ADMINISTRATOR, USERS, configuration, user_lines
 from redis import Redis as Client
 
 from esp_stack.certificates import Tls
 from esp_stack.programs import Program, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
-
-CONFIGURATION = """\
-bind 127.0.0.1
-{listener}
-{users}
-dir {home}
-daemonize no
-databases 256
-appendonly yes
-save ""
-maxmemory 512mb
-# Only what has a time to live may go when memory is short.
-maxmemory-policy volatile-ttl
-"""
-ADMINISTRATOR = "default"
-"""Redis's own name for who may do everything."""
-
-_EVERYTHING = "~* &* +@all"
-# Each its own keys and channels, and the shared counts of requests. Everybody has to know what auth has
-# revoked, and nobody else may say so.
-_OWN = "~{service}:* &{service}:* ~esp:rate* {auth}esp:auth:* +@all -@admin -@dangerous"
-
-PLAIN_LISTENER = "port {port}"
-TLS_LISTENER = """\
-port 0
-tls-port {port}
-tls-cert-file {tls.server}
-tls-key-file {tls.server}
-tls-ca-cert-file {tls.authority}
-tls-auth-clients no
-tls-protocols "TLSv1.3\""""
 
 
 class Redis(Server):
@@ -67,9 +35,7 @@ class Redis(Server):
         super().__init__(home, account("redis"))
         self.tls = tls
         self.port = port or free_port()
-        self.passwords = passwords or {
-            name: token_urlsafe(24) for name in (ADMINISTRATOR, *topology.SERVICES)
-        }
+        self.passwords = passwords or {name: token_urlsafe(24) for name in USERS}
 
     @property
     def url(self) -> str:
@@ -88,17 +54,11 @@ class Redis(Server):
 
     def configure(self) -> None:
         """Write redis.conf."""
-        listener = (TLS_LISTENER if self.tls else PLAIN_LISTENER).format(port=self.port, tls=self.tls)
-        users = "\n".join(self._user(name) for name in (ADMINISTRATOR, *topology.SERVICES))
-        text = CONFIGURATION.format(listener=listener, users=users, home=self.home)
+        tls = self.tls.files if self.tls else None
+        text = configuration("127.0.0.1", self.port, str(self.home), user_lines(self.passwords), tls)
         private_file(self.home / "redis.conf", text, self.user)
 
     def check(self) -> None:
         """Raise unless the server answers a ping."""
         with Client.from_url(self.url, socket_timeout=2) as client:
             client.ping()
-
-    def _user(self, name: str) -> str:
-        rights = _OWN.format(service=name, auth="~" if name == "auth" else "%R~")
-        digest = sha256(self.passwords[name].encode()).hexdigest()
-        return f"user {name} reset on #{digest} {_EVERYTHING if name == ADMINISTRATOR else rights}"

@@ -1,0 +1,1 @@
+"""Bootstrap of the servers that the platform runs on, shared by the native stack, Compose and Helm."""
