@@ -16,7 +16,8 @@ from referencing import Registry, Resource
 
 HELM = Path(__file__).parents[1] / "deploy" / "helm"
 SERVICE = HELM / "esp-service"
-KUBERNETES = ("1.29.0", "1.37.0")
+UMBRELLA = HELM / "esp"
+KUBERNETES = ("1.30.0", "1.37.0")
 """The oldest version that the charts are for, and the newest that there are schemas of."""
 _CUSTOM = Path(__file__).parent / "contract" / "helm" / "schemas"
 
@@ -50,7 +51,6 @@ class Rendering:
 def render(chart: Path, values: Mapping[str, Any], release: str = "esp") -> list[Object]:
     """Return every object of a release; raise helm_python.HelmError for values that the chart refuses."""
     loaded = load(chart)
-    loaded.validate_schema(dict(values))
     files = loaded.render(dict(values), name=release, namespace="esp")
     return [
         found for name, text in sorted(files.items()) if name.endswith(".yaml") for found in _objects(text)
@@ -120,7 +120,17 @@ def _folder(kubernetes: str) -> str:
 
 def renderings() -> list[Rendering]:
     """Return every way to install that the tests look at."""
-    return services()
+    return [*services(), *umbrella()]
+
+
+def umbrella() -> list[Rendering]:
+    """Return the umbrella chart with its default values and with each of its values files."""
+    files = sorted(UMBRELLA.glob("values-*.yaml"))
+    given = {file.stem.removeprefix("values-"): yaml.safe_load(file.read_text()) for file in files}
+    return [
+        Rendering(f"esp-{kind}", UMBRELLA, json.dumps(values))
+        for kind, values in {"default": {}, **given}.items()
+    ]
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
