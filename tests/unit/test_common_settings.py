@@ -30,6 +30,18 @@ def test_a_secret_others_may_read_is_used_with_a_warning(tmp_path: Path) -> None
         assert read_secret(secret(tmp_path, "s", 0o640)) == "s"
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o440])
+@pytest.mark.filterwarnings("error")
+def test_a_private_secret_or_a_mounted_one_is_used_without_a_warning(tmp_path: Path, mode: int) -> None:
+    assert read_secret(secret(tmp_path, "s", mode)) == "s"
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o460, 0o660, 0o604])
+def test_a_secret_that_others_may_change_or_read_is_used_with_a_warning(tmp_path: Path, mode: int) -> None:
+    with pytest.warns(LooseSecretWarning, match=f"{mode:04o}"):
+        read_secret(secret(tmp_path, "s", mode))
+
+
 def test_a_missing_secret_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESP_REDIS_URL_FILE", "/nowhere/secret")
     with pytest.raises(InvalidInput, match="/nowhere/secret"):

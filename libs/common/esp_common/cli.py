@@ -3,10 +3,11 @@
 import asyncio
 import base64
 import logging
+import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from getpass import getuser
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import orjson
 import structlog
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+MAX_ACTOR_LENGTH: Final = 64
+
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Most rows shown.")]
 All = Annotated[bool, typer.Option("--all", help="All there are.")]
 LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-letters list` shows them.")]
@@ -34,8 +37,21 @@ def group(purpose: str) -> typer.Typer:
 
 
 def actor_id() -> str:
-    """Return who runs this command, for the audit trail."""
-    return f"cli:{getuser()}"
+    """Return who runs this command, for the audit trail: `ESP_ACTOR`, else the login name, else the user id.
+
+    A container's user may have neither a login name nor a passwd entry.
+    """
+    name = os.environ.get("ESP_ACTOR", "").strip()
+    if len(name) > MAX_ACTOR_LENGTH or not name.isprintable():
+        raise InvalidInput(
+            f"ESP_ACTOR is not 1 to {MAX_ACTOR_LENGTH} printable characters", fix="set it to your login name"
+        )
+    if not name:
+        try:
+            name = getuser()
+        except (KeyError, OSError):
+            name = f"uid-{os.getuid()}"
+    return f"cli:{name}"
 
 
 def run_command(command: Coroutine[Any, Any, Result], *, away: str, fix: str) -> Result:

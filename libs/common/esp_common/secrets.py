@@ -8,16 +8,23 @@ from typing import Final
 from esp_common.errors import InvalidInput
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_MOUNTED: Final = stat.S_IRUSR | stat.S_IRGRP
+"""Mode of a secret that Kubernetes or Compose mounts: its group is the container's own."""
 
 
 class LooseSecretWarning(UserWarning):
     """A secret file that others on the machine may read."""
 
 
+def is_private(mode: int) -> bool:
+    """Return whether a file of this mode keeps a secret: closed to group and others, or 0440 as mounted."""
+    return not mode & _OTHERS or stat.S_IMODE(mode) == _MOUNTED
+
+
 def read_secret(path: str | Path) -> str:
     """Return the text of the secret file at `path` without surrounding white space.
 
-    Warns when the file is open to group or others; raises InvalidInput when it cannot be read.
+    Warns when the file is not private; raises InvalidInput when it cannot be read.
     """
     path = Path(path)
     try:
@@ -27,8 +34,10 @@ def read_secret(path: str | Path) -> str:
         raise InvalidInput(f"secret file {path}: {error.strerror}", fix="check the *_FILE setting") from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"secret file {path}: is not UTF-8 text", fix="is it the right file?") from error
-    if mode & _OTHERS:
+    if not is_private(mode):
         warnings.warn(
-            f"secret file {path} has mode {mode & 0o777:04o}: chmod 0600 it", LooseSecretWarning, stacklevel=2
+            f"secret file {path} has mode {mode & 0o777:04o}: chmod 0600 it (0440 for a mounted one)",
+            LooseSecretWarning,
+            stacklevel=2,
         )
     return text

@@ -1,13 +1,12 @@
 """Gateway accounts: who a gateway is to the broker. Keys come from files, never from a command line."""
 
 import json
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from esp_common.errors import InvalidInput, NotFound
-from esp_common.secrets import read_secret
+from esp_common.secrets import is_private, read_secret
 from yarl import URL
 
 from esp_gateway.link import with_credentials
@@ -78,7 +77,7 @@ def bare_url(url: str) -> str:
 def _private_json(path: Path, fix: str) -> Any:
     if not path.is_file():
         raise NotFound(f"no file {path}", fix=fix)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if not is_private(path.stat().st_mode):
         raise InvalidInput(f"{path} holds keys and is open to others", fix=f"chmod 600 {path}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -241,8 +241,14 @@ def status(
 
 def state_folder() -> Path:
     """Return the folder where gateways keep their spools unless told otherwise."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "esp-gateway"
+    base = os.environ.get("XDG_STATE_HOME")
+    try:
+        folder = Path(base) if base else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise InvalidInput(
+            "this user has no home folder", fix="set XDG_STATE_HOME, or give --spool"
+        ) from None
+    return folder / "esp-gateway"
 
 
 def _account(

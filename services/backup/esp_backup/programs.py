@@ -91,8 +91,11 @@ class Account:
 
     @property
     def home(self) -> str:
-        """The account's home folder."""
-        return pwd.getpwuid(os.geteuid() if self.uid is None else self.uid).pw_dir
+        """The account's home folder; of an account without a passwd entry, that of this process."""
+        try:
+            return pwd.getpwuid(os.geteuid() if self.uid is None else self.uid).pw_dir
+        except KeyError:
+            return os.environ.get("HOME", "/")
 
 
 async def run(
