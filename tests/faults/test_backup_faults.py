@@ -23,7 +23,6 @@ from esp_backup.watch import Watch
 from esp_common import topology
 from esp_ingest.app import run_worker as run_ingest
 from esp_ingest.settings import IngestSettings
-from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 from waiting import beside, until
 
@@ -199,7 +198,6 @@ async def test_a_destroyed_database_comes_back_with_what_was_covered_and_takes_w
         database_url=site.postgres.url("esp_ingest", "esp"),
         amqp_url=vhost.url_for("ingest"),
         redis_url=redis_url,
-        http_port=free_port(),
     )
     watch, stop = Watch(site.settings, site.pool), asyncio.Event()
     query = "SELECT covered_until FROM backup.archiving WHERE covered_until > $1"

@@ -300,7 +300,7 @@ async def field(
     stop = asyncio.Event()
     roles = [
         asyncio.create_task(run_auth_api(settings, stop)),
-        asyncio.create_task(run_auth_worker(settings.model_copy(update={"http_port": free_port()}), stop)),
+        asyncio.create_task(run_auth_worker(settings, stop)),
     ]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         await eventually(lambda: is_ready(client), 60)

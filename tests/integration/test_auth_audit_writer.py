@@ -27,7 +27,6 @@ from esp_common.audit import AuditTrail
 from esp_common.contracts.events import Event
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
-from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 from waiting import until
 
@@ -353,7 +352,6 @@ async def test_a_worker_killed_at_any_moment_stores_each_record_once(
         "ESP_AUTH_AMQP_URL": trail.settings.amqp_url,
         "ESP_AUTH_MASTER_KEY_FILE": str(master),
         "ESP_AUTH_REDIS_URL": redis_url,
-        "ESP_AUTH_HTTP_PORT": str(free_port()),
     }
     command = (Path(sys.executable).with_name("esp-auth"), "worker")
     records = [record() for _ in range(6000)]

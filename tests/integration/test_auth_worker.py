@@ -48,7 +48,7 @@ class Worker:
             "ESP_AUTH_DATABASE_URL_FILE": self._secret(folder / "database", database.url("esp_auth")),
             "ESP_AUTH_REDIS_URL_FILE": self._secret(folder / "redis", redis_url),
             "ESP_AUTH_MASTER_KEY_FILE": self._secret(folder / "master", master_key),
-            "ESP_AUTH_HTTP_PORT": str(self.port),
+            "ESP_AUTH_METRICS_PORT": str(self.port),
             "ESP_AUTH_ARGON2_MEMORY_KIB": "64",
             "ESP_AUTH_SIGNING_KEY_PUBLISH_S": "0",
         }
@@ -275,12 +275,15 @@ async def test_a_worker_whose_queue_is_gone_is_not_ready_and_then_ready_again(
         await publisher.publish(topology.COMMANDS, topology.AUTH_VERIFY_KEY, b"{}")
 
 
-async def test_metrics_are_for_this_machine_only(worker: Worker) -> None:
+async def test_metrics_need_no_credential_and_nothing_else_is_beside_them(worker: Worker) -> None:
     await worker.until_ready()
     async with httpx.AsyncClient(base_url=worker.base, timeout=30) as client:
-        assert "esp_ready" in (await client.get("/metrics")).text
         proxied = await client.get("/metrics", headers={"X-Forwarded-For": "10.0.0.1"})
-        assert proxied.status_code == 403
+        assert proxied.status_code == 200
+        assert "esp_ready" in proxied.text
+        for path in ("/", "/docs", "/openapi.json", "/api/v1/users", "/metrics/x", "/health"):
+            assert (await client.get(path)).status_code == 404, path
+        assert (await client.post("/metrics")).status_code == 405
 
 
 async def test_with_auth_away_a_known_key_stays_good_and_another_cannot_be_told(

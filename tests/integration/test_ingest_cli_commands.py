@@ -37,6 +37,7 @@ def environment(make_database, vhost) -> dict[str, str]:
         "ESP_INGEST_DATABASE_URL": database.url("esp_ingest"),
         "ESP_INGEST_AMQP_URL": vhost.url_for("ingest"),
         "ESP_INGEST_HTTP_PORT": str(free_port()),
+        "ESP_INGEST_METRICS_PORT": str(free_port()),
     }
 
 
@@ -138,7 +139,7 @@ async def test_without_a_database_a_command_says_so(environment) -> None:
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_a_role_ends_cleanly_on_sigterm(environment, role) -> None:
     process = await start(environment, role)
-    port = environment["ESP_INGEST_HTTP_PORT"]
+    port = environment["ESP_INGEST_METRICS_PORT"]
     async with (
         asyncio.timeout(90),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,

@@ -40,16 +40,17 @@ _EMPTIED = ("telemetry", "ledger", "quarantine", "quality_tally", "quality_hours
 
 
 class Role:
-    """One process of a service, `esp-<service> <arguments>`, on a port of its own."""
+    """One process of a service, `esp-<service> <arguments>`, on ports of its own."""
 
     def __init__(self, bed: "Bed", service: str, role: str, environment: Mapping[str, str]) -> None:
         self.name = f"esp-{service} {role}"
-        self.port = free_port()
+        self.port, metrics_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         self.log = bed.home / f"{service}-{role}.log"
         prefix = f"ESP_{service.upper()}_"
         settings = {f"{prefix}{name}": value for name, value in environment.items()}
-        settings[f"{prefix}HTTP_PORT"] = str(self.port)
+        settings |= {f"{prefix}HTTP_PORT": str(self.port), f"{prefix}METRICS_PORT": str(metrics_port)}
         argv = (str(BINARIES / f"esp-{service}"), role)
         self._program = Program(self.name, argv, bed.home, None, settings)
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,12 +74,12 @@ class Role:
         assert self._process
         if self._process.poll() is not None:
             raise SystemExit(f"{self.name} ended with {self._process.returncode}:\n{self.tail()}")
-        httpx.get(f"{self.url}/health/ready", timeout=2).raise_for_status()
+        httpx.get(f"{self.metrics_url}/health/ready", timeout=2).raise_for_status()
 
     def is_ready(self) -> bool:
         """Return whether the role says that it is ready."""
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=2).is_success
+            return httpx.get(f"{self.metrics_url}/health/ready", timeout=2).is_success
         except httpx.TransportError:
             return False
 

@@ -349,11 +349,11 @@ async def _fetch(connection: Any, statements: Statements) -> None:
 async def _dashboards(api: Role, pumps: Sequence[str], seconds: int) -> Figure:
     """Have dashboards refresh for `seconds`; return the share of answers that were kept ones."""
     async with httpx.AsyncClient(base_url=api.url, headers=HEADERS, timeout=60) as client:
-        before = await _outcomes(client)
+        before = await _outcomes(api)
         async with asyncio.TaskGroup() as group:
             for number in range(DASHBOARDS):
                 group.create_task(_dashboard(client, pumps[number % len(pumps)], number, seconds))
-        after = await _outcomes(client)
+        after = await _outcomes(api)
     hits, others = (after[kind] - before[kind] for kind in ("hit", "other"))
     share = 100 * hits / (hits + others)
     note = f"{min(len(pumps), DASHBOARDS)} pumps, {seconds} s"
@@ -381,9 +381,11 @@ async def _dashboard(client: httpx.AsyncClient, pump: str, number: int, seconds:
             answer.raise_for_status()
 
 
-async def _outcomes(client: httpx.AsyncClient) -> dict[str, float]:
+async def _outcomes(api: Role) -> dict[str, float]:
     found = {"hit": 0.0, "other": 0.0}
-    for line in (await client.get("/metrics")).text.splitlines():
+    async with httpx.AsyncClient(timeout=60) as client:
+        metrics = (await client.get(f"{api.metrics_url}/metrics")).text
+    for line in metrics.splitlines():
         if line.startswith("esp_diagnostics_cache_answers_total"):
             found["hit" if 'outcome="hit"' in line else "other"] += float(line.rpartition(" ")[2])
     return found

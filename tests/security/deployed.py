@@ -75,7 +75,8 @@ class Role:
 
     def __init__(self, folder: Path, service: str, role: str, settings: Mapping[str, str]) -> None:
         self.name = f"{service}-{role}"
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
+        self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"{self.name}.log"
         argv = (str(BINARIES / f"esp-{service}"), role)
@@ -95,7 +96,11 @@ class Role:
     def start(self) -> None:
         """Start the process."""
         prefix = f"ESP_{self.name.split('-')[0].upper()}_"
-        environment = {**self._program.full_environment(), f"{prefix}HTTP_PORT": str(self.port)}
+        environment = {
+            **self._program.full_environment(),
+            f"{prefix}HTTP_PORT": str(self.port),
+            f"{prefix}METRICS_PORT": str(self.metrics_port),
+        }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._program.command(), env=environment, stdout=log, stderr=log)
 
@@ -107,7 +112,7 @@ class Role:
         assert self.process
         if self.process.poll() is not None:
             raise SystemExit(f"{self.name} ended:\n{self.log.read_text()[-4000:]}")
-        answer = ask("GET", f"{self.url}/health/ready", timeout=5)
+        answer = ask("GET", f"{self.metrics_url}/health/ready", timeout=5)
         assert answer.status_code == 200, answer.text
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 What is expected follows from the table of permissions and from what each route declares of itself.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -107,11 +108,8 @@ def declared_by(service: str, application: FastAPI) -> list[Declared]:
         kind = type(route.original_route)
         if route.path in PROBES or (kind is APIWebSocketRoute and route.path in SOCKETS):
             continue
-        if route.path == "/metrics":
-            needs: str | None = "metrics:read"  # of whoever is not on this machine, as no request here is
-        else:
-            assert kind is APIRoute, f"{service} {route.path}: no test knows what a {kind.__name__} needs"
-            needs = needed(route.dependant)
+        assert kind is APIRoute, f"{service} {route.path}: no test knows what a {kind.__name__} needs"
+        needs = needed(route.dependant)
         found += [Declared(service, method, str(route.path), needs) for method in sorted(route.methods or ())]
     return found
 
@@ -128,16 +126,16 @@ async def applications(deployed: Deployed) -> AsyncIterator[dict[str, FastAPI]]:
         }
 
     secrets = {"master_key": deployed.master_key, "broker_secret": deployed.broker_secret}
+    archive = {"blob_connection_string": deployed.azurite.connection_string}
+    stop = asyncio.Event()
     opening = {
-        "auth": open_auth(AuthSettings(**common("auth"), **secrets)),
-        "ingest": open_ingest(IngestSettings(**common("ingest"))),
+        "auth": open_auth(AuthSettings(**common("auth"), **secrets), stop),
+        "ingest": open_ingest(IngestSettings(**common("ingest")), stop),
         "diagnostics": open_diagnostics(
-            DiagnosticsSettings(**common("diagnostics"), master_key=deployed.sealing_key)
+            DiagnosticsSettings(**common("diagnostics"), master_key=deployed.sealing_key), stop
         ),
-        "archiver": open_archiver(
-            ArchiverSettings(**common("archiver"), blob_connection_string=deployed.azurite.connection_string)
-        ),
-        "backup": open_backup(BackupSettings(**common("backup"))),
+        "archiver": open_archiver(ArchiverSettings(**common("archiver"), **archive), stop),
+        "backup": open_backup(BackupSettings(**common("backup")), stop),
     }
     async with AsyncExitStack() as stack:
         opened = {name: await stack.enter_async_context(context) for name, context in opening.items()}
@@ -557,7 +555,13 @@ def test_the_broker_is_answered_behind_its_secret_only(deployed: Deployed, asker
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_metrics_are_for_this_machine_and_who_may_read_them(service: str, asker: Asker) -> None:
-    assert asker.answer(service, "GET", "/metrics", {})[0] == 200
-    for proxied in ({"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}):
-        assert asker.answer(service, "GET", "/metrics", proxied)[0] == 401
+def test_metrics_are_on_the_second_listener_alone_and_nothing_else_is_there(
+    service: str, deployed: Deployed, asker: Asker
+) -> None:
+    for credential in ({}, {"X-API-Key": deployed.bootstrap_key}):
+        assert asker.answer(service, "GET", "/metrics", credential)[0] == 404
+    second = deployed.api(service).metrics_url
+    assert httpx.get(f"{second}/metrics", timeout=30).status_code == 200
+    for path in ("/api/v1/auth/me", "/api/v1/pumps", "/api/v1/telemetry", "/docs", "/openapi.json", "/"):
+        for method in ("GET", "POST"):
+            assert httpx.request(method, second + path, timeout=30).status_code == 404, path

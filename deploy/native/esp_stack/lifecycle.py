@@ -24,7 +24,7 @@ from esp_stack.stack import DATABASE, Stack
 from esp_stack.supervision import StartWatch
 
 READY_TIMEOUT_S = 180
-LAYOUT = "4"
+LAYOUT = "5"
 """Of what the stack writes. A running stack of another layout is stopped before it is started as this one."""
 ORPHANS_TIMEOUT_S = 60
 PAUSE_S = 0.2

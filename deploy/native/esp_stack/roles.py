@@ -23,6 +23,8 @@ ROLES = (
     *("backup-api", "backup-worker", SIMULATOR),
 )
 
+API_ROLES = tuple(name for name in ROLES if name.endswith("-api"))
+
 SICK_PUMPS = (
     ("SIM-004", "gas_interference", 0.05),
     ("SIM-013", "tubing_hole", 0.1),
@@ -172,15 +174,16 @@ class Roles:
             secrets.write(known.name, vault.new_secret_id(app_role))
 
     def _role(self, name: str, command: str, arguments: tuple[str, ...], identity: Identity) -> Role:
-        stack, port = self._stack, self._stack.ports[name]
+        stack = self._stack
         prefix = command.replace("-", "_").upper()
         own = {
-            f"{prefix}_HTTP_PORT": str(port),
+            **({f"{prefix}_HTTP_PORT": str(stack.ports[name])} if name in API_ROLES else {}),
+            f"{prefix}_METRICS_PORT": str(metrics_port(stack, name)),
             f"{prefix}_AUDIT_FOLDER": str(private_folder(stack.homes / "audit" / name, identity.user)),
         }
         program = self._program(name, command, arguments, identity)
         program = replace(program, environment={**identity.settings, **own})
-        return Role(program, f"http://127.0.0.1:{port}/health/ready")
+        return Role(program, f"http://127.0.0.1:{metrics_port(stack, name)}/health/ready")
 
     def _gateway_program(self, name: str, arguments: tuple[str, ...]) -> Program:
         return self._program(name, "esp-gateway", arguments, Identity(account_of("gateway"), {}))
@@ -296,6 +299,11 @@ class Roles:
             str(spool),
             *(_past(stack.history_h) if stack.history_h else ()),
         )
+
+
+def metrics_port(stack: Stack, role: str) -> int:
+    """Return the port of the role's health and metrics: a role without an API has no other."""
+    return stack.ports[f"{role}-metrics" if role in API_ROLES else role]
 
 
 def _past(hours: float) -> Iterator[str]:

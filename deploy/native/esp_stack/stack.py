@@ -53,6 +53,11 @@ PREFERRED_PORTS = {
     "archiver-api": 17151,
     "backup-worker": 17160,
     "backup-api": 17161,
+    "auth-api-metrics": 17171,
+    "ingest-api-metrics": 17172,
+    "diagnostics-api-metrics": 17173,
+    "archiver-api-metrics": 17174,
+    "backup-api-metrics": 17175,
 }
 
 

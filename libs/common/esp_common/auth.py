@@ -58,7 +58,6 @@ PERMISSIONS: Final[Mapping[str, frozenset[str]]] = {
     "archive:write": frozenset({"admin", "engineer"}),
     "backups:read": frozenset({"admin", "engineer"}),
     "backups:write": _ADMIN,
-    "metrics:read": _ADMIN,
     "users:read": _ADMIN,
     "users:write": _ADMIN,
     "api-keys:read": _ADMIN,

@@ -8,12 +8,12 @@ from typing import Any, Final
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from esp_common import vault
-from esp_common.serving import make_server
+from esp_common.serving import make_metrics_server
 from esp_common.settings import ServiceSettings
 from esp_common.telemetry import mask
 
@@ -29,10 +29,14 @@ Check = Callable[[], Awaitable[object]]
 
 
 class Health:
-    """A role's checks. `info`: what else an operator should know; functions give it at each answer."""
+    """A role's checks. `info`: what else an operator should know; functions give it at each answer.
 
-    def __init__(self) -> None:
+    `stop`: the role is not ready from the moment it is set.
+    """
+
+    def __init__(self, stop: asyncio.Event | None = None) -> None:
         self.info: dict[str, Any] = {}
+        self._stop = stop
         self._checks: dict[str, Check] = {}
         self._was_ready = False
         self._failed: set[str] = set()
@@ -61,6 +65,8 @@ class Health:
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
         """Return whether everything needed answers, and for each check "ok" or what is wrong."""
+        if self._stop is not None and self._stop.is_set():
+            return False, {"running": "the role is stopping"}
         names = list(self._checks)
         outcomes = dict(zip(names, await asyncio.gather(*map(self._outcome, names)), strict=True))
         failed = {name for name, outcome in outcomes.items() if outcome != "ok"}
@@ -108,27 +114,18 @@ class Health:
         return [Route(f"/health/{name}", answer, methods=["GET"]) for name, answer in answers.items()]
 
 
-def is_local(request: HTTPConnection) -> bool:
-    """Return whether the request comes from this machine itself, not through a proxy on it."""
-    proxied = "x-forwarded-for" in request.headers or "forwarded" in request.headers
-    return not proxied and request.client is not None and request.client.host in ("127.0.0.1", "::1")
-
-
-def metrics_response() -> Response:
-    """Return the default registry in Prometheus's text format."""
+async def _on_metrics(_: Request) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _on_metrics(request: Request) -> Response:
-    # A role without an API has no way to check a key, so its metrics are for this machine only.
-    return metrics_response() if is_local(request) else Response(status_code=403)
 
 
 @asynccontextmanager
 async def serve_health(health: Health, settings: ServiceSettings) -> AsyncIterator[None]:
-    """Serve `/health/*` and `/metrics` (to this machine only) of a role without an API, while inside."""
+    """Serve `/health/*` and `/metrics` on the role's second listener, while inside.
+
+    Nobody needs a credential there, so it must not be reachable from outside.
+    """
     app = Starlette(routes=[*health.routes(), Route("/metrics", _on_metrics, methods=["GET"])])
-    server = make_server(app, settings)
+    server = make_metrics_server(app, settings)
     serving = asyncio.create_task(server.serve(), name="health")
     try:
         yield

@@ -1,7 +1,7 @@
 """The HTTP edge every API shares: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
 
-Nothing but `/health/*` answers without a credential. `/metrics` answers this machine itself (a scraper
-beside the role, not through a proxy) and otherwise wants the permission `metrics:read`.
+Nothing but `/health/*` answers without a credential. Metrics are on the role's second listener:
+`esp_common.health.serve_health`.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esp_common.audit import ORIGIN, AuditTrail, Origin, Outcome
-from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated, require
+from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated
 from esp_common.client_address import TrustedProxies
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
-from esp_common.health import Health, is_local, metrics_response
+from esp_common.health import Health
 from esp_common.rate_limit import RateLimiter
 from esp_common.telemetry import mask
 
@@ -197,7 +197,7 @@ def set_verdict(request: HTTPConnection, verdict: Verdict) -> None:
 class Edge:
     """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
 
-    `trail`: takes note of every request but those for health and the local scraper's; None: nobody does.
+    `trail`: takes note of every request but those for health; None: nobody does.
     `proxies`: who may say from where a request comes.
     """
 
@@ -285,11 +285,7 @@ class Edge:
 
     def _note(self, scope: Scope, origin: Origin, status: int) -> None:
         path = scope["path"]
-        if (
-            self._trail is None
-            or path.startswith(_UNAUDITED)
-            or (path == "/metrics" and is_local(HTTPConnection(scope)))
-        ):
+        if self._trail is None or path.startswith(_UNAUDITED):
             return
         caller: Principal | None = origin.state.get("principal")
         verdict: Verdict | None = origin.state.get(_VERDICT)
@@ -510,14 +506,8 @@ def create_app(
 
 
 def _service_router() -> APIRouter:
-    """Return the routes beside the API: metrics and documentation, each for callers with a credential."""
+    """Return the routes of the documentation, for callers with a credential."""
     router = APIRouter(include_in_schema=False)
-
-    @router.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        if not is_local(request):
-            await require("metrics:read")(request)
-        return metrics_response()
 
     @router.get("/openapi.json")
     async def openapi(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> dict[str, Any]:

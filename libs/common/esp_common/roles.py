@@ -32,7 +32,7 @@ def run_role(service: str, name: str, role: Role[Settings], settings: Settings) 
 
 
 async def _watched(role: Role[Settings], settings: Settings) -> None:
-    async with watch_loop(settings.loop_blocked_limit_s, settings.http_host, settings.liveness_port):
+    async with watch_loop(settings.loop_blocked_limit_s, settings.metrics_host, settings.liveness_port):
         await _until_signalled(role, settings)
 
 

@@ -24,15 +24,24 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: ASGIApp, settings: ServiceSettings, **options: Any) -> Server:
-    """Return the server of `application`; `options` are further ones of uvicorn's.
+    """Return the public server of `application`; `options` are further ones of uvicorn's.
 
     It does not speak WebSocket unless an option `ws` says so: an upgrade asked for is then just a request.
     """
+    return _make_server(application, settings.http_host, settings.http_port, options)
+
+
+def make_metrics_server(application: ASGIApp, settings: ServiceSettings) -> Server:
+    """Return the server of the role's second listener."""
+    return _make_server(application, settings.metrics_host, settings.metrics_port, {})
+
+
+def _make_server(application: ASGIApp, host: str, port: int, options: dict[str, Any]) -> Server:
     return Server(
         uvicorn.Config(
             application,
-            settings.http_host,
-            settings.http_port,
+            host,
+            port,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -44,14 +53,21 @@ def make_server(application: ASGIApp, settings: ServiceSettings, **options: Any)
     )
 
 
-async def serve(server: Server, stop: asyncio.Event, background: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def serve(
+    server: Server,
+    stop: asyncio.Event,
+    background: Iterable[Coroutine[Any, Any, None]],
+    shutdown_delay_s: float = 0.0,
+) -> None:
     """Serve until `stop` is set, with `background` beside; requests under way are answered first.
 
-    Raises what a part of the background died of.
+    New requests are served for `shutdown_delay_s` more, until load balancers have noticed that the role is
+    not ready any more. Raises what a part of the background died of.
     """
 
     async def stop_serving() -> None:
         await stop.wait()
+        await asyncio.sleep(shutdown_delay_s)
         server.should_exit = True
 
     await until_first_ends(server.serve(), *background, beside=[stop_serving()])

@@ -75,8 +75,20 @@ class ServiceSettings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", repr=False, description="Redis: redis(s)://:password@host:port/db."
     )
-    http_host: str = Field("127.0.0.1", description="Address the role's HTTP server listens on.")
-    http_port: int = Field(8080, ge=0, le=65535, description="Port of the role's HTTP server.")
+    http_host: str = Field("127.0.0.1", description="Address an API's HTTP server listens on.")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of an API's HTTP server.")
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address of /metrics and /health/*, which ask for no credential: never a public one.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of /metrics and /health/* of the role; 0: any free one."
+    )
+    shutdown_delay_s: float = Field(
+        0,
+        ge=0,
+        description="Seconds an API told to stop serves on, not ready, for load balancers to notice.",
+    )
     liveness_port: int | None = Field(
         None,
         ge=1,

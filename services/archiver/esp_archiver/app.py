@@ -34,14 +34,16 @@ Part = Coroutine[Any, Any, None]
 
 async def run_api(settings: ArchiverSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
-    async with open_api(settings) as (application, background):
-        await serve(make_server(application, settings), stop, background)
+    async with open_api(settings, stop) as (application, background):
+        await serve(make_server(application, settings), stop, background, settings.shutdown_delay_s)
 
 
 @asynccontextmanager
-async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+async def open_api(
+    settings: ArchiverSettings, stop: asyncio.Event
+) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health()
+    health = Health(stop)
     async with AsyncExitStack() as stack:
         # No connection is opened yet: the API starts, and says that it is not ready, without a database.
         pool = await create_pool(
@@ -77,6 +79,7 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
             proxies=TrustedProxies(settings.trusted_proxies),
         )
         answer_outages(application)
+        await stack.enter_async_context(serve_health(health, settings))
         yield (
             application,
             [
@@ -91,7 +94,7 @@ async def open_api(settings: ArchiverSettings) -> AsyncIterator[tuple[ASGIApp, l
 
 async def run_worker(settings: ArchiverSettings, stop: asyncio.Event) -> None:
     """Archive by schedule and on request, and bring readings back, until `stop` is set."""
-    health = Health()
+    health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database and the blob storage")
     # A day of readings takes longer to read than any statement of other roles may.
     unhurried = settings.model_copy(update={"statement_timeout_s": 0})

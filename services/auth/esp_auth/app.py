@@ -48,14 +48,14 @@ Part = Coroutine[Any, Any, None]
 
 async def run_api(settings: AuthSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
-    async with open_api(settings) as (application, background):
-        await serve(make_server(application, settings), stop, background)
+    async with open_api(settings, stop) as (application, background):
+        await serve(make_server(application, settings), stop, background, settings.shutdown_delay_s)
 
 
 @asynccontextmanager
-async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+async def open_api(settings: AuthSettings, stop: asyncio.Event) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health()
+    health = Health(stop)
     async with AsyncExitStack() as stack:
         pool = await _open_pool(settings, "api", stack)
         redis = connect_redis(settings.redis_url)
@@ -102,12 +102,14 @@ async def open_api(settings: AuthSettings) -> AsyncIterator[tuple[ASGIApp, list[
             limiter.run(),
             every(KEYS_CHECKED_S, identity.signing.ensure, "signing keys"),
         ]
+        await stack.enter_async_context(serve_health(health, settings))
         yield BrokerDoor(application, settings.broker_secret), background
 
 
 async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
     """Answer every service's questions, keep the audit log and relay events until `stop` is set."""
-    health = Health()
+    health = Health(stop)
+    health.add_flag("started", lambda: False, "connecting")
     async with serve_health(health, settings), AsyncExitStack() as stack:
         pool = await _open_pool(settings, "worker", stack)
         redis = connect_redis(settings.redis_url)
@@ -120,6 +122,7 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
         consumers = [
             Questions(settings.amqp_url, question, answers, publisher) for question in topology.REQUESTS
         ]
+        health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_obstacle("publisher", lambda: publisher.obstacle)
         for consumer in consumers:

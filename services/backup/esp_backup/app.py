@@ -37,14 +37,16 @@ Part = Coroutine[Any, Any, None]
 
 async def run_api(settings: BackupSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
-    async with open_api(settings) as (application, background):
-        await serve(make_server(application, settings), stop, background)
+    async with open_api(settings, stop) as (application, background):
+        await serve(make_server(application, settings), stop, background, settings.shutdown_delay_s)
 
 
 @asynccontextmanager
-async def open_api(settings: BackupSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+async def open_api(
+    settings: BackupSettings, stop: asyncio.Event
+) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health()
+    health = Health(stop)
     async with AsyncExitStack() as stack:
         pool = await create_pool(
             settings, role="esp-backup api", min_size=0, max_size=settings.database_pool_size
@@ -76,12 +78,13 @@ async def open_api(settings: BackupSettings) -> AsyncIterator[tuple[ASGIApp, lis
             cors_origins=settings.cors_origins,
             proxies=TrustedProxies(settings.trusted_proxies),
         )
+        await stack.enter_async_context(serve_health(health, settings))
         yield application, [listener.run(), verifier.run(), trail.run(), limiter.run()]
 
 
 async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:
     """Take, check and restore backups and relay events until `stop` is set."""
-    health = Health()
+    health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
         pool = await await_pool(settings, stop, role="esp-backup worker", max_size=WORKER_CONNECTIONS)

@@ -63,14 +63,18 @@ Part = Coroutine[Any, Any, None]
 
 async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
-    async with open_api(settings) as (application, background):
-        await serve(make_server(application, settings, **SERVER_OPTIONS), stop, background)
+    async with open_api(settings, stop) as (application, background):
+        await serve(
+            make_server(application, settings, **SERVER_OPTIONS), stop, background, settings.shutdown_delay_s
+        )
 
 
 @asynccontextmanager
-async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
+async def open_api(
+    settings: DiagnosticsSettings, stop: asyncio.Event
+) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health()
+    health = Health(stop)
     async with AsyncExitStack() as stack:
         pool = await _open_pool(settings, "api", stack)
         redis = connect_redis(settings.redis_url)
@@ -128,12 +132,13 @@ async def open_api(settings: DiagnosticsSettings) -> AsyncIterator[tuple[ASGIApp
             limiter.run(),
             hub.run(),
         ]
+        await stack.enter_async_context(serve_health(health, settings))
         yield application, background
 
 
 async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
     """Judge readings until `stop` is set; what is known is saved first."""
-    health = Health()
+    health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
         size = settings.database_pool_size
@@ -153,7 +158,8 @@ async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None
 
 async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
     """Tell people, and do what is due, until `stop` is set; messages under way are finished first."""
-    health = Health()
+    health = Health(stop)
+    health.add_flag("started", lambda: False, "connecting")
     async with serve_health(health, settings), AsyncExitStack() as stack:
         pool = await _open_pool(settings, "notifier", stack)
         redis = connect_redis(settings.redis_url)
@@ -163,6 +169,7 @@ async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> No
         live = LivePublisher(redis)
         notifications = notification_consumer(settings, Delivery(pool, settings))
         platform = platform_consumer(settings, pool, live)
+        health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_obstacle("publisher", lambda: publisher.obstacle)
         health.add_flag("notifications", lambda: notifications.alive, "the broker has no such consumer")

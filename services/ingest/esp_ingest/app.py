@@ -50,18 +50,18 @@ ENGINE_LACKS: Final = {
 
 async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
-    async with open_api(settings) as (application, background):
+    async with open_api(settings, stop) as (application, background):
         # What is loaded stays: looking through it for garbage again and again is time taken from requests.
         gc.freeze()
-        await serve(make_server(application, settings), stop, background)
+        await serve(make_server(application, settings), stop, background, settings.shutdown_delay_s)
 
 
 @asynccontextmanager
 async def open_api(
-    settings: IngestSettings,
+    settings: IngestSettings, stop: asyncio.Event
 ) -> AsyncIterator[tuple[FastLane, list[Coroutine[Any, Any, None]]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health()
+    health = Health(stop)
     async with AsyncExitStack() as stack:
         # No connection is opened yet: the API starts, and says that it is not ready, without a database.
         pool = await create_pool(
@@ -112,12 +112,13 @@ async def open_api(
             trail.run(),
             limiter.run(),
         ]
+        await stack.enter_async_context(serve_health(health, settings))
         yield FastLane(application, endpoint), background
 
 
 async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
     """Store readings until `stop` is set; what is held is finished first."""
-    health = Health()
+    health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
         pool = await _open_pool(settings, "worker", stop, init=prepare)
@@ -135,7 +136,7 @@ async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
 
 async def run_maintenance(settings: IngestSettings, stop: asyncio.Event) -> None:
     """Keep partitions, aggregates and quality current and relay the outbox until `stop` is set."""
-    health = Health()
+    health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database")
     # Rolling up years of late data takes longer than any statement of the other roles may.
     unhurried = settings.model_copy(update={"statement_timeout_s": 0})

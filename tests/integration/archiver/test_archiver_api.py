@@ -80,14 +80,14 @@ async def running(archive: Any, vhost: Any, auth_service: Any, redis_url: str) -
     )
     stop = asyncio.Event()
     api = asyncio.create_task(run_api(settings, stop))
-    worker_settings = settings.model_copy(update={"http_port": free_port()})
+    worker_settings = settings.model_copy(update={"metrics_port": free_port()})
     worker = asyncio.create_task(run_worker(worker_settings, stop))
     base_url = f"http://127.0.0.1:{settings.http_port}"
     async with httpx.AsyncClient(base_url=base_url, timeout=30) as client:
         running = Running(replace(archive, settings=settings), client, auth_service, vhost)
         client.headers.update(running.key(*PERMISSIONS))
         try:
-            for port in (settings.http_port, worker_settings.http_port):
+            for port in (settings.http_port, worker_settings.metrics_port):
                 await until(lambda port=port: ready(client, port), "roles are ready", 60)
             answer = await client.post("/api/v1/archive/runs")
             assert answer.status_code == 202

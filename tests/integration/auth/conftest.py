@@ -171,7 +171,7 @@ async def running(role: Any, settings: AuthSettings) -> AsyncIterator[None]:
     stop = asyncio.Event()
     serving = asyncio.create_task(role(settings, stop))
     try:
-        ready = asyncio.create_task(until_ready(f"http://127.0.0.1:{settings.http_port}"))
+        ready = asyncio.create_task(until_ready(f"http://127.0.0.1:{settings.metrics_port}"))
         await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             ready.cancel()
@@ -192,6 +192,7 @@ async def open_rig(database: Any, vhost: Vhost, redis_url: str, **overrides: Any
         amqp_url=vhost.url_for("auth"),
         redis_url=redis_url,
         http_port=free_port(),
+        metrics_port=free_port(),
         master_key=MASTER_KEY,
         broker_secret="the-broker-asks-here",
         rate_limit_per_minute=0,
@@ -222,6 +223,6 @@ async def auth(make_database: Any, vhost: Vhost, redis_url: str) -> AsyncIterato
 async def auth_with_worker(make_database: Any, vhost: Vhost, redis_url: str) -> AsyncIterator[AuthRig]:
     """The API and the worker of the module."""
     async with open_rig(make_database("postgres"), vhost, redis_url) as rig:
-        worker = rig.settings.model_copy(update={"http_port": free_port()})
+        worker = rig.settings.model_copy(update={"metrics_port": free_port()})
         async with running(run_worker, worker), running(run_api, rig.settings):
             yield rig

@@ -75,7 +75,7 @@ async def test_a_key_gives_no_user_more_rights_than_it_has(auth: Any) -> None:
 
 async def test_a_key_does_nothing_to_a_key_with_more_rights(auth: Any) -> None:
     weak = (await new_key(auth, *MANAGER)).key
-    strong = await new_key(auth, *MANAGER, "metrics:read")
+    strong = await new_key(auth, *MANAGER, "backups:write")
     found = await verbs(auth, "/api/v1/api-keys")
     assert len(found) >= 2
     for verb in found:

@@ -28,7 +28,6 @@ from esp_backup.store.cluster import Cluster
 from esp_common.contracts.events import Event
 from esp_common.errors import Conflict, InvalidInput
 from esp_common.messaging import EventListener
-from esp_stack.programs import free_port
 from esp_stack.servers import OpenBao, RabbitMQ, Vhost
 from waiting import beside, until
 
@@ -76,7 +75,6 @@ async def first_round(site: Site, vhost: Vhost) -> SimpleNamespace:
     settings = site.settings.model_copy(
         update={
             "amqp_url": vhost.url_for("backup"),
-            "http_port": free_port(),
             "heartbeat_s": 0.5,
             "poll_s": 0.2,
             "audit_verify_command": f"{Path(sys.executable).with_name('esp-auth')} audit verify",

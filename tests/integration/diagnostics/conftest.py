@@ -186,7 +186,10 @@ async def fleet_on_engine(database: Any) -> Fleet:
 
 @pytest.fixture(scope="module")
 def diagnostics_settings(fleet: Fleet, vhost: Vhost, redis_url: str) -> DiagnosticsSettings:
-    """Settings for a role of diagnostics on `fleet`; give each role that runs its own `http_port`."""
+    """Settings for a role of diagnostics on `fleet`.
+
+    Give each API that runs its own `http_port`, each other role its own `metrics_port`.
+    """
     return DiagnosticsSettings(
         database_url=fleet.url(),
         amqp_url=vhost.url_for("diagnostics"),
@@ -201,7 +204,8 @@ async def _running(role: Any, settings: DiagnosticsSettings) -> AsyncIterator[ht
     """Run a role until it is ready, and while inside; give a client of its HTTP server."""
     stop = asyncio.Event()
     serving = asyncio.create_task(role(settings, stop))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=30) as client:
+    port = settings.http_port if role is run_api else settings.metrics_port
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
 
         async def ready() -> bool:
             if serving.done():

@@ -94,7 +94,8 @@ async def suffer(fleet: Any, pump_id: str, onset: datetime) -> None:
 @pytest.fixture(scope="class")
 async def worker(diagnostics_settings: DiagnosticsSettings, running: Any) -> AsyncIterator[None]:
     """A worker that trains soon."""
-    update = {"http_port": free_port(), "training_check_s": 0.3, "training_retry_s": 0.3, "replay_new_s": 0}
+    often = {"training_check_s": 0.3, "training_retry_s": 0.3}
+    update = {"metrics_port": free_port(), "replay_new_s": 0, **often}
     with pytest.MonkeyPatch.context() as patch:
         # These tests announce readings that the store does not have, where a backlog would be read from.
         patch.setattr(backlog, "MAX_LIVE_READINGS", 100_000)

@@ -118,7 +118,7 @@ def settings(diagnostics_settings: DiagnosticsSettings) -> DiagnosticsSettings:
 @pytest.fixture(scope="module")
 async def notifier(settings: DiagnosticsSettings, running: Any) -> AsyncIterator[httpx.AsyncClient]:
     """The notifier, running; a client of its health."""
-    async with running(run_notifier, settings.model_copy(update={"http_port": free_port()})) as client:
+    async with running(run_notifier, settings.model_copy(update={"metrics_port": free_port()})) as client:
         yield client
 
 

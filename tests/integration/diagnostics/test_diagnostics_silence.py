@@ -175,8 +175,8 @@ async def test_a_backlog_is_shown_as_lag(silence):
 
 async def test_the_notifier_looks_by_itself_and_a_second_one_does_no_harm(silence, running):
     await silence.judged("P-4", age_s=3600)
-    settings = silence.api.settings.model_copy(update={"no_data_check_s": 0.2, "http_port": free_port()})
-    another = settings.model_copy(update={"http_port": free_port()})
+    settings = silence.api.settings.model_copy(update={"no_data_check_s": 0.2, "metrics_port": free_port()})
+    another = settings.model_copy(update={"metrics_port": free_port()})
     async with running(run_notifier, settings), running(run_notifier, another):
         await until(silence.alerts, "the alert is there")
     assert await silence.alerts() == {"P-4": True}

@@ -120,7 +120,7 @@ async def test_readiness_and_metrics_of_the_role_show_how_far_the_aggregates_are
     settings = IngestSettings(
         amqp_url=vhost.url_for("ingest"),
         database_url=stored.database.url("esp_ingest_owner"),
-        http_port=port,
+        metrics_port=port,
         rollup_s=0.2,
     )
     stop = asyncio.Event()
