@@ -17,6 +17,7 @@ from referencing import Registry, Resource
 HELM = Path(__file__).parents[1] / "deploy" / "helm"
 SERVICE = HELM / "esp-service"
 UMBRELLA = HELM / "esp"
+INFRA = HELM / "esp-infra"
 KUBERNETES = ("1.30.0", "1.37.0")
 """The oldest version that the charts are for, and the newest that there are schemas of."""
 _CUSTOM = Path(__file__).parent / "contract" / "helm" / "schemas"
@@ -120,17 +121,26 @@ def _folder(kubernetes: str) -> str:
 
 def renderings() -> list[Rendering]:
     """Return every way to install that the tests look at."""
-    return [*services(), *umbrella()]
+    return [*services(), *umbrella(), *infra()]
 
 
 def umbrella() -> list[Rendering]:
     """Return the umbrella chart with its default values and with each of its values files."""
-    files = sorted(UMBRELLA.glob("values-*.yaml"))
-    given = {file.stem.removeprefix("values-"): yaml.safe_load(file.read_text()) for file in files}
-    return [
-        Rendering(f"esp-{kind}", UMBRELLA, json.dumps(values))
-        for kind, values in {"default": {}, **given}.items()
-    ]
+    return list(_with_each_values_file(UMBRELLA))
+
+
+def infra() -> list[Rendering]:
+    """Return the servers' chart with its default values and with each of its values files."""
+    return list(_with_each_values_file(INFRA))
+
+
+def _with_each_values_file(chart: Path) -> Iterator[Rendering]:
+    yield Rendering(f"{chart.name}-default", chart, "{}", chart.name)
+    for file in sorted(chart.glob("values-*.yaml")):
+        kind = file.stem.removeprefix("values-")
+        yield Rendering(
+            f"{chart.name}-{kind}", chart, json.dumps(yaml.safe_load(file.read_text())), chart.name
+        )
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

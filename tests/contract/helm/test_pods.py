@@ -52,12 +52,14 @@ def test_writable_folders_are_volumes_with_a_size(workloads: list[Object]) -> No
             mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
             assert "/tmp" in mounts
             for mount in mounts.values():
-                volume = volumes[mount["name"]]
-                assert (
-                    mount.get("readOnly")
-                    or "persistentVolumeClaim" in volume
-                    or volume["emptyDir"]["sizeLimit"]
-                )
+                assert mount.get("readOnly") or _is_bounded(mount["name"], workload, volumes)
+
+
+def _is_bounded(name: str, workload: Object, volumes: dict[str, dict[str, Any]]) -> bool:
+    claims = {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+    if name in claims or "persistentVolumeClaim" in volumes[name]:
+        return True
+    return "sizeLimit" in volumes[name]["emptyDir"]
 
 
 def test_probes_ask_health_on_the_metrics_port(objects: list[Object]) -> None:

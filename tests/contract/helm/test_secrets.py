@@ -2,7 +2,7 @@ import json
 
 import charts
 import pytest
-from chart_settings import public_names, secret_names
+from chart_files import public_names, secret_names
 from charts import Object, pod
 
 
@@ -60,7 +60,7 @@ def test_roles_get_only_the_secrets_that_they_need() -> None:
 def test_settings_that_values_may_have_are_those_of_the_services_without_the_secrets() -> None:
     schema = json.loads((charts.SERVICE / "values.schema.json").read_text())
     assert schema["$defs"]["settingName"]["enum"] == public_names(), (
-        "settings were added or removed: run `python tests/chart_settings.py`"
+        "settings were added or removed: run `python tests/chart_files.py`"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import charts
 import helm_python
 import pytest
+from chart_files import EDGE_CONFIGURATION, edge_configuration
 from charts import Object
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -49,6 +50,10 @@ def test_edge_starts_without_a_service_that_is_switched_off() -> None:
     service = charts.named(objects, "Service", "esp-backup")
     assert "selector" not in service["spec"]
     assert [found for found in charts.of_kind(objects, "Deployment") if "backup" in charts.name(found)] == []
+
+
+def test_edge_has_the_configuration_of_the_common_generator() -> None:
+    assert EDGE_CONFIGURATION.read_text() == edge_configuration(), "run `python tests/chart_files.py`"
 
 
 @pytest.mark.parametrize("kind", ["default", "aks", "onprem"])

@@ -1,6 +1,6 @@
-"""Names of the settings that a chart's `settings` may have: every one of a service that is no secret.
+"""What the charts have from the code: the names of settings, and the edge's configuration.
 
-`python tests/chart_settings.py` writes them into the schema, after a setting was added or removed.
+`python tests/chart_files.py` brings both up to date, after a setting or the configuration of nginx changed.
 """
 
 import json
@@ -10,8 +10,11 @@ from esp_archiver.settings import ArchiverSettings
 from esp_auth.settings import AuthSettings
 from esp_backup.settings import BackupSettings
 from esp_common.settings import ServiceSettings
+from esp_common.topology import SERVICES
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_ingest.settings import IngestSettings
+from esp_platform.files import TlsFiles
+from esp_platform.nginx import Site, configuration
 
 CLASSES: tuple[type[ServiceSettings], ...] = (
     ArchiverSettings,
@@ -22,7 +25,15 @@ CLASSES: tuple[type[ServiceSettings], ...] = (
 )
 SET_BY_CHART = frozenset({"http_host", "http_port", "metrics_host", "metrics_port", "shutdown_delay_s"})
 HELM = Path(__file__).parents[1] / "deploy" / "helm"
-SCHEMAS = (HELM / "esp-service" / "values.schema.json",)
+SCHEMA = HELM / "esp-service" / "values.schema.json"
+EDGE_CONFIGURATION = HELM / "esp" / "files" / "nginx.conf"
+EDGE = Site(
+    listen="8443",
+    upstreams={service: f"esp-{service}:8000" for service in SERVICES},
+    tls=TlsFiles("/run/secrets/tls/tls.crt", "/run/secrets/tls/tls.key", "/run/secrets/tls/ca.crt"),
+    folder="/tmp",
+    access_log="/dev/stdout",
+)
 
 
 def secret_names() -> set[str]:
@@ -36,12 +47,17 @@ def public_names() -> list[str]:
     return sorted(found - secret_names() - SET_BY_CHART)
 
 
+def edge_configuration() -> str:
+    """Return nginx.conf of the edge."""
+    return configuration(EDGE)
+
+
 def write() -> None:
-    """Bring the schemas up to date."""
-    for file in SCHEMAS:
-        schema = json.loads(file.read_text())
-        schema["$defs"]["settingName"]["enum"] = public_names()
-        file.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+    """Bring the files up to date."""
+    schema = json.loads(SCHEMA.read_text())
+    schema["$defs"]["settingName"]["enum"] = public_names()
+    SCHEMA.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
+    EDGE_CONFIGURATION.write_text(edge_configuration())
 
 
 if __name__ == "__main__":
