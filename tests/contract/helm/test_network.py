@@ -18,6 +18,7 @@ EGRESS = {
     "archiver-worker": STORES | {"https"},
     "backup-api": STORES | {"https"},
     "backup-worker": STORES | {"https", "management"},
+    **{job: {"postgres", "redis", "management"} for job in ("bootstrap", "first-users")},
     **{f"{service}-migrate": {"postgres"} for service in charts.SERVICES},
 }
 """What each role connects to; https: blob storage, or notifications by web hook."""

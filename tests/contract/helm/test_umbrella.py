@@ -120,7 +120,7 @@ def test_each_service_has_an_azure_identity_of_its_own_on_aks() -> None:
         .get("annotations", {})
         .get("azure.workload.identity/client-id")
         for account in accounts
-        if charts.component(account) not in {"migrate", "edge"}
+        if charts.component(account) not in {"migrate", "edge", "bootstrap"}
     }
     assert len(set(clients.values())) == len(charts.SERVICES)
     for deployment in charts.of_kind(_umbrella("aks"), "Deployment"):
@@ -128,6 +128,20 @@ def test_each_service_has_an_azure_identity_of_its_own_on_aks() -> None:
         assert labels.get("azure.workload.identity/use") == (
             None if charts.component(deployment) == "edge" else "true"
         )
+
+
+def test_servers_are_set_up_before_the_migrations_and_first_users_made_after_them() -> None:
+    jobs = charts.of_kind(_umbrella("onprem"), "Job")
+    weights = {charts.name(job): int(job["metadata"]["annotations"]["helm.sh/hook-weight"]) for job in jobs}
+    in_order = sorted(weights, key=lambda job: weights[job])
+    assert in_order[0] == "esp-bootstrap"
+    assert in_order[-1] == "esp-first-users"
+    assert in_order[1:-1] == [
+        f"esp-{service}-migrate" for service in ("ingest", "auth", "diagnostics", "archiver", "backup")
+    ]
+    commands = {charts.name(job): charts.pod(job)["containers"][0]["args"] for job in jobs}
+    assert commands["esp-bootstrap"] == ["apply", "database", "vault", "broker", "redis"]
+    assert commands["esp-first-users"] == ["apply", "users"]
 
 
 def test_trial_has_one_pod_of_each_role() -> None:
@@ -141,6 +155,10 @@ def test_trial_has_one_pod_of_each_role() -> None:
     [
         ({"ingset": {}}, "ingset"),
         ({"edge": {"replica": 2}}, "replica"),
+        ({"bootstrap": {"parts": ["databases"]}}, "/bootstrap/parts/0"),
+        ({"bootstrap": {"settings": {"database_admin_url": "x"}}}, "database_admin_url"),
+        ({"bootstrap": {"settings": {"amqp_url": "amqps://admin:x@broker"}}}, "/bootstrap/settings/amqp_url"),
+        ({"diagnostics": {"settings": {"otel_endpoint": "http://a:b@c"}}}, "/settings/otel_endpoint"),
         ({"edge": {"trustedProxies": ["10.0.0.1"]}}, "/edge/trustedProxies/0"),
         ({"edge": {"gateway": {"enabled": True}}}, "/edge/gateway/"),
         ({"global": {"kedaa": {}}}, "kedaa"),
