@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
+from esp_backup.domain.modes import Mode
 from esp_backup.domain.physical import Physical, expiry, usable
 from esp_backup.domain.spans import hole_at, holes, segment_number
 from esp_backup.domain.verification import damaged_segments, problems
@@ -87,6 +88,17 @@ def test_incremental_backups_are_taken_between_full_ones():
     assert weekly["full"].latest(NOW) == datetime(2026, 3, 2, 1, 15, tzinfo=UTC)
     assert weekly["diff"].latest(NOW) == NOW.replace(hour=1, minute=15)
     assert "incr" not in weekly
+
+
+def test_schedules_have_only_the_work_of_the_mode():
+    assert {"full", "incr", "dump"} <= BackupSettings().schedules.keys()
+    for mode in (Mode.OPERATOR, Mode.MANAGED):
+        assert BackupSettings(mode=mode).schedules.keys() == {"dump", "set", "verify", "drill"}
+
+
+def test_a_local_repository_is_refused_where_somebody_else_takes_physical_backups():
+    with pytest.raises(ValueError, match="local_repository is for mode local"):
+        BackupSettings(mode=Mode.MANAGED, local_repository="/var/lib/repository")
 
 
 def _archive(*numbers: int) -> dict[str, datetime]:

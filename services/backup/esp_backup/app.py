@@ -70,7 +70,7 @@ async def open_api(
             "ESP backup",
             health=health,
             verifier=verifier,
-            routers=[backups_router(pool)],
+            routers=[backups_router(pool, settings.mode)],
             max_body_bytes=MAX_BODY_BYTES,
             trail=trail,
             limiter=limiter,

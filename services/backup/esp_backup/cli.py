@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 import typer
@@ -18,7 +18,9 @@ from esp_common.times import EXAMPLE, parse_time
 from esp_backup import app as roles
 from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
-from esp_backup.domain.physical import TYPES
+from esp_backup.doctor import Diagnosis, Doctor
+from esp_backup.domain.modes import Mode, require
+from esp_backup.domain.physical import FULL, TYPES
 from esp_backup.dumps import Dumps
 from esp_backup.jobs import SERVICE, Jobs
 from esp_backup.recovery import Recovery
@@ -32,6 +34,7 @@ TAKEN: Final = ("dump", *TYPES, "set")
 PHYSICAL_WORK: Final = (*TYPES, "verify", "drill")
 """Work that reads pgBackRest's configuration."""
 
+Result = TypeVar("Result")
 Kind = Annotated[str, typer.Argument(help=f"{', '.join(TAKEN[:-1])} or {TAKEN[-1]}.")]
 Place = Annotated[
     str | None, typer.Option("--from", help=f"{AZURE} or {LOCAL}; none: whichever has the newest backup.")
@@ -71,10 +74,39 @@ def show_settings() -> None:
     typer.echo(settings_table(BackupSettings))
 
 
+@app.command("doctor")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the backup mode, what it promises and cannot do, and check it; exit 1 when a check fails."""
+
+    async def command(settings: BackupSettings) -> Diagnosis:
+        async with open_work(settings) as (pool, work):
+            return await Doctor(settings, work.account, pool).examine()
+
+    diagnosis = _run(command)
+    document = diagnosis.to_json()
+    if as_json:
+        typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        for name in ("mode", "physical_by", "rpo", "rto"):
+            typer.echo(f"{name.replace('_', ' ')}: {document[name]}")
+        for limit in document["limits"]:
+            typer.echo(f"limit: {limit}")
+        show_rows(
+            ("check", "result", "detail"),
+            ((each.name, "ok" if each.passed else "FAILED", each.detail) for each in diagnosis.findings),
+        )
+    if not diagnosis.passed:
+        raise typer.Exit(1)
+
+
 @app.command("configure")
 def configure() -> None:
     """Write pgBackRest's configuration and print the lines that the cluster's postgresql.conf needs."""
-    repository = _repository(BackupSettings.load())
+    settings = BackupSettings.load()
+    require(settings.mode, FULL)
+    repository = _repository(settings)
     repository.configure()
     typer.echo("archive_mode = on")
     typer.echo("archive_timeout = 60s")
@@ -86,6 +118,7 @@ def backup_now(kind: Kind = "full") -> None:
     """Take a backup here and now: a dump, a physical backup (full, diff, incr), or the daily set."""
     if kind not in TAKEN:
         raise InvalidInput(f"no kind of backup: {kind!r}", fix=f"name one of {', '.join(TAKEN)}")
+    require(BackupSettings.load().mode, kind)
     _do(kind)
 
 
@@ -158,7 +191,8 @@ def rebuild_catalogue() -> None:
 
     async def command(settings: BackupSettings) -> None:
         async with open_work(settings) as (_, work):
-            work.repository.require_configured()
+            if settings.mode is not Mode.MANAGED:
+                work.repository.require_configured()
             found = await work.rebuild()
         typer.echo(", ".join(f"{count} {kind}s" for kind, count in found.items()))
 
@@ -180,6 +214,7 @@ def restore(
     moment = _moment(to)
 
     async def command(settings: BackupSettings) -> None:
+        _require_repository(settings)
         with progress_bar() as progress:
             recovery = Recovery(settings, owner_of(settings.cluster_data), progress)
             done = await recovery.restore(moment, target.absolute() if target else None, place)
@@ -250,7 +285,7 @@ def _do(kind: str) -> None:
     async def command(settings: BackupSettings) -> None:
         with progress_bar() as progress:
             async with open_work(settings, progress) as (pool, work):
-                if kind in PHYSICAL_WORK:
+                if kind in PHYSICAL_WORK and settings.mode is not Mode.MANAGED:
                     work.repository.require_configured()
                 result = await Jobs(pool, work).run(kind, actor_id())
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
@@ -260,6 +295,7 @@ def _do(kind: str) -> None:
 
 def _hold(name: str, reason: str | None) -> None:
     async def command(settings: BackupSettings) -> None:
+        _require_repository(settings)
         async with open_work(settings) as (pool, work):
             work.repository.require_configured()
             places = await work.hold(name, reason)
@@ -280,6 +316,14 @@ def _moment(text: str) -> datetime | None:
         raise InvalidInput(f"{text!r}: {error}", fix=f"write it like {EXAMPLE}, or latest") from None
 
 
+def _require_repository(settings: BackupSettings) -> None:
+    if settings.mode is Mode.MANAGED:
+        raise InvalidInput(
+            "physical backups of a managed database are its provider's",
+            fix="use the provider's point-in-time restore, or load a dump: esp-backup restore-dump",
+        )
+
+
 def _repository(settings: BackupSettings) -> Repository:
     return Repository(settings, owner_of(settings.cluster_data))
 
@@ -288,10 +332,10 @@ def _run_role(name: str) -> None:
     run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], BackupSettings.load())
 
 
-def _run(command: Callable[[BackupSettings], Coroutine[Any, Any, None]]) -> None:
+def _run(command: Callable[[BackupSettings], Coroutine[Any, Any, Result]]) -> Result:
     # A backup takes longer than any statement of the roles may.
     settings = BackupSettings.load().model_copy(update={"statement_timeout_s": 0})
-    run_command(command(settings), away="the database", fix="check ESP_BACKUP_DATABASE_URL")
+    return run_command(command(settings), away="the database", fix="check ESP_BACKUP_DATABASE_URL")
 
 
 def main() -> None:

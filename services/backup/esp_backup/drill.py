@@ -71,6 +71,17 @@ class Report:
         """Whether every check did."""
         return all(check.passed for check in self.checks)
 
+    async def check(self, name: str, look: Callable[[], Awaitable[str | None]], progress: Progress) -> None:
+        """Run one check and note how it went; an error of its own is a failure like any other."""
+        progress(f"check: {name}", None)
+        started = time.monotonic()
+        try:
+            detail, passed = await look() or "", True
+        except (*OUTAGES, EspError, asyncpg.PostgresError) as error:
+            # A page that cannot be read shows as an error of the query that meets it.
+            detail, passed = str(error) or type(error).__name__, False
+        self.checks.append(Check(name, passed, detail, round(time.monotonic() - started, 2)))
+
     def to_json(self) -> dict[str, Any]:
         """Return it as it is kept."""
         return {
@@ -81,7 +92,7 @@ class Report:
         }
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """What the source was like around the moment `target`."""
 
     target: str
@@ -131,12 +142,12 @@ class Drill:
                 report.recovery_s = round(report.rto_s - report.copy_s, 2)
                 restored = instance.cluster(self._recovery.database)
                 report.bytes = await restored.size()
-                looks = _Looks(self._settings, self._account, restored, source)
-                await self._check(report, "moment", looks.moment)
-                await self._check(report, "rows", looks.rows)
-                await self._check(report, "audit log", looks.audit_log)
-                await self._check(report, "amcheck", looks.amcheck)
-            await self._check(report, "checksums", instance.checksums)
+                looks = Looks(self._settings, self._account, restored, source)
+                await report.check("moment", looks.moment, self._progress)
+                await report.check("rows", looks.rows, self._progress)
+                await report.check("audit log", looks.audit_log, self._progress)
+                await report.check("amcheck", looks.amcheck, self._progress)
+            await report.check("checksums", instance.checksums, self._progress)
         finally:
             await clear(self._home)
         await catalogue.forget_marks(self._pool)
@@ -144,18 +155,7 @@ class Drill:
             raise DrillFailed(report)
         return report
 
-    async def _check(self, report: Report, name: str, look: Callable[[], Awaitable[str | None]]) -> None:
-        """Run one check and note how it went; an error of its own is a failure like any other."""
-        self._progress(f"check: {name}", None)
-        started = time.monotonic()
-        try:
-            detail, passed = await look() or "", True
-        except (*OUTAGES, EspError, asyncpg.PostgresError) as error:
-            # A page that cannot be read shows as an error of the query that meets it.
-            detail, passed = str(error) or type(error).__name__, False
-        report.checks.append(Check(name, passed, detail, round(time.monotonic() - started, 2)))
-
-    async def _observe(self) -> _Source:
+    async def _observe(self) -> Source:
         """Name a moment of the source, with what it held before and after it, and have it archived."""
         target = f"drill-{uuid4().hex}"
         cluster = Cluster(self._settings.cluster_url)
@@ -170,19 +170,17 @@ class Drill:
         await catalogue.mark(self._pool, f"{target}-after")
         after = await cluster.count()
         await cluster.archive_now(ARCHIVE_TIMEOUT_S)
-        return _Source(target, before, after, audit, beat, rpo_s)
+        return Source(target, before, after, audit, beat, rpo_s)
 
 
 class _Wrong(EspError):
     """Something in the restored instance is not as it was."""
 
 
-class _Looks:
+class Looks:
     """What is looked at in a running restored instance: each raises what is wrong, or says what it saw."""
 
-    def __init__(
-        self, settings: BackupSettings, account: Account, restored: Cluster, source: _Source
-    ) -> None:
+    def __init__(self, settings: BackupSettings, account: Account, restored: Cluster, source: Source) -> None:
         self._settings = settings
         self._account = account
         self._restored = restored

@@ -17,6 +17,7 @@ import orjson
 from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
 from esp_common.progress import Progress, silent
 
+from esp_backup.domain.modes import Mode
 from esp_backup.domain.retention import Kept, beyond_count
 from esp_backup.domain.sealing import DUMPS, derive
 from esp_backup.programs import Account, libpq_environment, run
@@ -227,11 +228,10 @@ class Dumps:
         argv = [self._program("pg_dump"), "--format=directory", "--compress=6", f"--jobs={JOBS}"]
         async with self._watched(folder):
             await run([*argv, f"--file={folder / DATA}"], self._account, environment=environment)
-        await run(
-            [self._program("pg_dumpall"), "--roles-only", f"--file={folder / ROLES}"],
-            self._account,
-            environment=environment,
-        )
+        roles = [self._program("pg_dumpall"), "--roles-only", f"--file={folder / ROLES}"]
+        if self._settings.mode is Mode.MANAGED:
+            roles.append("--no-role-passwords")  # only a superuser may read them
+        await run(roles, self._account, environment=environment)
 
     @asynccontextmanager
     async def _watched(self, folder: Path) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from esp_common.errors import Conflict, EspError, InvalidInput, NotFound, Unavailable
 from esp_common.progress import Progress, silent
 
+from esp_backup.domain.modes import Mode
 from esp_backup.domain.physical import FULL, Expiry, Physical, usable
 from esp_backup.domain.sealing import Unreadable
 from esp_backup.domain.spans import Hole, holes
@@ -48,6 +49,12 @@ class Damaged(EspError):
     code, title = "backup-damaged", "Backup damaged"
 
 
+def _places(settings: BackupSettings) -> tuple[str, ...]:
+    if settings.mode is Mode.MANAGED:
+        return ()
+    return (AZURE, LOCAL) if settings.local_repository else (AZURE,)
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What the repositories hold; `unreachable`: those that did not answer, and why."""
@@ -68,7 +75,7 @@ class Repository:
         self._settings = settings
         self._account = account
         self.folder = folder or settings.state_folder
-        self.places = (AZURE, LOCAL) if settings.local_repository else (AZURE,)
+        self.places = _places(settings)
 
     @property
     def configuration(self) -> Path:
@@ -151,6 +158,8 @@ class Repository:
 
     async def contents(self) -> Contents:
         """Return what there is; a repository that does not answer is named, not an error."""
+        if not self.places:
+            return Contents((), {}, {})
         backups: list[Physical] = []
         newest, unreachable = {}, {}
         for stanza in await self._info():

@@ -9,6 +9,7 @@ from esp_common.settings import ServiceSettings
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from esp_backup.domain.modes import PROMISES, Mode
 from esp_backup.domain.schedule import Schedule
 from esp_backup.domain.sealing import decode_key
 
@@ -29,6 +30,12 @@ class BackupSettings(ServiceSettings):
     )
     http_port: int = Field(8005, ge=0, le=65535, description="TCP port of the role's HTTP server.")
     database_pool_size: int = Field(5, ge=2, le=50, description="Most database connections of one process.")
+
+    mode: Mode = Field(
+        Mode.LOCAL,
+        description="Who takes the physical backups: local (this service, beside the database), operator (the"
+        " database operator, with pgBackRest) or managed (the provider); `esp-backup doctor` says more.",
+    )
 
     # The cluster that is backed up: its files, and its superuser over its own socket.
     cluster_url: str = Field(
@@ -185,6 +192,12 @@ class BackupSettings(ServiceSettings):
             raise ValueError("seal_dumps needs encryption_key")
         return self
 
+    @model_validator(mode="after")
+    def _check_mode(self) -> Self:
+        if self.mode is not Mode.LOCAL and self.local_repository:
+            raise ValueError(f"local_repository is for mode local, not {self.mode}")
+        return self
+
     @property
     def key(self) -> bytes | None:
         """The encryption key, if there is one."""
@@ -206,4 +219,5 @@ class BackupSettings(ServiceSettings):
             schedules["diff"] = Schedule(day, full_at)
         if self.incr_every_h:
             schedules["incr"] = Schedule(hour * self.incr_every_h, full_at)
-        return schedules
+        kinds = PROMISES[self.mode].kinds
+        return {kind: schedule for kind, schedule in schedules.items() if kind in kinds}

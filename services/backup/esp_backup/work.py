@@ -14,8 +14,10 @@ from prometheus_client import Counter
 
 from esp_backup import dumps as dump_files
 from esp_backup.blobs import Blobs
+from esp_backup.domain.modes import Mode, require
 from esp_backup.domain.physical import TYPES, Expiry, Physical, expiry
 from esp_backup.drill import Drill
+from esp_backup.dump_drill import DumpDrill
 from esp_backup.dumps import Dump, Dumps
 from esp_backup.programs import Account, ProgramFailed
 from esp_backup.repository import AZURE, LOCAL, Damaged, Repository
@@ -51,7 +53,11 @@ class Work:
         return cls(settings, pool, owner_of(settings.cluster_data), progress)
 
     async def do(self, kind: str) -> dict[str, Any]:
-        """Do one kind of work and return what there is to tell of it; raises what failed."""
+        """Do one kind of work and return what there is to tell of it; raises what failed.
+
+        Raises InvalidInput for work that is not this service's in the backup mode.
+        """
+        require(self._settings.mode, kind)
         does: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
             "dump": self.dump,
             **{type_: partial(self.physical, type_) for type_ in TYPES},
@@ -140,8 +146,10 @@ class Work:
 
     async def drill(self) -> dict[str, Any]:
         """Restore the newest backup elsewhere and compare it with the source."""
-        drill = Drill(self._settings, self.account, self._pool, self._progress)
-        return (await drill.run()).to_json()
+        of_mode = DumpDrill if self._settings.mode is Mode.MANAGED else Drill
+        report = await of_mode(self._settings, self.account, self._pool, self._progress).run()
+        await self.note_dumps()
+        return report.to_json()
 
     async def protect(self) -> int:
         """Have the storage account keep what is deleted for a while; return for how many days."""

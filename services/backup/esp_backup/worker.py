@@ -11,11 +11,12 @@ import structlog
 from esp_common.database import OUTAGES, Pool
 from esp_common.errors import Conflict, EspError
 
+from esp_backup.domain.modes import PROMISES, Mode
 from esp_backup.domain.schedule import is_due
 from esp_backup.jobs import SCHEDULE, Jobs
 from esp_backup.settings import BackupSettings
 from esp_backup.store import jobs as store
-from esp_backup.store.jobs import KINDS, History
+from esp_backup.store.jobs import History
 from esp_backup.watch import Watch
 from esp_backup.work import Work
 
@@ -39,20 +40,21 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled; what is under way then counts as failed, and is done again by the next."""
         await self._prepare()
+        mode = self._settings.mode
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(self._settings.heartbeat_s, self._watch.look, "archive"))
-            for kind in KINDS:
+            if mode is not Mode.MANAGED:
+                group.create_task(self._every(self._settings.heartbeat_s, self._watch.look, "archive"))
+            for kind in PROMISES[mode].kinds:
                 group.create_task(self._every(self._settings.poll_s, partial(self._attend, kind), kind))
 
     async def _prepare(self) -> None:
-        """Write pgBackRest's configuration, which the cluster's archiving needs, and look at the storage."""
-        self._work.repository.configure()
-        for step in (
-            self._watch.recall,
-            self._work.repository.ensure,
-            self._work.rebuild,
-            self._work.protect,
-        ):
+        """Write pgBackRest's configuration, which local archiving needs, and look at the storage."""
+        steps = [self._watch.recall, self._work.rebuild, self._work.protect]
+        if self._settings.mode is not Mode.MANAGED:
+            self._work.repository.configure()
+        if self._settings.mode is Mode.LOCAL:
+            steps.insert(1, self._work.repository.ensure)
+        for step in steps:
             await self._try(step, "start")
 
     async def _attend(self, kind: str) -> None:
@@ -68,8 +70,9 @@ class Worker:
             last_try=history.last_try,
             retry=timedelta(seconds=self._settings.retry_s),
         )
-        # Before the first full backup there is nothing to read again or to restore.
-        possible = kind not in NEED_FULL or known.get("full", History()).last_good is not None
+        # Before this service's first full backup there is nothing to read again or to restore.
+        needs_full = kind in NEED_FULL and self._settings.mode is Mode.LOCAL
+        possible = not needs_full or known.get("full", History()).last_good is not None
         if (due and possible) or history.requested:
             await self._jobs.run(kind, SCHEDULE)
 

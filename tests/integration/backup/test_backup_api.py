@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from esp_backup.app import run_api
+from esp_backup.domain.modes import Mode
 from esp_backup.domain.spans import Hole
 from esp_backup.settings import BackupSettings
 from esp_backup.store import catalogue, jobs
@@ -42,6 +44,20 @@ class Api:
 @pytest.fixture(scope="module")
 async def api(make_database, vhost, auth_service, redis_url) -> AsyncIterator[Api]:
     """The API over a catalogue with two backups."""
+    async with open_api(make_database, vhost, auth_service, redis_url) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+async def managed_api(make_database, vhost, auth_service, redis_url) -> AsyncIterator[Api]:
+    """The API beside a managed database."""
+    async with open_api(make_database, vhost, auth_service, redis_url, mode=Mode.MANAGED) as api:
+        yield api
+
+
+@asynccontextmanager
+async def open_api(make_database, vhost, auth_service, redis_url, **others: Any) -> AsyncIterator[Api]:
+    """Serve the API while inside. `others`: settings."""
     database = make_database("postgres")
     migrate(database.url("esp_backup_owner"))
     settings = BackupSettings(
@@ -49,6 +65,7 @@ async def api(make_database, vhost, auth_service, redis_url) -> AsyncIterator[Ap
         amqp_url=vhost.url_for("backup"),
         redis_url=redis_url,
         http_port=free_port(),
+        **others,
     )
     stop = asyncio.Event()
     base_url = f"http://127.0.0.1:{settings.http_port}"
@@ -104,6 +121,17 @@ async def test_the_recovery_window_runs_from_the_oldest_full_backup_to_what_is_a
     (hole,) = window["holes"]
     assert datetime.fromisoformat(hole["begin"]) == api.began - timedelta(hours=20)
     assert (hole["first_segment"], hole["segments"]) == ("0" * 23 + "7", 3)
+
+
+async def test_in_managed_mode_physical_backups_are_refused_and_the_provider_is_named(managed_api):
+    refused = await managed_api.post(body={"kind": "full"})
+    assert refused.status_code == 422
+    assert "provider" in refused.json()["detail"]
+    assert "ESP_BACKUP_MODE" in refused.json()["fix"]
+    assert (await managed_api.post(body={"kind": "dump"})).status_code == 202
+    window = (await managed_api.get("/recovery-window")).json()
+    assert (window["mode"], window["physical_by"]) == ("managed", "the provider of the managed database")
+    assert "5 min" in window["rpo"]
 
 
 async def test_a_backup_that_is_asked_for_waits_for_the_worker_and_is_not_asked_for_twice(api):

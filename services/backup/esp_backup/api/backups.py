@@ -15,6 +15,8 @@ from esp_common.errors import NotFound
 from fastapi import APIRouter, Depends, status
 from pydantic import BaseModel, ConfigDict
 
+from esp_backup.domain.modes import PROMISES, Mode
+from esp_backup.domain.modes import require as require_kind
 from esp_backup.domain.window import recovery_window
 from esp_backup.jobs import request
 from esp_backup.store import catalogue, jobs
@@ -107,7 +109,14 @@ class RecoveryWindow(BaseModel):
     """From when to when the database can be put back to any moment outside `holes`; null: there is no backup.
 
     `rpo_seconds`: what a loss of the database when it was last looked at (`checked_at`) would have cost.
+    `mode`: who takes physical backups; in mode managed only the provider knows the window. `rpo`, `rto`: what
+    the mode promises, in words.
     """
+
+    mode: Mode
+    physical_by: str
+    rpo: str
+    rto: str
 
     begin: datetime | None
     end: datetime | None
@@ -117,8 +126,8 @@ class RecoveryWindow(BaseModel):
     holes: list[RecoveryHole]
 
 
-def backups_router(pool: Pool) -> APIRouter:
-    """Return the routes of backups."""
+def backups_router(pool: Pool, mode: Mode) -> APIRouter:
+    """Return the routes of backups. `mode`: what may be asked for, and what is promised."""
     router = APIRouter(prefix="/backups", tags=["backups"])
     may_read = [Depends(require("backups:read"))]
     Writer = Annotated[Principal, Depends(require("backups:write"))]  # noqa: N806 - a type
@@ -134,7 +143,11 @@ def backups_router(pool: Pool) -> APIRouter:
         "", response_model=Requested, status_code=status.HTTP_202_ACCEPTED, responses=problems(400, 409, 413)
     )
     async def take_backup(wanted: Wanted, caller: Writer) -> Any:
-        """Have a backup taken now; 409 when one of this kind is asked for or under way."""
+        """Have a backup taken now; 409 when one of this kind is asked for or under way.
+
+        Physical backups can be asked for in mode local only; elsewhere somebody else takes them.
+        """
+        require_kind(mode, wanted.kind)
         return {"job_id": await request(pool, wanted.kind, caller.id)}
 
     @router.post(
@@ -153,7 +166,12 @@ def backups_router(pool: Pool) -> APIRouter:
         covered = archiving.covered_until if archiving else None
         window = recovery_window(await catalogue.physical_ends(pool), covered)
         rpo = archiving.checked_at - covered if archiving and covered else None
+        promise = PROMISES[mode]
         return {
+            "mode": mode,
+            "physical_by": promise.physical_by,
+            "rpo": promise.rpo,
+            "rto": promise.rto,
             "begin": window.begin,
             "end": window.end,
             "checked_at": archiving and archiving.checked_at,
