@@ -184,3 +184,13 @@ def test_package_holds_everything_it_needs(tmp_path: Path) -> None:
     archive = helm_python.package(charts.UMBRELLA, destination=tmp_path)
     rendered = helm_python.Chart.load(archive).render({}, name="esp")
     assert any(name.endswith("ingest/templates/deployment.yaml") for name in rendered)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("aks", "managed"), ("onprem", "operator"), ("minimal", "operator")]
+)
+def test_backup_has_the_mode_of_who_takes_the_physical_backups(kind: str, mode: str) -> None:
+    worker = charts.named(_umbrella(kind), "Deployment", "esp-backup-worker")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert environment["ESP_BACKUP_MODE"] == mode
