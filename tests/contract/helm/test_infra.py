@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import charts
@@ -172,6 +173,21 @@ def test_network_policies_know_the_servers_by_the_labels_that_they_have() -> Non
     }
     for destination, expected in labels.items():
         assert destinations[destination]["to"] == [{"podSelector": {"matchLabels": expected}}]
+
+
+def test_guide_fills_every_secret_that_the_key_vault_is_asked_for() -> None:
+    asked = {
+        one["remoteRef"]["key"]
+        for found in charts.of_kind(_infra("azure"), "ExternalSecret")
+        for one in found["spec"]["data"]
+    }
+    guide = (charts.HELM.parents[1] / "docs" / "deploying.md").read_text()
+    filled = {
+        name.replace("$service", service)
+        for name in re.findall(r"^ *put (esp-[\w$-]+)", guide, re.MULTILINE)
+        for service in charts.SERVICES
+    }
+    assert filled == asked
 
 
 def test_azure_values_leave_database_and_redis_to_azure() -> None:
