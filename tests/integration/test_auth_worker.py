@@ -184,6 +184,18 @@ async def test_bootstrap_again_changes_nothing(worker: Worker) -> None:
     assert ADMIN_PASSWORD not in said
 
 
+async def test_a_dry_run_of_bootstrap_says_what_is_missing_and_creates_nothing(worker: Worker) -> None:
+    first = {"api_key": KEY, "admin": {"username": "second", "password": ADMIN_PASSWORD}}
+    path = Worker._secret(worker.folder / "dry", json.dumps(first))
+    for _ in range(2):
+        done = await asyncio.to_thread(worker.run, "bootstrap", "--dry-run", "--file", path)
+        assert done.stdout.splitlines() == [
+            "would create user second",
+            "signing key was there already",
+            "API key bootstrap was there already",
+        ]
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"admin": {"username": "a"}}', '{"api_key": "hunter2-hunter2"}']
 )

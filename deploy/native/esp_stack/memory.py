@@ -1,21 +1,13 @@
 """What is chosen or generated at the first start and stays the same ever after: ports and credentials."""
 
 import json
-import string
 from collections.abc import Mapping
 from pathlib import Path
-from secrets import choice
 from typing import Any
 
+from esp_platform.credentials import GENERATORS, new_password
+
 from esp_stack.programs import StackError, first_free_port, is_free, private_file
-
-PASSWORD_ALPHABET = string.ascii_letters + string.digits
-PASSWORD_LENGTH = 32
-
-
-def new_password() -> str:
-    """Return a random password of 190 bits that needs no quoting in a URL."""
-    return "".join(choice(PASSWORD_ALPHABET) for _ in range(PASSWORD_LENGTH))
 
 
 class Credentials:
@@ -30,9 +22,9 @@ class Credentials:
         return name in self._known
 
     def get(self, name: str, generated: str | None = None) -> str:
-        """Return the secret; the first time remember `generated`, or a random password."""
+        """Return the secret; the first time remember `generated`, or what is generated for this name."""
         if name not in self._known:
-            self._known[name] = generated or new_password()
+            self._known[name] = generated or GENERATORS.get(name, new_password)()
             private_file(self._path, json.dumps(self._known, indent=1), None)
         return self._known[name]
 

@@ -11,6 +11,7 @@ from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_common import topology
 from esp_platform.databases import ARCHIVER_OWNER, AUTH_OWNER, BACKUP_OWNER, DIAGNOSTICS_OWNER, OWNER
 from esp_platform.identities import APP_ROLES, AppRole
+from esp_platform.service_secrets import service_secrets
 
 from esp_stack.accounts import account_of
 from esp_stack.programs import Program, executable, private_file, private_folder, share_folder
@@ -256,29 +257,7 @@ class Roles:
 
     def _values(self, service: str) -> dict[str, str]:
         """Return the secret settings of `service` but for its database's, which depend on the role."""
-        stack = self._stack
-        values = {
-            "amqp_url": stack.rabbitmq.url_for(service),
-            "redis_url": stack.redis.url_of(0, service),
-        }
-        if service == "auth":
-            values |= {
-                "master_key": stack.master_key,
-                "broker_secret": stack.broker_secret,
-                "broker_management_url": stack.rabbitmq.session_keeper_url,
-            }
-        if service == "diagnostics":
-            values["master_key"] = stack.sealing_key
-        if service in ("archiver", "backup"):
-            values["blob_connection_string"] = stack.azurite.connection_string
-        if service == "backup":
-            values |= {
-                "cluster_url": stack.postgres.socket_url(DATABASE),
-                "encryption_key": stack.backup_key,
-                "broker_management_url": stack.rabbitmq.administrator_url,
-                "vault_snapshot_token": stack.snapshot_token,
-            }
-        return values
+        return service_secrets(service, self._stack.addresses, self._stack.credentials.get)
 
     def _database_url(self, login: str) -> str:
         return self._stack.postgres.address(DATABASE, login=login)

@@ -1,17 +1,16 @@
 """What the native stack consists of: its folders, ports, credentials, servers and roles."""
 
-import base64
 import os
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_bytes
 
 from esp_common import topology
 from esp_common.auth import new_api_key
 from esp_platform import redis
 from esp_platform.broker import ADMINISTRATOR, SESSION_KEEPER
 from esp_platform.databases import LOGIN_MAKER, ROLES
+from esp_platform.service_secrets import Addresses
 from esp_platform.vault import Vault
 
 from esp_stack.certificates import Tls
@@ -163,6 +162,17 @@ class Stack:
         return Vault(self.openbao, bound_cidrs=["127.0.0.1/32"])
 
     @property
+    def addresses(self) -> Addresses:
+        """Where the services find the servers."""
+        return Addresses(
+            amqp=f"{self.rabbitmq.address}/%2F",
+            management=self.rabbitmq.management_url,
+            redis=self.redis.address(0),
+            blob=self.azurite.connection_string,
+            cluster=self.postgres.socket_url(DATABASE),
+        )
+
+    @property
     def ca_file(self) -> Path:
         """Certificate of the stack's own authority."""
         return self.homes / "ca.pem"
@@ -184,7 +194,7 @@ class Stack:
     @property
     def api_key(self) -> str:
         """The bootstrap API key, which holds every scope."""
-        return self.credentials.get("key.bootstrap", new_api_key("bootstrap"))
+        return self.credentials.get("key.bootstrap")
 
     @property
     def gateway_keys(self) -> dict[str, str]:
@@ -199,22 +209,12 @@ class Stack:
     @property
     def master_key(self) -> str:
         """What auth derives its keys from."""
-        return self.credentials.get("auth.master-key", base64.b64encode(token_bytes(32)).decode())
+        return self.credentials.get("auth.master-key")
 
     @property
     def broker_secret(self) -> str:
         """What the broker shows auth to be answered."""
         return self.credentials.get("auth.broker-secret")
-
-    @property
-    def sealing_key(self) -> str:
-        """What diagnostics seals the addresses of its notifications under."""
-        return self.credentials.get("diagnostics.master-key", base64.b64encode(token_bytes(32)).decode())
-
-    @property
-    def backup_key(self) -> str:
-        """What backups are encrypted under."""
-        return self.credentials.get("backup.key", base64.b64encode(token_bytes(32)).decode())
 
     @property
     def backup_state(self) -> Path:

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -140,16 +141,23 @@ def definitions(
     """
     services = {user: passwords[user] for user in (ADMINISTRATOR, *topology.SERVICES)}
     found = topology.definitions(services, gateways or {}, vhost=vhost, administrator=ADMINISTRATOR)
+    for user in found["users"]:
+        user["password_hash"] = _password_hash(user["name"], {**passwords, **(gateways or {})}[user["name"]])
     for user, tag in ((SESSION_KEEPER, "administrator"), (MONITORING, "monitoring")):
         if user in passwords:
             found["users"].append(_user_without_rights(user, passwords[user], tag))
     return found
 
 
+def _password_hash(user: str, password: str) -> str:
+    """Return a hash that is the same in every run: its salt depends on user and password."""
+    return topology.password_hash(password, sha256(f"{user}:{password}".encode()).digest()[:4])
+
+
 def _user_without_rights(name: str, password: str, tag: str) -> dict[str, Any]:
     return {
         "name": name,
-        "password_hash": topology.password_hash(password),
+        "password_hash": _password_hash(name, password),
         "hashing_algorithm": "rabbit_password_hashing_sha256",
         "tags": [tag],
         "limits": {},

@@ -10,6 +10,8 @@ from typing import Any, Final
 import psycopg
 from alembic import command, context, op
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -31,13 +33,34 @@ def migrate(
     `sql` nothing is run: the statements of the whole history are printed, and `auto` means `timescale`.
     """
     chosen = _choose(database_url, engine, offline=sql)
-    parent, _, folder = package.rpartition(".")
-    config = Config()
-    config.set_main_option("script_location", f"{parent}:{folder}")
+    config = _config(package)
     config.attributes["url"] = make_url(database_url).set(drivername="postgresql+psycopg")
     config.attributes.update(package=package, schema=schema, engine=chosen)
     command.upgrade(config, "head", sql=sql)
     return chosen
+
+
+def newest_revision(package: str) -> str | None:
+    """Return the newest revision of `package`."""
+    return ScriptDirectory.from_config(_config(package)).get_current_head()
+
+
+def current_revision(schema: str, database_url: str) -> str | None:
+    """Return the revision that `schema` of a database is at; None if it was never migrated."""
+    with psycopg.connect(database_url) as connection:
+        table = (f"{schema}.alembic_version",)
+        if connection.execute("SELECT to_regclass(%s)", table).fetchone() == (None,):
+            return None
+        query = sql.SQL("SELECT version_num FROM {}").format(sql.Identifier(schema, "alembic_version"))
+        row = connection.execute(query).fetchone()
+    return str(row[0]) if row else None
+
+
+def _config(package: str) -> Config:
+    parent, _, folder = package.rpartition(".")
+    config = Config()
+    config.set_main_option("script_location", f"{parent}:{folder}")
+    return config
 
 
 def upgrade() -> None:

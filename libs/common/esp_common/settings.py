@@ -57,7 +57,33 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
-class ServiceSettings(BaseSettings):
+class FileSettings(BaseSettings):
+    """Settings from a file `<PREFIX><NAME>_FILE` or the variable `<PREFIX><NAME>`."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, secret files, environment."""
+        return init_settings, _SecretFiles(settings_cls), env_settings
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Return the settings of this process; raise InvalidInput naming the variable that is wrong."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            # Only the place and the reason: the value itself may be a secret.
+            wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+            raise InvalidInput(wrong, fix="see the `settings` command") from None
+
+
+class ServiceSettings(FileSettings):
     """What every service is told; subclasses add their own and set `env_prefix`."""
 
     model_config = SettingsConfigDict(env_prefix="ESP_", extra="forbid", frozen=True)
@@ -174,16 +200,6 @@ class ServiceSettings(BaseSettings):
         """Order the sources: arguments, Vault, secret files, environment."""
         return init_settings, _Vault(settings_cls), _SecretFiles(settings_cls), env_settings
 
-    @classmethod
-    def load(cls, **overrides: Any) -> Self:
-        """Return the settings of this process; raise InvalidInput naming the variable that is wrong."""
-        try:
-            return cls(**overrides)
-        except ValidationError as error:
-            # Only the place and the reason: the value itself may be a secret.
-            wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
-            raise InvalidInput(wrong, fix="see the `settings` command") from None
-
     def changed(self) -> list[str]:
         """Return the names of settings that would differ if loaded now, database logins aside."""
         fresh = type(self).load()
@@ -234,7 +250,7 @@ def env_name(cls: type[BaseSettings], field_name: str) -> str:
     return f"{cls.model_config.get('env_prefix', '')}{field_name}".upper()
 
 
-def settings_table(cls: type[ServiceSettings]) -> str:
+def settings_table(cls: type[FileSettings]) -> str:
     """Return the table of every setting: variable, default, and what it means."""
     rows = [
         (
@@ -244,7 +260,8 @@ def settings_table(cls: type[ServiceSettings]) -> str:
         )
         for name, field in cls.model_fields.items()
     ]
-    rows += [(name, "-", meaning) for name, meaning in vault.VARIABLES.items()]
+    if issubclass(cls, ServiceSettings):
+        rows += [(name, "-", meaning) for name, meaning in vault.VARIABLES.items()]
     return "\n".join(_aligned([("setting (or …_FILE)", "default", "meaning"), *rows]))
 
 

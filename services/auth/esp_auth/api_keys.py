@@ -113,6 +113,12 @@ class ApiKeys:
             await self._insert(connection, key_id, key, wanted, actor)
             return True
 
+    async def exists(self, key: str) -> bool:
+        """Return whether there is a key with the id of `key`."""
+        key_id = key_id_of(key)
+        async with self._pool.acquire() as connection:
+            return key_id is not None and await ApiKeyStore(connection).by_id(key_id) is not None
+
     async def rotate(self, key_id: str, actor: Actor, *, overlap_s: float | None = None) -> Issued:
         """Give the key a new secret; the one before stays good for `overlap_s` seconds (None: as is set).
 

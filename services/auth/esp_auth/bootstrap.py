@@ -59,6 +59,19 @@ def read_first_ones(path: Path) -> FirstOnes:
         raise InvalidInput(f"{path}: {wrong}", fix="see `esp-auth bootstrap --help`") from None
 
 
+async def missing_of(first: FirstOnes, users: Users, api_keys: ApiKeys, signing: Signing) -> Done:
+    """Return what `bootstrap` would create, and what is there already."""
+    done = Done()
+    done.add("signing key", created=not await signing.exists())
+    if first.admin is not None:
+        done.add(f"user {first.admin.username}", created=not await _user_exists(users, first.admin.username))
+    if first.api_key is not None:
+        done.add("API key bootstrap", created=not await api_keys.exists(first.api_key))
+    for gateway_id, key in first.gateways.items():
+        done.add(f"API key of gateway {gateway_id}", created=not await api_keys.exists(key))
+    return done
+
+
 async def bootstrap(
     first: FirstOnes, users: Users, api_keys: ApiKeys, signing: Signing, actor: Actor
 ) -> Done:
@@ -78,8 +91,14 @@ async def bootstrap(
 
 
 async def _create_admin(users: Users, admin: FirstAdmin, actor: Actor) -> bool:
-    with suppress(NotFound):
-        await users.by_name(admin.username)
+    if await _user_exists(users, admin.username):
         return False
     await users.create(admin.username, admin.password, [ADMIN], actor)
     return True
+
+
+async def _user_exists(users: Users, username: str) -> bool:
+    with suppress(NotFound):
+        await users.by_name(username)
+        return True
+    return False

@@ -20,7 +20,7 @@ from esp_common.settings import settings_table
 
 from esp_auth.api_keys import NewKey
 from esp_auth.audit import AuditLog, ExportFormat, noted_head
-from esp_auth.bootstrap import bootstrap, read_first_ones
+from esp_auth.bootstrap import bootstrap, missing_of, read_first_ones
 from esp_auth.changes import SERVICE, Actor
 from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_auth.identity import Identity
@@ -79,15 +79,19 @@ def show_settings() -> None:
 
 
 @app.command("bootstrap")
-def run_bootstrap(file: SecretFile) -> None:
+def run_bootstrap(
+    file: SecretFile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Create nothing, print what would be.")] = False,
+) -> None:
     """Create the first signing key, administrator and API keys as FILE states; what exists stays as it is."""
     first = read_first_ones(file)
 
     async def command() -> None:
         async with _identity() as identity:
-            done = await bootstrap(first, identity.users, identity.api_keys, identity.signing, actor())
+            parts = (identity.users, identity.api_keys, identity.signing)
+            done = await missing_of(first, *parts) if dry_run else await bootstrap(first, *parts, actor())
         for what in done.created:
-            typer.echo(f"created {what}")
+            typer.echo(f"{'would create' if dry_run else 'created'} {what}")
         for what in done.present:
             typer.echo(f"{what} was there already")
 

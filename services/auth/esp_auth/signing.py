@@ -64,6 +64,11 @@ class Signing:
         # Once it is committed: whoever is told of it looks it up.
         self._private(key)
 
+    async def exists(self) -> bool:
+        """Return whether there is a signing key."""
+        async with self._pool.acquire() as connection:
+            return bool(await SigningKeyStore(connection).every())
+
     async def jwks(self) -> dict[str, Any]:
         """Return the published keys as a JSON Web Key Set."""
         async with self._pool.acquire() as connection:

@@ -6,7 +6,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from esp_platform.changes import apply
-from esp_platform.databases import LOGIN_MAKER, ROLES, database_changes, login_maker_changes, role_changes
+from esp_platform.databases import (
+    LOGIN_MAKER,
+    ROLES,
+    database_changes,
+    has_timescale,
+    login_maker_changes,
+    role_changes,
+)
 from esp_stack.servers import Postgres
 from psycopg.conninfo import make_conninfo
 
@@ -99,3 +106,15 @@ def test_the_login_maker_has_admin_option_on_every_role_and_makes_members(admin,
             maker.execute("DROP ROLE made")
     admin_of = "SELECT count(*) FROM pg_auth_members WHERE member = %s::regrole AND admin_option"
     assert admin.execute(admin_of, (LOGIN_MAKER,)).fetchone() == (len(ROLES),)
+
+
+@pytest.mark.timescale
+def test_the_extension_is_created_once(admin, cluster):
+    if not cluster.has_timescale:
+        pytest.skip("this machine's PostgreSQL has no TimescaleDB community edition")
+    apply(changes(admin))
+    assert has_timescale(admin)
+    assert texts(apply(database_changes(admin, "esp", timescale=True))) == [
+        "create extension timescaledb in database esp"
+    ]
+    assert texts(database_changes(admin, "esp", timescale=True)) == []

@@ -44,8 +44,12 @@ class Redis(Server):
 
     def url_of(self, number: int, user: str = ADMINISTRATOR) -> str:
         """Return a user's URL of one of the 256 numbered databases."""
+        return self.address(number, login=f"{user}:{self.passwords[user]}@")
+
+    def address(self, number: int, *, login: str = "") -> str:
+        """Return the URL of a numbered database, without credentials unless `login` has some."""
         scheme, query = ("rediss", f"?ssl_ca_certs={self.tls.authority}") if self.tls else ("redis", "")
-        return f"{scheme}://{user}:{self.passwords[user]}@127.0.0.1:{self.port}/{number}{query}"
+        return f"{scheme}://{login}127.0.0.1:{self.port}/{number}{query}"
 
     def programs(self) -> Sequence[Program]:
         """Return the one process."""
