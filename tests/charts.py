@@ -58,9 +58,8 @@ def render(chart: Path, values: Mapping[str, Any], release: str = "esp") -> list
     ]
 
 
-@cache
 def load(chart: Path) -> helm_python.Chart:
-    """Return the chart in a folder."""
+    """Return the chart in a folder, loaded anew: rendering takes switched-off dependencies out for good."""
     return helm_python.Chart.load(chart)
 
 
