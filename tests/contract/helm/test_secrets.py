@@ -2,7 +2,7 @@ import json
 
 import charts
 import pytest
-from chart_files import public_names, secret_names
+from chart_files import platform_names, public_names, secret_names
 from charts import Object, pod
 
 
@@ -67,6 +67,12 @@ def test_settings_that_values_may_have_are_those_of_the_services_without_the_sec
     assert schema["$defs"]["settingName"]["enum"] == public_names(), (
         "settings were added or removed: run `python tests/chart_files.py`"
     )
+
+
+def test_settings_of_the_bootstrap_are_those_of_esp_platform() -> None:
+    names = json.loads((charts.UMBRELLA / "values.schema.json").read_text())["$defs"]
+    assert names["settingName"]["enum"] == platform_names(secret=False), "run `python tests/chart_files.py`"
+    assert names["secretName"]["enum"] == platform_names(secret=True), "run `python tests/chart_files.py`"
 
 
 @pytest.mark.parametrize("secret", sorted(secret_names()))
