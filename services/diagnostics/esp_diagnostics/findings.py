@@ -214,13 +214,15 @@ def differ(
     context: Context,
     effects: Effects,
 ) -> None:
-    """Add to `effects` what `assessment` changes for its pump, and bring `memory` up to it."""
+    """Add to `effects` what `assessment` changes for its pump, and bring `memory` up to it.
+
+    `memory.through_us` stays for the caller to move on: readings may go by without an assessment.
+    """
     _log_state(memory, assessment, effects)
     changed = _find(memory, assessment, verdict, context, effects)
     _signal(memory, assessment, context, effects)
     _signal_limits(memory, assessment, context, effects)
     _show(memory, assessment, verdict, context, effects, changed=changed)
-    memory.through_us = max(memory.through_us, assessment.time_us)
 
 
 def retire(memory: PumpMemory, context: Context, effects: Effects) -> None:

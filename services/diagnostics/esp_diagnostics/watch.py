@@ -203,14 +203,28 @@ class Judge:
 
     # --- readings ------------------------------------------------------------------------------------------
 
-    def judge(self, batch: Batch, now_s: float, *, replaying: bool = False) -> Effects:
+    def judge(
+        self,
+        batch: Batch,
+        now_s: float,
+        *,
+        replaying: bool = False,
+        shown: Collection[str] | None = None,
+    ) -> Effects:
         """Judge readings of any pumps in any order, and return what follows from them.
 
         `now_s`: a clock that never goes back. `replaying`: they are of the past, so what follows may be on
-        record already, and nobody is told of them live.
+        record already, and nobody is told of them live. `shown`: pumps whose status is wanted, None for all;
+        findings, signals and spells of the others follow all the same.
         """
+        pump_ids = self._memory.keys() & set(batch.readings.pump_id.tolist())
         assessments = self._monitor.observe(
-            batch.readings, batch.fault_mask, batch.frozen_mask, self._untold, batch.refused_mask
+            batch.readings,
+            batch.fault_mask,
+            batch.frozen_mask,
+            self._untold,
+            batch.refused_mask,
+            None if shown is None else {*shown, *filter(self._is_reported, pump_ids)},
         )
         rows = self._monitor.features()
         self._untold = self._anomalies.observe(
@@ -224,10 +238,18 @@ class Judge:
             memory = self._memory[assessment.pump_id]
             verdict = self._verdicts.get(assessment.pump_id)
             findings.differ(memory, assessment, verdict, context, effects)
-        states = {assessment.pump_id: assessment.state for assessment in assessments}
+        for pump_id in pump_ids:
+            memory = self._memory[pump_id]
+            memory.through_us = max(memory.through_us, self._monitor.newest_us(pump_id))
+        states = {change.pump_id: self._monitor.state(change.pump_id) for change in crossed}
         effects.signals += [self._limit_signal(change, states) for change in crossed]
         _JUDGED.labels("replay" if replaying else "live").inc(len(batch))
         return effects
+
+    def _is_reported(self, pump_id: str) -> bool:
+        """Whether a finding or a passed limit of a pump is on record, which any reading may change."""
+        memory = self._memory[pump_id]
+        return bool(memory.findings or memory.passed)
 
     def overdue(self, now_s: float) -> Effects:
         """Return the statuses that were too soon to be written when their readings came, and are due now."""

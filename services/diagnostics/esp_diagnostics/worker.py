@@ -36,7 +36,7 @@ from prometheus_client import Gauge, Histogram
 
 from esp_diagnostics import findings
 from esp_diagnostics.alerts import load_rules as load_alert_rules
-from esp_diagnostics.catch_up import Access, CatchUp, chunks_of
+from esp_diagnostics.catch_up import Access, CatchUp, Chunk, chunks_of
 from esp_diagnostics.domain.backlog import MAX_LIVE_READINGS, divide, live_span_us
 from esp_diagnostics.domain.diagnosis import Rules, load_rules
 from esp_diagnostics.findings import Effects
@@ -378,19 +378,21 @@ class Worker:
 
     async def _judge_steps(self, batch: Batch, claims: Sequence[Claim]) -> None:
         """Judge readings of the past step by step, and write what follows from each step."""
-        for part in chunks_of(batch):
+        for chunk in chunks_of(batch):
             async with self._turn:
-                await self._judge_step(part, claims)
+                await self._judge_step(chunk, claims)
 
-    async def _judge_step(self, part: Batch, claims: Sequence[Claim]) -> None:
+    async def _judge_step(self, chunk: Chunk, claims: Sequence[Claim]) -> None:
         try:
-            effects = await self._in_thread(self._judge.judge, part, time.monotonic(), replaying=True)
+            effects = await self._in_thread(
+                self._judge.judge, chunk.batch, time.monotonic(), replaying=True, shown=chunk.ending
+            )
             await self._live.publish(await self._write(effects, claims))
         except Exception as error:
             if is_outage(error):
                 raise
             # What cannot be judged now could not be judged when it came.
-            log.exception("replay.failed", readings=len(part))
+            log.exception("replay.failed", readings=len(chunk.batch))
 
     async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
         """Judge what pumps sent between what was judged and `batch`, if it went past this worker.
@@ -404,8 +406,8 @@ class Worker:
         if len(missed):
             log.info("gap.filled", pumps=len(windows), readings=len(missed))
             _GAPS.inc(len(missed))
-            for part in chunks_of(missed):
-                await self._judge_step(part, claims)
+            for chunk in chunks_of(missed):
+                await self._judge_step(chunk, claims)
         return {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}
 
     def _gaps(self, batch: Batch) -> Iterable[Window]:

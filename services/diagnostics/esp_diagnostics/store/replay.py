@@ -83,6 +83,7 @@ class Replay:
 
     async def windows(self, windows: Sequence[Window], most: int | None = None) -> Batch:
         """Return the readings within `windows` (the first `most` of each), in order of time."""
+        windows = [window for window in windows if window.after < window.until]
         if not windows:
             return join([])
         pump_ids, after, until = (list(column) for column in zip(*windows, strict=True))

@@ -1,7 +1,7 @@
 """The monitor: many pumps watched at once, reading by reading."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -127,6 +127,7 @@ class Monitor:
         frozen_mask: Int32Array,
         anomalies: Mapping[str, Verdict] | None = None,
         refused_mask: Int32Array | None = None,
+        assessed: Collection[str] | None = None,
     ) -> list[Assessment]:
         """Return an assessment of each pump of `readings` at its newest reading.
 
@@ -134,6 +135,8 @@ class Monitor:
         those of the same instant are merged (gauge and drive may report apart). Readings of unknown pumps
         are counted (`unknown`). `anomalies`: the newest verdict on each pump, from readings before these.
         `refused_mask`: channels of which ingest took no value, so that what they said before stands no more.
+        `assessed`: pumps to assess, None for all. Every pump's state moves on; of the others only those are
+        assessed that have an open finding, or a finding or state that changed.
         """
         refused = np.zeros_like(fault_mask) if refused_mask is None else refused_mask
         self._note_anomalies(anomalies or {})
@@ -148,6 +151,8 @@ class Monitor:
             self._note_moves(step, moves)
             _note_news(step, news)
             steps.append(step)
+        if assessed is not None:
+            newest = self._changed(newest, {*moves, *(row for row in news if news[row])}, assessed)
         tellers = {
             number: Teller(self._judge, self._table, self._findings, steps[number])
             for number in {number for number, _ in newest.values()}
@@ -156,6 +161,25 @@ class Monitor:
             tellers[number].tell(self._specs[row], place, News(news.get(row, {}), tuple(moves.get(row, ()))))
             for row, (number, place) in newest.items()
         ]
+
+    def _changed(
+        self, newest: Mapping[int, tuple[int, int]], changed: Collection[int], assessed: Collection[str]
+    ) -> dict[int, tuple[int, int]]:
+        """Return those of the rows that are in `changed`, that are to be assessed, or that have findings."""
+        suffering = np.any(self._findings["open"], axis=1)
+        return {
+            row: place
+            for row, place in newest.items()
+            if row in changed or suffering[row] or self._specs[row].pump_id in assessed
+        }
+
+    def newest_us(self, pump_id: str) -> int:
+        """Return the time of a pump's newest reading that was observed; NEVER before the first."""
+        return int(self._table["time_us"][self._rows[pump_id]])
+
+    def state(self, pump_id: str) -> str:
+        """Return what a pump does now."""
+        return State(int(self._table["state"][self._rows[pump_id]])).label
 
     def features(self) -> FeatureRows:
         """Return the feature rows of the readings last observed."""
