@@ -13,7 +13,7 @@ from esp_diagnostics.domain.diagnosis import default_rules
 from esp_diagnostics.findings import Effects
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
-from esp_diagnostics.watch import Judge, Past, Rulebook
+from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
 from pump_readings import BEGIN_US, readings
 
 RULEBOOK = Rulebook(default_rules(), shipped_alert_rules())
@@ -158,3 +158,42 @@ def test_pump_without_findings_writes_a_status_only_at_the_end_of_a_backlog():
 
     # The first reading begins a spell, which is a change; what follows is not, up to the last.
     assert [status.time for status in statuses if status.pump_id == "P-2"] == [at(0.5), at(119.5)]
+
+
+def test_live_judge_leaves_a_finding_of_the_backlog_to_the_judge_of_the_backlog():
+    """After a restart, with the backlog judged up to a finding that its later readings end."""
+    live, later = judge(), judge()
+    live.judge(batch(readings([115], pump="P-1")), 0.0)
+    later_part = history().take(slice(0, 3 * 50))
+    [raised] = judged_later(later, later_part).raised
+    finding = OpenFinding(
+        "open_phase", raised.finding_id, *["critical"] * 2, 1.0, raised.onset, raised.raised_at
+    )
+    (body, through_us) = live.snapshots(["P-1"])["P-1"]
+    past = {"P-1": Past(findings=[finding], snapshot=body, through_us=through_us)}
+    healthy = batch(readings([116], pump="P-1"))
+
+    beside, alone = Judge(RULEBOOK), Judge(RULEBOOK)
+    beside.admit({"P-1": PUMPS["P-1"]}, past, behind=["P-1", "P-9"])
+    alone.admit({"P-1": PUMPS["P-1"]}, past)
+
+    assert beside.judge(healthy, 1.0).cleared == []
+    assert [over.finding_id for over in alone.judge(healthy, 1.0).cleared] == [raised.finding_id]
+
+
+def test_live_judge_clears_its_own_finding_beside_a_backlog():
+    live, minutes = judge(), np.arange(0, 5, 0.5)
+    ill = batch(readings(minutes, pump="P-1", current_a_a=2.0))
+    [raised] = live.judge(ill, 0.0).raised
+    finding = OpenFinding(
+        "open_phase", raised.finding_id, *["critical"] * 2, 1.0, raised.onset, raised.raised_at
+    )
+    (body, through_us) = live.snapshots(["P-1"])["P-1"]
+    beside = Judge(RULEBOOK)
+    beside.admit(
+        {"P-1": PUMPS["P-1"]}, {"P-1": Past([finding], None, None, body, through_us)}, behind=["P-1"]
+    )
+
+    effects = beside.judge(batch(readings(np.arange(5, 40, 0.5), pump="P-1")), 1.0)
+
+    assert [over.finding_id for over in effects.cleared] == [raised.finding_id]

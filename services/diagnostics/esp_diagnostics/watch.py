@@ -104,14 +104,24 @@ class Judge:
 
     # --- which pumps ---------------------------------------------------------------------------------------
 
-    def admit(self, pumps: Mapping[str, KnownPump], past: Mapping[str, Past]) -> None:
-        """Begin to watch `pumps`, from what is on record of each."""
+    def admit(
+        self, pumps: Mapping[str, KnownPump], past: Mapping[str, Past], behind: Collection[str] = ()
+    ) -> None:
+        """Begin to watch `pumps`, from what is on record of each.
+
+        `behind`: pumps whose backlog another judge has. What is open of them by that backlog is not this
+        judge's to clear: it knows only of the findings that are open in its own state.
+        """
         self._pumps |= pumps
         self._apply()
         for pump_id, pump in pumps.items():
             self._memory[pump_id] = _memory_of(pump, past[pump_id])
             self.set_model(pump_id, past[pump_id].model)
         self._restore({pump_id: known.snapshot for pump_id, known in past.items() if known.snapshot})
+        for pump_id in pumps.keys() & set(behind):
+            memory, own = self._memory[pump_id], self._monitor.open_findings(pump_id)
+            memory.findings = {name: found for name, found in memory.findings.items() if name in own}
+            memory.inherited = memory.inherited and bool(memory.findings)
 
     def dismiss(self, pump_ids: Iterable[str]) -> None:
         """Watch these pumps no more: another worker does."""

@@ -345,7 +345,7 @@ class Worker:
         longest = now - timedelta(seconds=self._settings.replay_longest_s)
         async with self._turn:
             past = await self._patiently(lambda: read_pasts(self._pool, list(pumps), longest))
-            await self._in_thread(self._judge.admit, pumps, past)
+            await self._in_thread(self._judge.admit, pumps, past, self._catch_up.backlogs.pump_ids)
         fresh = now - timedelta(seconds=self._settings.replay_new_s)
         windows = [
             Window(pump_id, max(as_time(known.through_us), longest) if known.through_us else fresh, now)
