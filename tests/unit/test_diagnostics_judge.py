@@ -10,7 +10,7 @@ from esp_common.contracts.readings import Readings, empty_readings
 from esp_diagnostics.catch_up import chunks_of
 from esp_diagnostics.domain.alert_rules import shipped_alert_rules
 from esp_diagnostics.domain.diagnosis import default_rules
-from esp_diagnostics.findings import Effects
+from esp_diagnostics.findings import Effects, FoundSpan
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
 from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
@@ -197,3 +197,15 @@ def test_live_judge_clears_its_own_finding_beside_a_backlog():
     effects = beside.judge(batch(readings(np.arange(5, 40, 0.5), pump="P-1")), 1.0)
 
     assert [over.finding_id for over in effects.cleared] == [raised.finding_id]
+
+
+def test_backlog_does_not_find_again_what_live_readings_led_to():
+    onset_us = BEGIN_US + 20 * 60_000_000
+    over = FoundSpan("open_phase", onset_us, onset_us + 3_600_000_000)
+    past = {"P-1": Past(later=[over])}
+
+    assert judged_later(judge(past), history()).raised == []
+    earlier = {"P-1": Past(later=[over._replace(until_us=onset_us)])}
+    assert [found.onset for found in judged_later(judge(earlier), history()).raised] == [at(20)]
+    other = {"P-1": Past(later=[over._replace(condition="overload", until_us=None)])}
+    assert [found.onset for found in judged_later(judge(other), history()).raised] == [at(20)]

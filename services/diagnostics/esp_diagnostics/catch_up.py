@@ -16,12 +16,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import structlog
 from esp_common import topology
+from esp_common.contracts.readings import Readings
 from esp_common.database import Pool, is_outage
 from prometheus_client import Counter, Gauge
 
-from esp_diagnostics.domain.backlog import Backlog, Backlogs, chunks
+from esp_diagnostics.domain.backlog import EARLIER_LEAST_US, Backlog, Backlogs, chunks, first_times
 from esp_diagnostics.findings import Effects
 from esp_diagnostics.partitions import Claim
 from esp_diagnostics.pasts import read_pasts, read_pasts_at
@@ -76,6 +78,13 @@ class Chunk(NamedTuple):
     batch: Batch
     ending: frozenset[str]
 
+    def without(self, pump_ids: Sequence[str]) -> "Chunk":
+        """Return the chunk without the readings of these pumps."""
+        if not pump_ids:
+            return self
+        kept = ~np.isin(self.batch.readings.pump_id, pump_ids)
+        return Chunk(self.batch.take(kept), self.ending.difference(pump_ids))
+
 
 class CatchUp:
     """Judges the past of pumps with a backlog, and hands their states over to the live judge.
@@ -84,7 +93,14 @@ class CatchUp:
     """
 
     def __init__(
-        self, access: Access, judge: Judge, pool: Pool, *, settle_s: float, longest_s: float
+        self,
+        access: Access,
+        judge: Judge,
+        pool: Pool,
+        *,
+        settle_s: float,
+        longest_s: float,
+        earlier_s: float,
     ) -> None:
         self.backlogs = Backlogs(settle_s)
         self._access = access
@@ -93,6 +109,7 @@ class CatchUp:
         self._pool = pool
         self._replay = Replay(pool)
         self._longest = timedelta(seconds=longest_s)
+        self._earlier_us = int(earlier_s * 1e6)
         self._due = asyncio.Event()
         self._unrecorded: dict[str, int] = {}  # by pump, up to when it is judged (µs) beyond what is stored
 
@@ -112,13 +129,41 @@ class CatchUp:
                     async with asyncio.timeout(LOOK_S):
                         await self._due.wait()
 
-    async def set_aside(self, past: Mapping[str, tuple[int, int]]) -> list[Note]:
-        """Have readings of pumps wait, after one time (µs) and up to another; return what to store of it."""
-        new = [pump_id for pump_id in past if pump_id not in self.backlogs]
+    def earlier(self, readings: Readings, now_us: int) -> dict[str, int]:
+        """Return, by pump, the first reading (µs) before all that was judged, if it is to be judged.
+
+        That is so while the pump's history is being judged, and for a while after its first live reading.
+        """
+        found: dict[str, int] = {}
+        for pump_id, first_us in first_times(readings).items():
+            backlog = self.backlogs.get(pump_id)
+            began_us = self._judge.began_us(pump_id)
+            if backlog is not None and backlog.since_us is not None:
+                began_us = backlog.since_us
+            elif began_us is None or now_us - began_us > self._earlier_us:
+                continue
+            if first_us < began_us - EARLIER_LEAST_US:
+                found[pump_id] = first_us
+        return found
+
+    def until_us(self, pump_id: str) -> int:
+        """Return up to when (µs) readings of a pump wait; 0: none do."""
+        backlog = self.backlogs.get(pump_id)
+        return 0 if backlog is None else backlog.until_us
+
+    async def set_aside(self, past: Mapping[str, tuple[int, int]], anew: Collection[str] = ()) -> list[Note]:
+        """Have readings of pumps wait, after one time (µs) and up to another; return what to store of it.
+
+        `anew`: pumps that are judged again from there on, without a state.
+        """
+        await self.forget(anew)
+        new = [pump_id for pump_id in past if pump_id not in self.backlogs and pump_id not in anew]
         bodies = await self._access.in_thread(self._judge.snapshots, new) if new else {}
         for pump_id in new:
             after_us, body = past[pump_id][0], bodies[pump_id][0] if pump_id in bodies else None
             self._begin(pump_id, after_us, body)
+        for pump_id in anew:
+            self._begin(pump_id, past[pump_id][0], None)
         now_s = time.monotonic()
         backlogs = [self.backlogs.extend(pump_id, *span, now_s) for pump_id, span in past.items()]
         self._due.set()
@@ -129,6 +174,7 @@ class CatchUp:
                 as_time(each.judged_us),
                 as_time(each.until_us),
                 each.body if each.pump_id in bodies else None,
+                each.pump_id in anew,
             )
             for each in backlogs
         ]
@@ -137,7 +183,10 @@ class CatchUp:
         log.info("backlog.began", pump_id=pump_id, since=as_time(after_us).isoformat())
         _BEGUN.inc()
         partition = topology.partition(pump_id)
-        self.backlogs.add(Backlog(pump_id, partition, after_us, after_us, body, recorded_us=after_us))
+        since_us = after_us if body is None else None
+        self.backlogs.add(
+            Backlog(pump_id, partition, after_us, after_us, body, recorded_us=after_us, since_us=since_us)
+        )
 
     async def load(self, partition: int, now_us: int) -> None:
         """Take the backlogs that are stored of a partition; what has come up to now belongs to them."""
@@ -156,6 +205,7 @@ class CatchUp:
                     pending.body,
                     noted_at_s=time.monotonic(),
                     recorded_us=as_us(pending.judged),
+                    since_us=as_us(pending.judged) if pending.body is None else None,
                 )
             )
         self._due.set()
@@ -202,7 +252,9 @@ class CatchUp:
         times = batch.readings.time_us
         for chunk in chunks_of(batch):
             async with self._access.turn:
-                await self._judge_chunk(chunk)
+                # Meanwhile a pump may have begun anew, or be another worker's.
+                gone = [each.pump_id for each in backlogs if self.backlogs.get(each.pump_id) is not each]
+                await self._judge_chunk(chunk.without(gone))
         async with self._access.turn:
             await self._record(Effects())
         for each in backlogs:

@@ -58,13 +58,22 @@ class Open:
     told: tuple[str, str | None] | None = None
 
 
+class FoundSpan(NamedTuple):
+    """A condition was found that lasted from `onset_us` to before `until_us`; None: it still does."""
+
+    condition: str
+    onset_us: int
+    until_us: int | None
+
+
 @dataclass(slots=True)
 class PumpMemory:
     """What is known of a pump besides the tree's own state.
 
-    `through_us`: its newest reading that was judged. `settled`: when each condition was last over, as far as
-    a replay may come upon it again. `passed`: what alerts were last told of each limit that is passed, by
-    condition. `inherited`: findings were open, but the state that led to them is lost;
+    `through_us`: its newest reading that was judged; `began_us`: since when it is. `settled`: when each
+    condition was last over, as far as a replay may come upon it again. `later`: what was found already from
+    readings that a replay has yet to reach. `passed`: what alerts were last told of each limit that is
+    passed, by condition. `inherited`: findings were open, but the state that led to them is lost;
     they stay open until the pump is judged anew. `unshown`: what its status is to be made of when it is due.
     """
 
@@ -74,6 +83,8 @@ class PumpMemory:
     findings: dict[str, Open] = field(default_factory=dict)
     spell: tuple[int, str] | None = None
     settled: dict[str, int] = field(default_factory=dict)
+    later: Sequence[FoundSpan] = ()
+    began_us: int | None = None
     passed: dict[str, Signal] = field(default_factory=dict)
     inherited: bool = False
     status_at_s: float = float("-inf")
@@ -247,6 +258,8 @@ def _log_state(memory: PumpMemory, assessment: Assessment, effects: Effects) -> 
         ended_at = None if end_us is None else as_time(end_us)
         effects.spells.append(Spell(memory.pump_id, as_time(time_us), state, ended_at, code))
     memory.spell = (begun[-1][0], begun[-1][1])
+    if memory.began_us is None:
+        memory.began_us = begun[0][0]
 
 
 def _find(
@@ -288,8 +301,8 @@ def _raise(
     effects: Effects,
 ) -> bool:
     condition = hypothesis.condition
-    if context.replaying and hypothesis.since_us <= memory.settled.get(condition, -1):
-        return False  # it was found then, and is over
+    if context.replaying and _is_recorded(memory, condition, hypothesis.since_us):
+        return False
     onset, raised_at = as_time(min(hypothesis.since_us, assessment.time_us)), as_time(assessment.time_us)
     finding = NewFinding(
         finding_id=uuid4(),
@@ -318,6 +331,16 @@ def _raise(
     )
     _announce("raised", memory, condition, known, raised_at, hypothesis.action, context, effects)
     return True
+
+
+def _is_recorded(memory: PumpMemory, condition: str, since_us: int) -> bool:
+    """Whether it is on record already that a pump suffered from a condition at that time."""
+    return since_us <= memory.settled.get(condition, -1) or any(
+        span.condition == condition
+        and span.onset_us <= since_us
+        and (span.until_us is None or since_us < span.until_us)
+        for span in memory.later
+    )
 
 
 def _change(

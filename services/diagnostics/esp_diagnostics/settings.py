@@ -92,6 +92,12 @@ class DiagnosticsSettings(ServiceSettings):
     replay_new_s: float = Field(
         3600, ge=0, description="Past that is judged of a pump without a saved state, seconds."
     )
+    earlier_history_s: float = Field(
+        86_400,
+        ge=0,
+        description="How old a pump's first judged reading may be for readings before it to be judged, "
+        "seconds.",
+    )
     backlog_settle_s: float = Field(
         10,
         ge=0,

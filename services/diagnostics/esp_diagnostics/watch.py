@@ -24,7 +24,7 @@ from esp_diagnostics.domain.alert_rules import AlertRules, limits_of
 from esp_diagnostics.domain.anomaly import AnomalyVerdict, Detector, DetectorInvalid, Watch
 from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, Rules
 from esp_diagnostics.domain.limits import LimitChange, LimitWatch
-from esp_diagnostics.findings import Context, Effects, Open, PumpMemory
+from esp_diagnostics.findings import Context, Effects, FoundSpan, Open, PumpMemory
 from esp_diagnostics.store.pumps import KnownPump
 from esp_diagnostics.store.replay import Batch
 
@@ -66,7 +66,8 @@ class OpenFinding(NamedTuple):
 class Past:
     """What is on record of a pump when a worker begins to watch it; None or empty where there is nothing.
 
-    `spell`: since when (µs) it does what it does. `settled`: when (µs) each condition was last over.
+    `spell`: since when (µs) it does what it does. `settled`: when (µs) each condition was last over. `later`:
+    what was found from readings after those that are judged now. `began_us`: since when it is judged.
     """
 
     findings: Sequence[OpenFinding] = ()
@@ -75,6 +76,8 @@ class Past:
     snapshot: bytes | None = None
     through_us: int = 0
     model: bytes | None = None
+    later: Sequence[FoundSpan] = ()
+    began_us: int | None = None
 
 
 class Judge:
@@ -101,6 +104,11 @@ class Judge:
         """Return the time of a pump's newest reading that was judged; None for a pump it does not watch."""
         memory = self._memory.get(pump_id)
         return None if memory is None else memory.through_us
+
+    def began_us(self, pump_id: str) -> int | None:
+        """Return since when (µs) a pump is judged; None where no reading was, or it is not watched."""
+        memory = self._memory.get(pump_id)
+        return None if memory is None else memory.began_us
 
     # --- which pumps ---------------------------------------------------------------------------------------
 
@@ -298,6 +306,8 @@ def _memory_of(pump: KnownPump, past: Past) -> PumpMemory:
         findings={each.condition: Open(*each[1:]) for each in past.findings},
         spell=past.spell,
         settled=dict(past.settled or {}),
+        later=past.later,
+        began_us=past.began_us,
         inherited=bool(past.findings) and past.snapshot is None,
     )
 

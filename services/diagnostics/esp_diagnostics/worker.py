@@ -37,7 +37,7 @@ from prometheus_client import Gauge, Histogram
 from esp_diagnostics import findings
 from esp_diagnostics.alerts import load_rules as load_alert_rules
 from esp_diagnostics.catch_up import Access, CatchUp, Chunk, chunks_of
-from esp_diagnostics.domain.backlog import MAX_LIVE_READINGS, divide, live_span_us
+from esp_diagnostics.domain.backlog import MAX_LIVE_READINGS, divide, first_times, live_span_us
 from esp_diagnostics.domain.diagnosis import Rules, load_rules
 from esp_diagnostics.findings import Effects
 from esp_diagnostics.live import LivePublisher
@@ -176,6 +176,7 @@ class Worker:
             pool,
             settle_s=settings.backlog_settle_s,
             longest_s=settings.replay_longest_s,
+            earlier_s=settings.earlier_history_s,
         )
         self._outage_since: float | None = None
         self._paused: list[Lane] = []
@@ -411,11 +412,8 @@ class Worker:
         return {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}
 
     def _gaps(self, batch: Batch) -> Iterable[Window]:
-        readings = batch.readings
-        order = np.argsort(readings.time_us, kind="stable")[::-1]
-        first = dict(zip(readings.pump_id[order].tolist(), readings.time_us[order].tolist(), strict=True))
         longest_us = int(self._settings.replay_longest_s * 1e6)
-        for pump_id, first_us in first.items():
+        for pump_id, first_us in first_times(batch.readings).items():
             through_us = self._judge.through_us(pump_id)
             if not through_us or pump_id in self._catch_up.backlogs:
                 continue
@@ -536,9 +534,13 @@ class Worker:
             after_us = max(through_us, first_us - longest_us) if through_us else first_us - 1
             gap = past.get(pump_id, (after_us, last_us))
             past[pump_id] = (min(after_us, gap[0]), max(last_us, gap[1]))
+        earlier = self._catch_up.earlier(batch.readings, now_us)
+        for pump_id, first_us in earlier.items():
+            until_us = max(past.get(pump_id, (0, 0))[1], self._judge.through_us(pump_id) or 0)
+            past[pump_id] = (first_us - 1, max(until_us, self._catch_up.until_us(pump_id)))
         if not past:
             return batch, []
-        notes = await self._catch_up.set_aside(past)
+        notes = await self._catch_up.set_aside(past, earlier.keys())
         return batch.take(division.live), notes
 
     def _note_unknown(self) -> None:

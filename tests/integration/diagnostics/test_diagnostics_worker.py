@@ -119,6 +119,16 @@ class Stream:
         )
         return [tuple(row) for row in await self.fleet.rows(query, pump_id)]
 
+    async def add_pump(self, pump_id: str) -> None:
+        await self.fleet.rows("INSERT INTO ingest.pumps (pump_id, well_id) VALUES ($1, 'W-1')", pump_id)
+
+    async def backlog(self, pump_id: str) -> list[Any]:
+        """Return what waits of a pump."""
+        return await self.fleet.rows("SELECT * FROM diagnostics.backlogs WHERE pump_id = $1", pump_id)
+
+    async def no_backlog(self, pump_id: str) -> bool:
+        return not await self.backlog(pump_id)
+
     async def workers(self) -> set[str]:
         """Return those that are on record as living."""
         return {
@@ -487,6 +497,52 @@ class TestContinuity:
         assert (before[2], after[2]) == (after[0], None)
         (status,) = await stream.fleet.rows("SELECT time FROM diagnostics.pump_status WHERE pump_id = 'P-9'")
         assert status["time"] == last(now)
+
+    async def test_history_that_comes_after_the_first_live_reading_is_judged_before_it(
+        self, stream, worker_settings
+    ):
+        """Its newer half comes first; what the live reading led to is not found or logged again."""
+        long_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=5)
+        older = readings("P-60", long_ago, 200, **HEALTHY)
+        older.values[100:130, CHANNEL_INDEX["current_a_a"]] = 2.0
+        newer = readings("P-60", long_ago + 200 * STEP, 200, **HEALTHY)
+        now = readings("P-60", datetime.now(UTC).replace(microsecond=0), 1, **HEALTHY)
+        await stream.add_pump("P-60")
+        settings = worker_settings.model_copy(update={"backlog_settle_s": 3, "replay_new_s": 0})
+        async with _work(settings):
+            await stream.send(now)
+            await stream.judged("P-60", last(now))
+            for part in (newer, older):
+                await stream.send(part)
+                await until(lambda: stream.backlog("P-60"), "the history waits")
+            await until(lambda: stream.no_backlog("P-60"), "the history is judged", 120)
+            (found,) = await stream.findings("P-60")
+            (status,) = await stream.fleet.rows(
+                "SELECT time FROM diagnostics.pump_status WHERE pump_id = 'P-60'"
+            )
+            again = readings("P-60", datetime.now(UTC).replace(microsecond=0), 1, **HEALTHY)
+            await stream.send(again)
+            await stream.judged("P-60", last(again))
+        assert (found["onset"], found["cleared_at"] < last(newer)) == (long_ago + 100 * STEP, True)
+        assert status["time"] == last(now)
+        assert (await stream.spells("P-60"))[0][:2] == (long_ago, "running")
+
+    async def test_history_before_what_has_been_judged_for_long_is_not_judged(self, stream, worker_settings):
+        long_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=5)
+        history = readings("P-61", long_ago, 100, **OPEN_PHASE)
+        first = readings("P-61", long_ago + timedelta(hours=4), 1, **HEALTHY)
+        now = readings("P-61", datetime.now(UTC).replace(microsecond=0), 1, **HEALTHY)
+        await stream.add_pump("P-61")
+        settings = worker_settings.model_copy(update={"earlier_history_s": 1800, "replay_new_s": 0})
+        async with _work(settings):
+            await stream.send(first)
+            await stream.judged("P-61", last(first))
+            await stream.send(history)
+            await stream.send(now)
+            await stream.judged("P-61", last(now))
+        assert await stream.no_backlog("P-61")
+        assert await stream.findings("P-61") == []
+        assert (await stream.spells("P-61"))[0][0] == last(first)
 
     async def test_workers_share_the_lanes_and_take_over_what_another_leaves(self, stream, worker_settings):
         pumps = [f"P-{number}" for number in range(15, 23)]

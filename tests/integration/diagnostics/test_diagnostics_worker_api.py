@@ -67,6 +67,20 @@ async def test_diagnostics_rank_hypotheses_with_evidence_path_and_history(diagno
     assert answer["model"]["version"] is None
 
 
+async def test_diagnostics_say_since_when_a_pump_is_judged(diagnostics_api):
+    path = "/api/v1/pumps/P-1/diagnostics"
+    assert (await diagnostics_api.client.get(path)).json()["judged_since"] is None
+    first, second = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 1, 2, tzinfo=UTC)
+    await diagnostics_api.rows(
+        "INSERT INTO diagnostics.state_log (pump_id, started_at, state, ended_at)"
+        " VALUES ('P-1', $1, 'off', $2), ('P-1', $2, 'running', NULL)",
+        first,
+        second,
+    )
+    answer = (await diagnostics_api.client.get(path)).json()
+    assert datetime.fromisoformat(answer["judged_since"]) == first
+
+
 async def test_health_comes_with_its_terms(diagnostics_api):
     answer = (await diagnostics_api.client.get("/api/v1/pumps/P-1/health")).json()
     assert (answer["score"], answer["terms"][0]["points"]) == (40, 60)

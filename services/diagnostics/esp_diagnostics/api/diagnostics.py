@@ -118,7 +118,8 @@ class Diagnostics(BaseModel):
 
     `hypotheses` are ranked, likeliest first. `path` is the way through the tree. `residuals`: how far head,
     power and rate are from the curve. `anomaly`: the detector's verdict. `silent`: no reading has come for
-    several of the pump's intervals. `diagnosis_lag_s`: span of received readings that wait to be judged. Of a
+    several of the pump's intervals. `judged_since`: readings before that time are stored and not judged, if
+    there are any. `diagnosis_lag_s`: span of received readings that wait to be judged. Of a
     pump that is silent, or whose diagnosis is so far behind, `state` is unknown since its last reading.
     """
 
@@ -128,6 +129,7 @@ class Diagnostics(BaseModel):
     state: State
     since: datetime | None
     silent: bool
+    judged_since: datetime | None
     diagnosis_lag_s: float
     gauge_fault: bool
     hypotheses: list[HypothesisItem]
@@ -222,7 +224,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: Policy) -> AP
 def _current(found: Mapping[str, Any], pump: KnownPump, policy: Policy) -> dict[str, Any]:
     """Return a status as it is to be shown now: an old one says nothing of what the pump does."""
     if found["time"] is None:
-        return {**_NOTHING_SAID, "diagnosis_lag_s": found["diagnosis_lag_s"]}
+        return {**_NOTHING_SAID, **{name: found[name] for name in ("judged_since", "diagnosis_lag_s")}}
     oldest = datetime.now(UTC) - timedelta(seconds=policy.after_s(pump.spec.expected_interval_s))
     shown = {**found, "silent": found["received"] < oldest}
     if found["time"] < oldest:

@@ -21,6 +21,9 @@ LIVE_LEAST_S: Final = 10.0
 LIVE_MOST_S: Final = 1800.0
 
 CHUNK_READINGS: Final = 10
+EARLIER_LEAST_US: Final = 60_000_000
+"""By how much readings must come before all that was judged of their pump to be judged after it."""
+
 STEP_US: Final = 60_000_000
 """Past readings of a pump are judged at most so many, and within one minute, at a time: the live ones wait no
 longer than that, and what follows is dated to the minute."""
@@ -79,6 +82,12 @@ def divide(
     return Division(live, past)
 
 
+def first_times(readings: Readings) -> dict[str, int]:
+    """Return the time (µs) of the first reading of each pump."""
+    order = np.argsort(readings.time_us, kind="stable")[::-1]
+    return dict(zip(readings.pump_id[order].tolist(), readings.time_us[order].tolist(), strict=True))
+
+
 def chunks(pump_ids: Integers, times_us: Integers) -> Integers:
     """Return the number of the chunk that each reading (n,), in order of time, is judged in.
 
@@ -105,8 +114,9 @@ class Backlog:
 
     `body`: the state to go on from, until `begun`. What followed from readings up to `recorded_us` may be on
     record already, from before a restart. `noted_at_s`: when a reading joined it last;
-    `served_at_s`: when it had its turn last (both by a clock that never goes back). `span_us`: how much of
-    the past is read at a time.
+    `served_at_s`: when it had its turn last (both by a clock that never goes back). `since_us`: after which
+    time it is judged without an earlier state, None where it goes on from one. `span_us`: how much of the
+    past is read at a time.
     """
 
     pump_id: str
@@ -117,6 +127,7 @@ class Backlog:
     recorded_us: int = 0
     noted_at_s: float = 0.0
     served_at_s: float = float("-inf")
+    since_us: int | None = None
     begun: bool = False
     span_us: int = FIRST_SPAN_US
 

@@ -10,13 +10,17 @@ _SQL: Final = load_queries(__package__, "backlogs.sql")
 
 
 class Note(NamedTuple):
-    """Readings of a pump after `judged` and up to `until` wait; `body` is its state at `judged`, if any."""
+    """Readings of a pump after `judged` and up to `until` wait; `body` is its state at `judged`, if any.
+
+    `anew`: what is stored of them is judged again, from `judged` on and without a state.
+    """
 
     pump_id: str
     partition: int
     judged: datetime
     until: datetime
     body: bytes | None
+    anew: bool = False
 
 
 class Saved(NamedTuple):
@@ -40,8 +44,10 @@ class Pending(NamedTuple):
 
 async def note(connection: Connection, notes: Sequence[Note]) -> None:
     """Store that readings wait."""
+    if anew := [each.pump_id for each in notes if each.anew]:
+        await connection.execute(_SQL.forget_state, anew)
     if notes:
-        await connection.execute(_SQL.note, *_columns(notes))
+        await connection.execute(_SQL.note, *_columns(notes)[:-1])
 
 
 async def note_judged(connection: Connection, judged: Sequence[tuple[str, datetime]]) -> None:

@@ -11,6 +11,9 @@ ON CONFLICT (pump_id) DO UPDATE
         judged = CASE WHEN b.body IS NULL THEN least(b.judged, EXCLUDED.judged) ELSE b.judged END,
         body_through = CASE WHEN b.body IS NULL THEN least(b.body_through, EXCLUDED.judged) ELSE b.body_through END
 
+-- name: forget_state
+UPDATE diagnostics.backlogs SET body = NULL, body_through = judged WHERE pump_id = ANY($1)
+
 -- name: judged
 UPDATE diagnostics.backlogs AS b SET judged = now_known.judged
 FROM unnest($1::text[], $2::timestamptz[]) AS now_known (pump_id, judged)

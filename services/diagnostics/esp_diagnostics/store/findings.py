@@ -95,6 +95,11 @@ async def cleared_by(
     return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
 
 
+async def found_after(connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]) -> list[Row]:
+    """Return what was found of each pump after its time: pump, condition, onset and cleared_at."""
+    return [dict(row) for row in await connection.fetch(_SQL.found_after, list(pump_ids), list(at))]
+
+
 async def raise_new(connection: Connection, found: Sequence[NewFinding]) -> set[UUID]:
     """Write findings; return the ids of those whose pump was not known to suffer from the same already."""
     if not found:

@@ -27,6 +27,13 @@ JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
 WHERE cleared_at <= at
 GROUP BY f.pump_id, condition
 
+-- name: found_after
+-- What was found of each pump from readings after its time.
+SELECT f.pump_id, condition, onset, cleared_at
+FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
+JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
+WHERE raised_at > at
+
 -- name: raise
 -- Return the ids of those that are new: a condition that a pump is known to suffer from is not found again.
 INSERT INTO diagnostics.findings (

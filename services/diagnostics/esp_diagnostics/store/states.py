@@ -111,7 +111,7 @@ async def put_statuses(connection: Connection, statuses: Sequence[Status], rule_
 async def status(pool: Pool, pump_id: str) -> dict[str, Any]:
     """Return what a pump does and suffers from now, as far as a worker has said; `time` None: nothing yet.
 
-    Beside it `received`, the newest reading known of, and `diagnosis_lag_s`.
+    Beside it `judged_since`, `received`, the newest reading known of, and `diagnosis_lag_s`.
     """
     row = await pool.fetchrow(_SQL.status, pump_id)
     assert row is not None  # noqa: S101 - the query returns one row
@@ -124,6 +124,12 @@ async def open_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[s
     """Return when each pump began what it still does, and what that is."""
     rows = await connection.fetch(_SQL.open_spells, list(pump_ids))
     return {row["pump_id"]: (row["started_at"], row["state"]) for row in rows}
+
+
+async def first_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[str, datetime]:
+    """Return when the first spell of each pump began that is on record."""
+    rows = await connection.fetch(_SQL.first_spells, list(pump_ids))
+    return {row["pump_id"]: row["started_at"] for row in rows}
 
 
 async def spells_at(

@@ -79,6 +79,7 @@ WHERE s.time <= EXCLUDED.time
 -- A pump's status, its newest reading that is known of, and how far its diagnosis is behind.
 SELECT
     s.*, greatest(s.time, a.received) AS received,
+    (SELECT min(started_at) FROM diagnostics.state_log AS l WHERE l.pump_id = $1) AS judged_since,
     greatest(
         0, extract(epoch FROM b.until - b.judged), extract(epoch FROM a.received - s.time)
     )::float8 AS diagnosis_lag_s
@@ -89,6 +90,9 @@ LEFT JOIN diagnostics.backlogs AS b USING (pump_id)
 
 -- name: open_spells
 SELECT pump_id, started_at, state FROM diagnostics.state_log WHERE pump_id = ANY($1) AND ended_at IS NULL
+
+-- name: first_spells
+SELECT pump_id, min(started_at) AS started_at FROM diagnostics.state_log WHERE pump_id = ANY($1) GROUP BY pump_id
 
 -- name: spells_at
 -- When each pump began what it did at its time, and what that was.
