@@ -109,12 +109,12 @@ async def _delays(bed: Bed, pumps: int, seconds: int) -> tuple[list[float], Mapp
     bed.forget()
     deployment = bed.deploy("postgres", pumps)
     migrate(deployment.url("esp_diagnostics_owner"), "postgres")
-    worker, api = (_role(deployment, name) for name in ("worker", "api"))
+    worker, api = (role(deployment, name) for name in ("worker", "api"))
     field = build_field(SEED, pumps, interval_s=1.0)
     rated = {pump["pump_id"]: pump["motor_rated_current_a"] for pump in field.assets()["pumps"]}
     some = list(rated)[:: pumps // (2 * ILL)]
     ill = dict(zip((TREE, OVERLOAD.condition), (some[:ILL], some[ILL : 2 * ILL]), strict=True))
-    scans = iter(_scans(field, WARM_UP_S + len(FAULTS) + seconds))
+    scans = iter(scans_of(field, WARM_UP_S + len(FAULTS) + seconds))
     with bed.auth(deployment).running(), api.running(), worker.running():
         async with (
             connect(f"ws://127.0.0.1:{api.port}{PATH}", compression=None) as socket,
@@ -124,18 +124,18 @@ async def _delays(bed: Bed, pumps: int, seconds: int) -> tuple[list[float], Mapp
             await ear.tune_in()
             late_s = max(delay_s for *_, delay_s in FAULTS) - EARLY_S
             for scan in islice(scans, WARM_UP_S):
-                await ear.listen(until=await _publish(publisher, scan, ear, late_s=late_s) + 1.0)
+                await ear.listen(until=await publish(publisher, scan, ear, late_s=late_s) + 1.0)
             await ear.hear_all(worker)
             for _, condition, delay_s in sorted(FAULTS, key=lambda fault: -fault[2]):
                 scan = next(scans)
                 _fall_ill(scan, ill, rated, [c for c in ill if c == TREE or condition == c])
-                began = await _publish(publisher, scan, ear, late_s=delay_s - EARLY_S)
+                began = await publish(publisher, scan, ear, late_s=delay_s - EARLY_S)
                 ear.due |= {(pump_id, condition): began + EARLY_S for pump_id in ill[condition]}
                 await ear.listen(until=began + 1.0)
             ear.delays.clear()
             for scan in scans:
                 _fall_ill(scan, ill, rated, ill)
-                await ear.listen(until=await _publish(publisher, scan, ear) + 1.0)
+                await ear.listen(until=await publish(publisher, scan, ear) + 1.0)
             await ear.hear_all(worker)
     return ear.delays, ear.alerts
 
@@ -201,7 +201,7 @@ class Ear:
             self._live = told["live"]
 
 
-def _role(deployment: Deployment, name: str) -> Role:
+def role(deployment: Deployment, name: str) -> Role:
     """Return a role of diagnostics."""
     bed = deployment.bed
     environment = {
@@ -214,7 +214,7 @@ def _role(deployment: Deployment, name: str) -> Role:
     return Role(bed, "diagnostics", name, environment)
 
 
-def _scans(field: Field, count: int) -> list[Readings]:
+def scans_of(field: Field, count: int) -> list[Readings]:
     """Return a reading of each pump, `count` times."""
     readings = field.columns(START, START + timedelta(seconds=count), 1.0)
     return [readings.take(readings.time_us == instant) for instant in np.unique(readings.time_us)]
@@ -236,11 +236,17 @@ def _us(time_: datetime) -> int:
     return round(time_.timestamp() * 1e6)
 
 
-async def _publish(publisher: Publisher, readings: Readings, ear: Ear, late_s: float = 0.0) -> float:
+async def publish(publisher: Publisher, readings: Readings, ear: Ear, late_s: float = 0.0) -> float:
     """Publish a reading of each pump, `late_s` old, as ingest does; return since when, epoch seconds."""
     began = time.time()
     readings.time_us[:] = round((began - late_s) * 1e6)
     ear.expect(readings, began)
+    await send(publisher, readings)
+    return began
+
+
+async def send(publisher: Publisher, readings: Readings) -> None:
+    """Publish readings as ingest does when it has accepted them."""
     partitions = np.array([topology.partition(pump_id) for pump_id in readings.pump_id])
     for number in np.unique(partitions):
         headers = {
@@ -249,7 +255,6 @@ async def _publish(publisher: Publisher, readings: Readings, ear: Ear, late_s: f
         }
         body = arrow.encode(readings.take(partitions == number))
         await publisher.publish(topology.TELEMETRY, "telemetry.sim", body, headers=headers, mandatory=False)
-    return began
 
 
 def _cost_ms(together: int, scans: int) -> float:

@@ -5,6 +5,7 @@ from audit import audit
 from auth import auth
 from batches import batches
 from benchmark import main
+from catch_up import catch_up
 from diagnosis import diagnosis
 from memory import memory
 from posts import posts
@@ -13,4 +14,4 @@ from singles import singles
 from storage import storage
 
 if __name__ == "__main__":
-    main(batches, singles, posts, storage, memory, audit, auth, queries, diagnosis, archive)
+    main(batches, singles, posts, storage, memory, audit, auth, queries, diagnosis, catch_up, archive)

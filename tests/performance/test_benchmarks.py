@@ -22,6 +22,7 @@ FIGURES = (
     "judging a reading",
     "reading → told live",
     "alert told live",
+    "told live beside a backlog",
 )
 TIMESCALE_FIGURES = ("columnstore: saved", "columnstore: trend of", "columnstore: fleet")
 
