@@ -32,7 +32,7 @@ class Target:
 
 
 _TLS: Final = TlsFiles("/run/secrets/esp/tls.crt", "/run/secrets/esp/tls.key", "/run/secrets/esp/ca.crt")
-_ANY: Final = "0.0.0.0"  # noqa: S104 # nosec B104 - in a container
+_ANY: Final = "0.0.0.0"  # noqa: S104 - in a container  # nosec B104
 _NATIVE_PORTS: Final = {
     "ingest": 17120,
     "auth": 17111,
@@ -45,7 +45,7 @@ _COMPOSE: Final = Target(
         listen="8443",
         upstreams={service: f"{service}-api:8000" for service in topology.SERVICES},
         tls=_TLS,
-        folder="/tmp/nginx",  # noqa: S108 # nosec B108 - in a container
+        folder="/tmp/nginx",  # noqa: S108 - in a container  # nosec B108
         access_log="/dev/stdout",
         # The DNS server of a Docker network: containers change their addresses.
         resolver="127.0.0.11",
@@ -77,7 +77,7 @@ _HELM: Final = replace(
         _COMPOSE.site,
         upstreams={service: f"esp-{service}:8000" for service in topology.SERVICES},
         tls=TlsFiles("/run/secrets/tls/tls.crt", "/run/secrets/tls/tls.key", "/run/secrets/tls/ca.crt"),
-        folder="/tmp",  # noqa: S108 # nosec B108 - in a container
+        folder="/tmp",  # noqa: S108 - in a container  # nosec B108
         resolver=None,
     ),
     # Kubernetes keeps them in Secrets of its own.
