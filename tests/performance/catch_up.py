@@ -26,6 +26,7 @@ BEHIND: Final = 20
 """Pumps whose history arrives."""
 
 WARM_UP_S: Final = 2
+LONGEST_S: Final = 600.0
 MESSAGE_S: Final = 50
 """Span of the histories in one message: what a gateway sends at once after an outage."""
 
@@ -109,8 +110,13 @@ def _store_past(deployment: Deployment, part: Field, pump_ids: Sequence[str], hi
 async def _live(publisher: Publisher, present: Sequence[Readings], ear: Ear, worker: Role) -> list[float]:
     """Publish a reading of each pump each second; return their delays, s."""
     ear.delays.clear()
+    # Beside histories a publication takes a while: what is told meanwhile must not wait for its end.
+    listening = asyncio.create_task(ear.listen(until=time.time() + 2 * len(present) + LONGEST_S))
     for scan in present:
-        await ear.listen(until=await publish(publisher, scan, ear) + 1.0)
+        began = await publish(publisher, scan, ear)
+        await asyncio.sleep(max(0.0, began + 1.0 - time.time()))
+    listening.cancel()
+    await asyncio.wait([listening])
     await ear.hear_all(worker)
     return list(ear.delays)
 
@@ -119,7 +125,7 @@ async def _publish_past(publisher: Publisher, past: Readings) -> None:
     """Publish histories as ingest does, oldest first."""
     number = (past.time_us - past.time_us.min()) // (MESSAGE_S * 1_000_000)
     for each in np.unique(number):
-        await send(publisher, past.take(number == each))
+        await send(publisher, await asyncio.to_thread(past.take, number == each))
 
 
 def _waiting(deployment: Deployment) -> float:
