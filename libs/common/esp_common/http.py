@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from uuid import uuid4
 
 import orjson
@@ -19,7 +19,6 @@ import structlog
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
@@ -29,8 +28,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from esp_common.api_docs import docs_router
 from esp_common.audit import ORIGIN, AuditTrail, Origin, Outcome
-from esp_common.auth import Authenticated, CredentialVerifier, Principal, authenticated
+from esp_common.auth import Authenticated, CredentialVerifier, Principal
 from esp_common.client_address import TrustedProxies
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health
@@ -53,10 +53,6 @@ SECURITY_HEADERS: Final = (
 )
 """On every answer that does not have its own."""
 
-_DOCS_POLICY: Final = (
-    "default-src 'none'; connect-src 'self'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; "
-    "style-src https://cdn.jsdelivr.net; img-src https://fastapi.tiangolo.com data:; frame-ancestors 'none'"
-)
 _CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID")
 _UNAUDITED: Final = "/health/"
 _VERDICT: Final = "audit_verdict"
@@ -500,24 +496,6 @@ def create_app(
     guard = [Depends(refuse_unknown_query)]
     for router in routers:
         app.include_router(router, prefix="/api/v1", dependencies=guard)
-    app.include_router(_service_router(), dependencies=guard)
+    app.include_router(docs_router(), dependencies=guard)
     app.router.routes.extend(health.routes())
     return app
-
-
-def _service_router() -> APIRouter:
-    """Return the routes of the documentation, for callers with a credential."""
-    router = APIRouter(include_in_schema=False)
-
-    @router.get("/openapi.json")
-    async def openapi(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> dict[str, Any]:
-        document: dict[str, Any] = request.app.openapi()
-        return document
-
-    @router.get("/docs")
-    async def docs(request: Request, _: Annotated[Principal, Depends(authenticated)]) -> Response:
-        page = get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
-        page.headers["Content-Security-Policy"] = _DOCS_POLICY
-        return page
-
-    return router
