@@ -177,12 +177,14 @@ def test_an_argument_wins_over_vault(deployed, monkeypatch):
 
 def test_a_setting_of_a_newer_version_is_passed_over(deployed, monkeypatch):
     deployed.tell(monkeypatch, AUTH)
-    deployed.vault.put_secrets("auth", {"amqp_url": "a", "database_url": "postgresql://h/d", "new": "x"})
+    deployed.vault.put_secrets(
+        "auth", {"amqp_url": "amqp://a", "database_url": "postgresql://h/d", "new": "x"}
+    )
 
     class AuthSettings(ServiceSettings):
         model_config = SettingsConfigDict(env_prefix="ESP_AUTH_")
 
-    assert AuthSettings.load().amqp_url == "a"
+    assert AuthSettings.load().amqp_url == "amqp://a"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from esp_common import telemetry, vault
+from esp_common.amqp_nodes import nodes_of
 from esp_common.database import Queries
 from esp_common.errors import InvalidInput, NotFound, Unavailable, run_cli
 from esp_common.secrets import LooseSecretWarning, read_secret
-from esp_common.settings import ServiceSettings, settings_table, with_authority
+from esp_common.settings import ServiceSettings, settings_table
+from esp_common.urls import with_authority
+from esp_common.vault import Login, VaultAccess, VaultKeeper
 
 
 def secret(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -139,6 +142,15 @@ def test_a_command_that_fails_prints_one_line_and_exits_by_cause(
         ("postgresql://u@h/d", None),
         ("amqp://u:p@h/v", None),
         ("redis://h", None),
+        (
+            "amqps://u:p@a:1,b/v?x=1",
+            "amqps://u:p@a:1/v?x=1&cafile=/ca file.pem,amqps://u:p@b/v?x=1&cafile=/ca file.pem",
+        ),
+        ("rediss+sentinel://u:p@a,b/esp/1", "rediss+sentinel://u:p@a,b/esp/1?ssl_ca_certs=/ca file.pem"),
+        (
+            "postgresql://u@a,b/d?sslmode=verify-full",
+            "postgresql://u@a,b/d?sslmode=verify-full&sslrootcert=/ca file.pem",
+        ),
     ],
 )
 def test_the_authority_is_named_where_each_client_looks_for_it(url: str, named: str | None) -> None:
@@ -185,3 +197,61 @@ def test_a_trusted_proxy_that_is_no_network_is_refused_by_name(
     monkeypatch.setenv("ESP_TRUSTED_PROXIES", networks)
     with pytest.raises(InvalidInput, match=r"ESP_TRUSTED_PROXIES: .*(not appear to be|host bits)"):
         ServiceSettings.load()
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes"),
+    [
+        ("amqp://u:p@a:5672/v", ["amqp://u:p@a:5672/v"]),
+        (
+            "amqp://u:p,w@a:1, b/v?heartbeat=5",
+            ["amqp://u:p,w@a:1/v?heartbeat=5", "amqp://u:p,w@b/v?heartbeat=5"],
+        ),
+        ("amqp://u:p@a/v,amqps://u:p@[::1]:2/v", ["amqp://u:p@a/v", "amqps://u:p@[::1]:2/v"]),
+        ("amqp://a,b", ["amqp://a", "amqp://b"]),
+    ],
+)
+def test_an_address_of_the_broker_lists_its_nodes(url: str, nodes: list[str]) -> None:
+    assert nodes_of(url) == nodes
+    assert ServiceSettings.load(amqp_url=url).amqp_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "added"),
+    [
+        ("postgresql://u:p@a/d", ""),
+        ("postgresql://u:p,w@a/d", ""),
+        ("postgresql://u:p@a:1,b:2/d", "?target_session_attrs=read-write"),
+        ("postgresql://u:p@/d?host=a,b", "&target_session_attrs=read-write"),
+        ("postgresql://a,b/d?target_session_attrs=any", ""),
+    ],
+)
+def test_of_several_database_servers_the_one_that_can_be_written_to_is_used(url: str, added: str) -> None:
+    assert ServiceSettings.load(database_url=url).database_url == url + added
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("amqp_url", "http://hunter2@h/"),
+        ("amqp_url", "amqp://u:hunter2@/v"),
+        ("amqp_url", "amqp://u:hunter2@a,,b/v"),
+        ("database_url", "mysql://u:hunter2@h/d"),
+        ("redis_url", "hunter2"),
+        ("redis_url", "redis://u:hunter2@a:1,b:2/0"),
+        ("redis_url", "redis+sentinel://u:hunter2@a:1,b:2"),
+        ("redis_url", "redis+sentinel://u:hunter2@a:1,b:2/esp/first"),
+        ("redis_url", "redis+sentinel://u:hunter2@a:1,:2/esp"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named_without_its_secret(name: str, url: str) -> None:
+    with pytest.raises(InvalidInput, match=f"ESP_{name.upper()}") as caught:
+        ServiceSettings.load(**{name: url})
+    assert "hunter2" not in caught.value.line()
+
+
+def test_a_database_login_of_vault_keeps_every_host() -> None:
+    keeper = VaultKeeper(VaultAccess("http://127.0.0.1:1", "role-id", "secret-id"), "ingest")
+    keeper._login = Login("v-ingest", "p@ss", "lease", 60)
+    url = keeper._with_login("postgresql://a:1,b:2/esp?target_session_attrs=read-write")
+    assert url == "postgresql://v-ingest:p%40ss@a:1,b:2/esp?target_session_attrs=read-write"

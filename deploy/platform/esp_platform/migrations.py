@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from esp_common import migrations
-from esp_common.settings import with_authority
+from esp_common.urls import with_authority
 
 from esp_platform.changes import Change
 from esp_platform.credentials import SecretFolder

@@ -10,7 +10,7 @@ import redis
 from esp_common import topology
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
-from esp_common.settings import with_authority
+from esp_common.urls import with_authority
 
 from esp_platform import databases, first_users, migrations
 from esp_platform.broker import Broker

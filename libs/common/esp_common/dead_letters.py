@@ -14,6 +14,7 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands
 
 from esp_common import audit
+from esp_common.amqp_nodes import connect_to_any
 from esp_common.database import Pool
 from esp_common.errors import BrokerUnavailable, Conflict, NotFound
 from esp_common.messaging import Delivery, Publisher
@@ -124,7 +125,9 @@ class DeadLetters(ABC, Generic[LetterT]):
     async def _opened(self) -> AsyncIterator["_Messages"]:
         """Open the queue; closing it requeues what was looked at and not acknowledged."""
         with _named_outages(self.queue):
-            connection = await asyncio.wait_for(aiormq.connect(self._url), CONNECT_TIMEOUT_S)
+            connection = await connect_to_any(
+                self._url, lambda node: asyncio.wait_for(aiormq.connect(node), CONNECT_TIMEOUT_S)
+            )
         try:
             with _named_outages(self.queue):
                 channel = await connection.channel()

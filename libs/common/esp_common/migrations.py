@@ -13,7 +13,6 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from esp_common.database import Engine
@@ -34,8 +33,7 @@ def migrate(
     """
     chosen = _choose(database_url, engine, offline=sql)
     config = _config(package)
-    config.attributes["url"] = make_url(database_url).set(drivername="postgresql+psycopg")
-    config.attributes.update(package=package, schema=schema, engine=chosen)
+    config.attributes.update(url=database_url, package=package, schema=schema, engine=chosen)
     command.upgrade(config, "head", sql=sql)
     return chosen
 
@@ -101,7 +99,9 @@ def _print() -> None:
 def _run() -> None:
     """Run one upgrade at a time, each in one transaction."""
     schema = context.config.attributes["schema"]
-    engine = create_engine(context.config.attributes["url"], poolclass=NullPool)
+    url = context.config.attributes["url"]
+    # SQLAlchemy reads no URL with several hosts; libpq does.
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
     with engine.connect() as connection:
         context.configure(connection=connection, version_table_schema=schema)
         with context.begin_transaction():

@@ -16,7 +16,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 
 from esp_common.errors import RateLimited
-from esp_common.redis import AWAY, TIMEOUT_S
+from esp_common.redis import AWAY, connect_redis
 
 log = structlog.get_logger()
 
@@ -45,11 +45,10 @@ class RateLimiter:
         # The library's own counters, so that its other clients would agree; its timeouts are ours.
         self._storage = (
             RedisStorage(
-                redis_url,
+                "redis://",
                 implementation="redispy",
                 key_prefix="esp:rate",
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
+                connection_pool=connect_redis(redis_url).connection_pool,  # type: ignore[arg-type]
             )
             if redis_url and per_minute
             else None

@@ -1,15 +1,28 @@
-"""Redis: a client that would rather fail soon than keep a request waiting."""
+"""Redis: a client that would rather fail soon than keep a request waiting.
 
-from typing import Final
+`redis_url` names one server, `redis(s)://user:password@host:6379/0`, or the Sentinels that know which server
+is the master at the time: `redis(s)+sentinel://user:password@host:26379,host:26379/service/0`. The login is
+that of the servers; what Sentinels want of their own is `?sentinel_username=…&sentinel_password=…`.
+
+Redis Cluster is refused: see `docs/operating.md`.
+"""
+
+from typing import Any, Final
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from esp_common.urls import sentinel_service, sentinels
 
 TIMEOUT_S: Final = 0.5
 AWAY: Final = (RedisError, OSError, TimeoutError)
 """What a client raises when Redis is away or does not answer in time."""
+
+_SENTINEL_LOGIN: Final = ("username", "password")
 
 
 def connect_redis(url: str, *, timeout_s: float = TIMEOUT_S) -> Redis:
@@ -17,6 +30,33 @@ def connect_redis(url: str, *, timeout_s: float = TIMEOUT_S) -> Redis:
 
     It tries once more at once, since a connection kept from before a restart is found dead only when used.
     """
-    return Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 1),
+    }
+    parts = urlsplit(url)
+    if not parts.scheme.endswith("+sentinel"):
+        return Redis.from_url(url, **options)
+    return _master_of(parts, options)
+
+
+def _master_of(parts: SplitResult, options: dict[str, Any]) -> Redis:
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    own = {name: value for name in _SENTINEL_LOGIN if (value := query.get(f"sentinel_{name}"))}
+    tls: dict[str, Any] = {}
+    if parts.scheme == "rediss+sentinel":
+        tls = {"ssl": True, "ssl_ca_certs": query.get("ssl_ca_certs")}
+    service, database = sentinel_service(parts)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        sentinels(parts), sentinel_kwargs={**options, **tls, **own}
     )
+    master: Redis = sentinel.master_for(
+        service,
+        db=database,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        **options,
+        **tls,
+    )
+    return master

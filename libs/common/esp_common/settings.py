@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -20,10 +20,21 @@ from esp_common import vault
 from esp_common.client_address import LOOPBACK, Network
 from esp_common.errors import InvalidInput
 from esp_common.secrets import read_secret
+from esp_common.urls import (
+    check_amqp_url,
+    check_database_url,
+    check_redis_url,
+    with_authority,
+    with_writable_server,
+)
 
 FILE_SUFFIX: Final = "_FILE"
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
-_VERIFYING: Final = ("verify-ca", "verify-full")
+_CHECKS: Final = {
+    "amqp_url": check_amqp_url,
+    "redis_url": check_redis_url,
+    "database_url": check_database_url,
+}
 
 
 class _Vault(PydanticBaseSettingsSource):
@@ -91,12 +102,12 @@ class ServiceSettings(FileSettings):
     amqp_url: str = Field(
         "amqp://guest:guest@127.0.0.1:5672/",
         repr=False,
-        description="RabbitMQ: amqp(s)://user:password@host:port/vhost.",
+        description="RabbitMQ: amqp(s)://user:password@host:port/vhost; several nodes: host:port,host:port.",
     )
     database_url: str = Field(
         "postgresql://127.0.0.1:5432/esp",
         repr=False,
-        description="PostgreSQL: postgresql://role:password@host:port/database.",
+        description="PostgreSQL: postgresql://role:password@host:port/database; several hosts: as for nodes.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", repr=False, description="Redis: redis(s)://:password@host:port/db."
@@ -174,19 +185,24 @@ class ServiceSettings(FileSettings):
             return given
         return tuple(ip_network(cidr) for cidr in filter(None, map(str.strip, given.split(","))))
 
+    @field_validator("amqp_url", "redis_url", "database_url")
+    @classmethod
+    def _check_url(cls, given: str, info: ValidationInfo) -> str:
+        _CHECKS[str(info.field_name)](given)
+        return given
+
     @model_validator(mode="before")
     @classmethod
-    def _name_authority(cls, given: Any) -> Any:
-        """Write the authority's file into each URL that asks for TLS, where every client looks for it."""
-        ca_file = given.get("tls_ca_file") if isinstance(given, dict) else None
-        if not ca_file:
+    def _complete_urls(cls, given: Any) -> Any:
+        """Write into each URL what its client looks for there: the authority, and what a server must be."""
+        if not isinstance(given, dict):
             return given
-        named = {
-            name: with_authority(str(given[name]), str(ca_file))
-            for name in ("amqp_url", "redis_url", "database_url")
-            if given.get(name)
-        }
-        return {**given, **named}
+        urls = {name: str(given[name]) for name in _CHECKS if given.get(name)}
+        if ca_file := given.get("tls_ca_file"):
+            urls = {name: with_authority(url, str(ca_file)) for name, url in urls.items()}
+        if "database_url" in urls:
+            urls["database_url"] = with_writable_server(urls["database_url"])
+        return {**given, **urls}
 
     @classmethod
     def settings_customise_sources(
@@ -221,28 +237,6 @@ def _comparable(name: str, value: Any) -> Any:
 def service_of(cls: type[BaseSettings]) -> str:
     """Return the name of the service whose settings these are: `ingest` for the prefix `ESP_INGEST_`."""
     return str(cls.model_config.get("env_prefix", "")).lower().removeprefix("esp_").strip("_")
-
-
-def with_authority(url: str, ca_file: str) -> str:
-    """Return `url` naming the certificate authority in the way its client reads it, if it asks for TLS.
-
-    `amqps` (aiormq: `cafile`), `rediss` (redis-py: `ssl_ca_certs`) and PostgreSQL with `sslmode=verify-…`
-    (libpq and asyncpg: `sslrootcert`); any other URL, or one that names one already, stays as it is.
-    """
-    parts = urlsplit(url)
-    query = parse_qs(parts.query)
-    match parts.scheme:
-        case "amqps":
-            name = "cafile"
-        case "rediss":
-            name = "ssl_ca_certs"
-        case "postgresql" | "postgres" if query.get("sslmode", [""])[0] in _VERIFYING:
-            name = "sslrootcert"
-        case _:
-            return url
-    if name in query:
-        return url
-    return f"{url}{'&' if parts.query else '?'}{name}={quote(ca_file, safe='/')}"
 
 
 def env_name(cls: type[BaseSettings], field_name: str) -> str:

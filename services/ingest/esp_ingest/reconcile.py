@@ -22,6 +22,7 @@ import aio_pika
 import numpy as np
 import orjson
 from esp_common import topology
+from esp_common.amqp_nodes import connect_to_any
 from esp_common.contracts.channels import CHANNEL_NAMES, RUNNING, TRIP_CODE
 from esp_common.contracts.readings import RUNNING_ABSENT, TRIP_CODE_ABSENT
 from esp_common.database import Connection, Pool
@@ -174,7 +175,8 @@ async def reconcile(
 
 
 async def _queued(amqp_url: str) -> int:
-    async with await aio_pika.connect(amqp_url, timeout=10) as connection, connection.channel() as channel:
+    opening = connect_to_any(amqp_url, lambda node: aio_pika.connect(node, timeout=10))
+    async with await opening as connection, connection.channel() as channel:
         queue = await channel.declare_queue(topology.INGEST_TELEMETRY, passive=True)
         return queue.declaration_result.message_count or 0
 

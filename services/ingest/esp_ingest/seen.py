@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 import structlog
+from esp_common.redis import connect_redis
 from prometheus_client import Gauge
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -75,5 +76,4 @@ class SeenMessages:
 
 def connect(url: str, ttl_s: int) -> SeenMessages:
     """Return the memory of stored messages kept at `url`; connects when first asked."""
-    redis = Redis.from_url(url, socket_timeout=0.5, socket_connect_timeout=0.5)
-    return SeenMessages(redis, ttl_s)
+    return SeenMessages(connect_redis(url), ttl_s)

@@ -21,6 +21,7 @@ from faststream.rabbit.response import RabbitPublishCommand
 from prometheus_client import REGISTRY
 
 from esp_common import topology
+from esp_common.amqp_nodes import nodes_of
 from esp_common.settings import ServiceSettings
 
 
@@ -48,7 +49,7 @@ def make_broker(settings: ServiceSettings, service: str, *, prefetch: int = 100)
             await topology.declare(channel, service)
 
     return RabbitBroker(
-        settings.amqp_url,
+        nodes_of(settings.amqp_url)[0],  # FastStream takes one address
         default_channel=Channel(publisher_confirms=True, on_return_raises=True, prefetch_count=prefetch),
         fail_fast=False,
         reconnect_interval=1.0,

@@ -12,6 +12,7 @@ from pamqp import commands
 from pamqp.header import ContentHeader
 
 from esp_common import topology
+from esp_common.amqp_nodes import connect_to_any
 from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.link import LOST, Link
 
@@ -248,5 +249,6 @@ class LeanConsumer(Link):
 
 async def redeclare(url: str, service: str) -> None:
     """Declare the service's queues, over a connection of its own: a mismatch must not close ours."""
-    async with await aio_pika.connect(url, timeout=5) as connection, connection.channel() as channel:
+    opening = connect_to_any(url, lambda node: aio_pika.connect(node, timeout=5))
+    async with await opening as connection, connection.channel() as channel:
         await topology.declare(channel, service)

@@ -8,6 +8,7 @@ a message on uvloop: aio-pika consumes 8 k, aiormq 11.5 k and this 15 k messages
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle
 from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,7 @@ from aiormq.abc import AbstractChannel, AbstractConnection, ChannelFrame
 from pamqp import commands
 from pamqp.header import ContentHeader
 
+from esp_common.amqp_nodes import shuffled_nodes
 from esp_common.messaging import properties
 
 log = structlog.get_logger()
@@ -82,10 +84,14 @@ class _Tap:
 
 
 class Link:
-    """Keeps a channel open. Subclasses say what to do with it in `_opened`, `_on_frame` and `_closed`."""
+    """Keeps a channel open. Subclasses say what to do with it in `_opened`, `_on_frame` and `_closed`.
+
+    `url` may list several nodes of the broker: each attempt takes the next one, from a random one on.
+    """
 
     def __init__(self, url: str, *, name: str, confirms: bool) -> None:
         self._url = url
+        self._nodes = cycle(shuffled_nodes(url))
         # The broker sees to it that messages bear no other user's name than their sender's.
         self._user = unquote(urlsplit(url).username or "") or None
         self._name = name
@@ -157,7 +163,8 @@ class Link:
 
     async def _open(self) -> None:
         self._lost.clear()
-        self._connection = await aiormq.connect(self._url, client_properties={"connection_name": self._name})
+        node = next(self._nodes)
+        self._connection = await aiormq.connect(node, client_properties={"connection_name": self._name})
         self._channel = await self._connection.channel(publisher_confirms=self._confirms)
         self._channel.frames = _Tap(self._channel.frames, self._on_frame)  # type: ignore[assignment]
         self._channel.closing.add_done_callback(self._on_channel_closed)
