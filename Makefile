@@ -7,11 +7,11 @@ export ESP_STACK_HISTORY_H := $(HISTORY)
 INSTALL := deploy/native/install.sh
 BIN := .venv/bin
 
-.PHONY: help up down status logs test check bench evaluate clean
+.PHONY: help up down status logs test check locks images test-images bench evaluate clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up:  ## Install what is missing, start the platform and a simulated field, print where it is
 	@$(INSTALL) run
@@ -40,8 +40,21 @@ check:  ## Lint, format check, types, import directions, security lint, secrets 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/platform/esp_platform deploy/native/esp_stack
+	@$(BIN)/hadolint deploy/images/Dockerfile
 	@$(BIN)/gitleaks dir --no-banner --redact --verbose --log-level warn .
 	@$(BIN)/gitleaks git --no-banner --redact --verbose --log-level warn .
+
+locks:  ## Write the locks of the images anew, within requirements/base.txt
+	@$(INSTALL) dev
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python requirements/images/lock.py
+
+# Without an engine Debian's is started for the time of the command; see deploy/README.md.
+images:  ## Build one image per service and print sizes (BASE=image, TAG=tag)
+	@deploy/images/engine.sh deploy/images/build.sh $(SERVICES)
+
+test-images:  ## Build the images and test them (BASE=image, TAG=tag)
+	@$(INSTALL) dev
+	@deploy/images/engine.sh sh -c 'deploy/images/build.sh $(SERVICES) && exec $(BIN)/pytest tests/images'
 
 bench:  ## Measure against ceilings taken in the same run; prints ratios (BENCH=--quick or --full)
 	@$(INSTALL) dev
