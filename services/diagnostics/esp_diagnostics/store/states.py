@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -103,9 +104,13 @@ async def read_snapshots(
 
 
 async def put_statuses(connection: Connection, statuses: Sequence[Status], rule_version: str) -> None:
-    """Show what pumps do and suffer from now."""
-    if statuses:
-        await connection.execute(_SQL.put_statuses, *_columns(statuses), rule_version)
+    """Store the newest status of each pump.
+
+    A pump with a backlog may have two: that of its newest reading, and that of the reading judged last.
+    """
+    newest = {each.pump_id: each for each in sorted(statuses, key=attrgetter("time"))}
+    if newest:
+        await connection.execute(_SQL.put_statuses, *_columns(list(newest.values())), rule_version)
 
 
 async def status(pool: Pool, pump_id: str) -> dict[str, Any]:
