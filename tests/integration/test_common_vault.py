@@ -6,24 +6,29 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import asyncpg
 import httpx
+import jwt
 import psycopg
 import pytest
 import structlog
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from esp_common import telemetry, vault
 from esp_common.database import create_pool
 from esp_common.errors import InvalidInput
 from esp_common.roles import serve_role
 from esp_common.settings import ServiceSettings
 from esp_common.vault import VaultAccess, VaultKeeper
+from esp_platform.changes import apply
 from esp_platform.databases import LOGIN_MAKER, ensure_login_maker
 from esp_platform.identities import APP_ROLES, AppRole
-from esp_platform.vault import Vault
+from esp_platform.vault import TokenIssuer, Vault
 from esp_stack.servers import OpenBao, Postgres
 from prometheus_client import REGISTRY
 from pydantic_settings import SettingsConfigDict
@@ -201,9 +206,71 @@ def test_a_service_reads_nothing_but_its_own(deployed, path):
     assert httpx.get(f"{deployed.server.url}/v1/{path}", headers=token).status_code == 403
 
 
+ISSUER = "https://cluster.example"
+
+
+@pytest.fixture
+def cluster_key(deployed: Deployment) -> ec.EllipticCurvePrivateKey:
+    """The key with which a cluster signs service-account tokens; Vault trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    config = {"jwt_validation_pubkeys": [public.decode()], "bound_issuer": ISSUER}
+    issuer = TokenIssuer(config, "vault", "system:serviceaccount:esp:esp-{name}")
+    apply(deployed.vault.engine_changes(jwt=True))
+    apply(deployed.vault.issuer_changes(issuer))
+    apply(deployed.vault.jwt_role_changes(INGEST, issuer))
+    return key
+
+
+def service_account_token(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    now = datetime.now(UTC)
+    claims = {"iss": ISSUER, "aud": "vault", "sub": f"system:serviceaccount:esp:esp-{name}"}
+    return jwt.encode({**claims, "iat": now, "exp": now + timedelta(minutes=5)}, key, "ES256")
+
+
+def test_a_service_account_token_serves_as_login(deployed, monkeypatch, tmp_path, cluster_key):
+    private(tmp_path / "token", service_account_token(cluster_key, "ingest"))
+    monkeypatch.setenv("ESP_VAULT_URL", deployed.server.url)
+    monkeypatch.setenv("ESP_VAULT_JWT_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("ESP_VAULT_DATABASE_ROLE", INGEST.database_role)
+    settings = IngestSettings.load()
+    assert settings.amqp_url == "amqp://ingest:from-vault@broker/"
+    with psycopg.connect(settings.database_url) as connection:
+        assert connection.execute("SELECT n FROM kept.rows").fetchone() == (42,)
+
+
+def test_token_of_another_service_account_is_an_error_that_names_the_fix(deployed, tmp_path, cluster_key):
+    token = service_account_token(cluster_key, "auth")
+    private(tmp_path / "token", token)
+    access = VaultAccess(deployed.server.url, jwt_file=str(tmp_path / "token"))
+    with pytest.raises(InvalidInput, match="refuses the token in") as refused:
+        VaultKeeper(access, "ingest").settings()
+    assert "bao read auth/jwt/role/ingest" in refused.value.fix
+    assert token not in refused.value.line()
+
+
+def test_session_that_ended_is_begun_again_with_the_rotated_token(deployed, tmp_path, cluster_key):
+    private(tmp_path / "token", service_account_token(cluster_key, "ingest"))
+    access = VaultAccess(
+        deployed.server.url, jwt_file=str(tmp_path / "token"), database_role=INGEST.database_role
+    )
+    keeper = VaultKeeper(access, "ingest", retry_s=0.1)
+    keeper.settings()
+    first = keeper.login
+    deployed.server.api("POST", "sys/leases/revoke-prefix/auth/jwt/login").raise_for_status()
+    (tmp_path / "token").write_text(service_account_token(cluster_key, "ingest"))
+    keeper.start()
+    keeper.replace(first.user)
+    eventually(lambda: keeper.login not in (None, first), "a login by the new token")
+    assert keeper.state == "ok"
+    keeper.close()
+
+
 def test_another_services_secrets_are_an_error_that_names_the_fix(deployed):
     keeper = VaultKeeper(deployed.access(AUTH), "ingest")
-    with pytest.raises(InvalidInput, match="does not let this AppRole read esp/ingest") as refused:
+    with pytest.raises(InvalidInput, match="does not let this process read esp/ingest") as refused:
         keeper.settings()
     assert "policy" in refused.value.fix
 
@@ -233,9 +300,18 @@ def test_nothing_stored_is_an_error_that_names_the_fix(deployed):
     ("variables", "wrong"),
     [
         ({"ESP_VAULT_URL": "http://vault.example:8200"}, "not https"),
-        ({"ESP_VAULT_URL": "https://vault.example:8200"}, "without an AppRole"),
+        ({"ESP_VAULT_URL": "https://vault.example:8200"}, "either an AppRole or"),
+        (
+            {
+                "ESP_VAULT_URL": "https://vault.example:8200",
+                "ESP_VAULT_ROLE_ID_FILE": "role-id",
+                "ESP_VAULT_SECRET_ID_FILE": "secret-id",
+                "ESP_VAULT_JWT_FILE": "token",
+            },
+            "either an AppRole or",
+        ),
     ],
-    ids=["plain-http", "no-approle"],
+    ids=["plain-http", "neither", "both"],
 )
 def test_half_a_configuration_is_an_error(monkeypatch, variables, wrong):
     for name, value in variables.items():

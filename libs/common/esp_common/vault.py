@@ -1,6 +1,7 @@
 """Secrets from Vault (HashiCorp's, or OpenBao): settings from KV v2, and database logins that expire.
 
-A process that is told `ESP_VAULT_URL` logs in with its AppRole, reads the settings under
+A process that is told `ESP_VAULT_URL` logs in with its AppRole or, on Kubernetes, with its projected
+service-account token, reads the settings under
 `esp/<service>`, and takes a database login of its own from `database/creds/<role>`. Its `VaultKeeper`
 renews what expires, and replaces in time what cannot be renewed. While Vault is away the last known
 values stay in use; if it is away at the start, or makes no database login, the secret files and the
@@ -35,6 +36,9 @@ VARIABLES: Final = {
     "ESP_VAULT_URL": "Vault's base URL, https unless it is on this machine; none: no Vault.",
     "ESP_VAULT_ROLE_ID_FILE": "File with the AppRole's role id.",
     "ESP_VAULT_SECRET_ID_FILE": "File with the AppRole's secret id.",
+    "ESP_VAULT_JWT_FILE": "File with a service-account token, instead of an AppRole; read at each login.",
+    "ESP_VAULT_JWT_ROLE": "Role of that login; none: the service's name.",
+    "ESP_VAULT_JWT_MOUNT": "Path of that login method, jwt or kubernetes; none: jwt.",
     "ESP_VAULT_CA_FILE": "PEM file of the authority that signed Vault's certificate; none: the system's.",
     "ESP_VAULT_DATABASE_ROLE": "Database role whose logins Vault makes; none: the login of database_url.",
 }
@@ -60,13 +64,16 @@ _FALLBACK: Final = Gauge(
 
 @dataclass(frozen=True, slots=True)
 class VaultAccess:
-    """Where Vault is and who this process is to it."""
+    """Where Vault is and who this process is to it: an AppRole, or the owner of the token in `jwt_file`."""
 
     url: str
-    role_id_file: str
-    secret_id_file: str
+    role_id_file: str = ""
+    secret_id_file: str = ""
     ca_file: str | None = None
     database_role: str | None = None
+    jwt_file: str | None = None
+    jwt_role: str | None = None
+    jwt_mount: str = "jwt"
 
     @classmethod
     def from_environment(cls) -> Self | None:
@@ -82,17 +89,21 @@ class VaultAccess:
         role_id_file, secret_id_file = map(
             os.environ.get, ("ESP_VAULT_ROLE_ID_FILE", "ESP_VAULT_SECRET_ID_FILE")
         )
-        if not role_id_file or not secret_id_file:
+        jwt_file = os.environ.get("ESP_VAULT_JWT_FILE") or None
+        if bool(role_id_file and secret_id_file) == bool(jwt_file):
             raise InvalidInput(
-                "ESP_VAULT_URL is set without an AppRole",
-                fix="set ESP_VAULT_ROLE_ID_FILE and ESP_VAULT_SECRET_ID_FILE",
+                "ESP_VAULT_URL needs either an AppRole or a service-account token",
+                fix="set ESP_VAULT_ROLE_ID_FILE and ESP_VAULT_SECRET_ID_FILE, or else ESP_VAULT_JWT_FILE",
             )
         return cls(
             url,
-            role_id_file,
-            secret_id_file,
+            role_id_file or "",
+            secret_id_file or "",
             ca_file=os.environ.get("ESP_VAULT_CA_FILE") or None,
             database_role=os.environ.get("ESP_VAULT_DATABASE_ROLE") or None,
+            jwt_file=jwt_file,
+            jwt_role=os.environ.get("ESP_VAULT_JWT_ROLE") or None,
+            jwt_mount=os.environ.get("ESP_VAULT_JWT_MOUNT") or "jwt",
         )
 
 
@@ -236,7 +247,7 @@ class VaultKeeper:
             ) from None
         except refusals.Forbidden:
             raise InvalidInput(
-                f"Vault does not let this AppRole read {path}", fix="give it the service's policy"
+                f"Vault does not let this process read {path}", fix="give it the service's policy"
             ) from None
         values: dict[str, Any] = answer["data"]["data"]
         if self._access.database_role and "database_url" not in values:
@@ -247,18 +258,35 @@ class VaultKeeper:
         return values
 
     def _log_in(self) -> None:
+        access = self._access
+        answer = self._log_in_by_token(access.jwt_file) if access.jwt_file else self._log_in_by_app_role()
+        self._renew_at = monotonic() + answer["auth"]["lease_duration"] / 2
+
+    def _log_in_by_token(self, file: str) -> dict[str, Any]:
+        role, mount = self._access.jwt_role or self._service, self._access.jwt_mount
+        try:
+            # The method `kubernetes` takes the same request.
+            answer: dict[str, Any] = self._client.auth.jwt.jwt_login(role, read_secret(file), path=mount)
+        except (refusals.InvalidRequest, refusals.Forbidden, refusals.Unauthorized) as error:
+            raise InvalidInput(
+                f"Vault refuses the token in {file} as {mount} role {role}: {'; '.join(error.errors or [])}",
+                fix=f"compare its issuer, audience and subject with bao read auth/{mount}/role/{role}",
+            ) from None
+        return answer
+
+    def _log_in_by_app_role(self) -> dict[str, Any]:
         role_id, secret_id = (
             read_secret(path) for path in (self._access.role_id_file, self._access.secret_id_file)
         )
         try:
-            answer = self._client.auth.approle.login(role_id, secret_id)
+            answer: dict[str, Any] = self._client.auth.approle.login(role_id, secret_id)
         except (refusals.InvalidRequest, refusals.Forbidden, refusals.Unauthorized) as error:
             raise InvalidInput(
                 f"Vault refuses the AppRole of {self._service}: {'; '.join(error.errors or [])}",
                 fix="put a new secret id into the file of ESP_VAULT_SECRET_ID_FILE:"
                 f" bao write -f -field=secret_id auth/approle/role/{self._service}/secret-id",
             ) from None
-        self._renew_at = monotonic() + answer["auth"]["lease_duration"] / 2
+        return answer
 
     def _new_login(self) -> None:
         role = self._access.database_role or ""
@@ -266,7 +294,7 @@ class VaultKeeper:
             answer = self._client.secrets.database.generate_credentials(role)  # type: ignore[no-untyped-call]
         except refusals.Forbidden:
             raise InvalidInput(
-                f"Vault does not let this AppRole have logins of database role {role}",
+                f"Vault does not let this process have logins of database role {role}",
                 fix="give it the policy that reads database/creds/" + role,
             ) from None
         except (refusals.InvalidRequest, refusals.InvalidPath) as error:
