@@ -145,3 +145,14 @@ def test_of_a_long_header_the_end_counts(unit: str) -> None:
     header = (unit * 64_000)[:64_000]
     assert forwarded(f"{header}, for={CLIENT}") == CLIENT
     assert forwarded_for(f"{header}, {CLIENT}") == CLIENT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a=b" + ";  " * 330 + "!", " ;" * 500, 'for="' + '\\"' * 480, 'for="' + "a;b," * 250, "=," * 500],
+    ids=["spaces between semicolons", "empty pairs", "escaped quotes", "open quote", "no names"],
+)
+def test_hostile_header_is_read_in_linear_time(text: str) -> None:
+    """Exponential backtracking would run until the test's time limit."""
+    assert forwarded(f"{text}, for={CLIENT}") == CLIENT
+    assert forwarded(text) == PROXY

@@ -29,11 +29,14 @@ _MAX_CACHED: Final = 4096
 
 _PORT: Final = r"(?::(?:\d{1,5}|_[A-Za-z0-9._-]+))?"
 _NODE: Final = re.compile(rf"\[(?P<ipv6>[^]]*)\]{_PORT}|(?P<ipv4>[0-9.]+){_PORT}")
-_QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
+# Possessive quantifiers: with backtracking a hostile header would take exponential time.
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
 # Unquoted addresses with colons and brackets are not in the grammar, but common.
-_PAIR: Final = rf"(?P<name>[\w!#$%&'*+.^`|~-]+)=(?P<value>{_QUOTED}|[\w!#$%&'*+.^`|~:\[\]-]+)"
+_PAIR: Final = rf"(?P<name>[\w!#$%&'*+.^`|~-]++)=(?P<value>{_QUOTED}|[\w!#$%&'*+.^`|~:\[\]-]++)"
 _ANY_PAIR: Final = re.sub(r"\?P<\w+>", "?:", _PAIR)
-_LAST_ELEMENT: Final = re.compile(rf"(?:^|,)[ \t]*((?:{_ANY_PAIR})(?:[ \t]*;[ \t]*(?:{_ANY_PAIR})?)*)[ \t]*$")
+_LAST_ELEMENT: Final = re.compile(
+    rf"(?:^|,)[ \t]*+((?:{_ANY_PAIR})(?:[ \t]*+;[ \t]*+(?:{_ANY_PAIR})?+)*+)[ \t]*+$"
+)
 _PAIRS: Final = re.compile(_PAIR)
 
 
