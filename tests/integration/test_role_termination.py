@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from esp_auth.store.migrations import migrate
-from esp_stack.databases import AUTH_OWNER
+from esp_platform.databases import AUTH_OWNER
 from esp_stack.programs import free_port, wait_for
 from esp_stack.servers import Vhost
 
