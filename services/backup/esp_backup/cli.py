@@ -191,8 +191,7 @@ def rebuild_catalogue() -> None:
 
     async def command(settings: BackupSettings) -> None:
         async with open_work(settings) as (_, work):
-            if settings.mode is not Mode.MANAGED:
-                work.repository.require_configured()
+            work.repository.require_configured()
             found = await work.rebuild()
         typer.echo(", ".join(f"{count} {kind}s" for kind, count in found.items()))
 
@@ -285,7 +284,7 @@ def _do(kind: str) -> None:
     async def command(settings: BackupSettings) -> None:
         with progress_bar() as progress:
             async with open_work(settings, progress) as (pool, work):
-                if kind in PHYSICAL_WORK and settings.mode is not Mode.MANAGED:
+                if kind in PHYSICAL_WORK:
                     work.repository.require_configured()
                 result = await Jobs(pool, work).run(kind, actor_id())
         typer.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())

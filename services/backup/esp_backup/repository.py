@@ -96,7 +96,9 @@ class Repository:
         return f'{command} --pg1-path={data} archive-get %f "%p"'
 
     def configure(self) -> None:
-        """Write pgBackRest's configuration and make its folders."""
+        """Write pgBackRest's configuration and make its folders; without a repository do nothing."""
+        if not self.places:
+            return
         folder = self._account.folder(self.folder)
         for name in ("spool", "log", "lock"):
             self._account.folder(folder / name)
@@ -105,10 +107,12 @@ class Repository:
         self._account.write(self.configuration, configuration_text(self._settings, self.folder))
 
     def require_configured(self) -> None:
-        """Raise Conflict unless the cluster archives to what these settings name.
+        """Raise Conflict unless the cluster archives to what these settings name; they may name none.
 
         The configuration is the running archiving's: a command does not write it.
         """
+        if not self.places:
+            return
         try:
             existing = self.configuration.read_text(encoding="utf-8")
         except FileNotFoundError:

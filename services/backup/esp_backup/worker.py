@@ -50,8 +50,7 @@ class Worker:
     async def _prepare(self) -> None:
         """Write pgBackRest's configuration, which local archiving needs, and look at the storage."""
         steps = [self._watch.recall, self._work.rebuild, self._work.protect]
-        if self._settings.mode is not Mode.MANAGED:
-            self._work.repository.configure()
+        self._work.repository.configure()
         if self._settings.mode is Mode.LOCAL:
             steps.insert(1, self._work.repository.ensure)
         for step in steps:
