@@ -14,11 +14,11 @@ from time import process_time
 from typing import NamedTuple
 
 import numpy as np
-from esp_diagnostics.domain.anomaly import Detector, Settings, Watch, train
-from esp_diagnostics.domain.curve import Polynomial, PumpCurve
-from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, PumpSpec, default_rules
-from esp_diagnostics.domain.diagnosis.findings import GAUGE_FAILURE
-from esp_diagnostics.domain.pumps import Installed
+from esp_diagnostics.detection.anomaly import Detector, Settings, Watch, train
+from esp_diagnostics.detection.tree import FEATURES, Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.tree.findings import GAUGE_FAILURE
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve
+from esp_diagnostics.physics.pumps import Installed
 from esp_gateway.simulator.faults import Fault, Order
 from esp_gateway.simulator.field import Field, build_field
 from evaluation import skab

@@ -14,8 +14,8 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-from esp_diagnostics.domain.anomaly import Detector, Settings, Watch, train
-from esp_diagnostics.domain.anomaly.training import limits
+from esp_diagnostics.detection.anomaly import Detector, Settings, Watch, train
+from esp_diagnostics.detection.anomaly.training import limits
 from evaluation.scoring import HEADER, Labelled, Score, score
 
 FITTED = 400

@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from esp_common.contracts.channels import CHANNELS, Group
 from esp_common.contracts.readings import Readings
-from esp_diagnostics.domain.curve import Polynomial, PumpCurve
-from esp_diagnostics.domain.diagnosis import Assessment, Monitor, PumpSpec, Rules, default_rules
-from esp_diagnostics.domain.diagnosis.findings import GAUGE_FAILURE, INSUFFICIENT_DATA
-from esp_diagnostics.domain.pumps import Installed
+from esp_diagnostics.detection.tree import Assessment, Monitor, PumpSpec, Rules, default_rules
+from esp_diagnostics.detection.tree.findings import GAUGE_FAILURE, INSUFFICIENT_DATA
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve
+from esp_diagnostics.physics.pumps import Installed
 from esp_gateway.simulator.faults import Fault, GaugeFailure, Injection, Order
 from esp_gateway.simulator.field import Field
 from esp_gateway.simulator.gauge import _CODES, GAUGE, instruments

@@ -16,7 +16,7 @@ from benchmark import Size, main
 from diagnosis import Ear, publish, role, scans_of, send
 from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
-from esp_diagnostics.api.live import PATH
+from esp_diagnostics.live.sockets import PATH
 from esp_diagnostics.store.migrations import migrate
 from esp_gateway.simulator.field import Field, build_field
 from report import Figure

@@ -25,13 +25,13 @@ from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.events import event_headers
 from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
-from esp_diagnostics.api.live import PATH
-from esp_diagnostics.domain.alert_rules import shipped_alert_rules
-from esp_diagnostics.domain.diagnosis import default_rules
+from esp_diagnostics.alerts.rules import shipped_alert_rules
+from esp_diagnostics.detection.tree import default_rules
+from esp_diagnostics.live.sockets import PATH
+from esp_diagnostics.monitoring.pump_monitor import Judge, Past, Rulebook
+from esp_diagnostics.monitoring.store.replay import Batch
+from esp_diagnostics.pumps.store import KnownPump
 from esp_diagnostics.store.migrations import migrate
-from esp_diagnostics.store.pumps import KnownPump
-from esp_diagnostics.store.replay import Batch
-from esp_diagnostics.watch import Judge, Past, Rulebook
 from esp_gateway.simulator.field import Field, build_field
 from report import Figure
 from websockets.asyncio.client import ClientConnection, connect

@@ -25,10 +25,11 @@ import numpy as np
 import uvloop
 from bed import BOOTSTRAP_KEY, Bed, Deployment, Role
 from benchmark import Size, main
-from esp_diagnostics.domain.trends import Resolution, Span, plan
+from esp_diagnostics.fleet import store as fleet
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.store import fleet, history
 from esp_diagnostics.store.migrations import migrate
+from esp_diagnostics.trends import store as history
+from esp_diagnostics.trends.resolution import Resolution, Span, plan
 from report import Figure
 
 FLEET = 500

@@ -9,7 +9,7 @@ import orjson
 from esp_common.contracts.events import decode_event
 from esp_common.errors import InvalidInput
 from esp_common.messaging import Delivery
-from esp_diagnostics.dead_letters import DeadLetters as Notifications
+from esp_diagnostics.notifications.dead_letters import DeadLetters as Notifications
 from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.decode import decode
 from esp_ingest.domain.registry import Registry

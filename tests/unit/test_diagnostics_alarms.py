@@ -10,10 +10,10 @@ import pytest
 from esp_common.contracts.channels import CHANNELS
 from esp_common.contracts.readings import Readings, empty_readings
 from esp_common.errors import Conflict, InvalidInput
-from esp_diagnostics.domain import alarms
-from esp_diagnostics.domain.alarm_statistics import load, per_operator_hour, shares
-from esp_diagnostics.domain.alarms import Alarm, Handling, Notice, Signal, State, What
-from esp_diagnostics.domain.alert_rules import (
+from esp_diagnostics.alerts import lifecycle
+from esp_diagnostics.alerts.lifecycle import Alarm, Handling, Notice, Signal, State, What
+from esp_diagnostics.alerts.limit_signals import limit_signal
+from esp_diagnostics.alerts.rules import (
     AlertRulesInvalid,
     limits_of,
     load_alert_rules,
@@ -21,7 +21,8 @@ from esp_diagnostics.domain.alert_rules import (
     shipped_text,
     suppression,
 )
-from esp_diagnostics.domain.limits import LimitWatch
+from esp_diagnostics.alerts.statistics import load, per_operator_hour, shares
+from esp_diagnostics.detection.limits import LimitWatch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def signal(active: bool, seconds: float = 0, **other: Any) -> Signal:
 def after(
     alarm: Alarm | None, said: Signal, handling: Handling = AT_ONCE, now: datetime | None = None
 ) -> Alarm:
-    found = alarms.signalled(alarm, said, handling, alert_id=uuid4(), now=now or said.time)
+    found = lifecycle.signalled(alarm, said, handling, alert_id=uuid4(), now=now or said.time)
     assert found is not None
     return found
 
@@ -65,8 +66,8 @@ def cleared(active: Alarm) -> Alarm:
 def test_a_condition_raises_an_unacknowledged_alarm_and_people_are_told(active: Alarm) -> None:
     assert active.state is State.ACTIVE_UNACKNOWLEDGED
     assert (active.raised_at, active.occurrences) == (NOON, 1)
-    assert alarms.changes(None, active) == [What.RAISED]
-    assert alarms.notice(None, active) is Notice.RAISED
+    assert lifecycle.changes(None, active) == [What.RAISED]
+    assert lifecycle.notice(None, active) is Notice.RAISED
 
 
 def test_an_unacknowledged_alarm_that_clears_waits_for_its_acknowledgement(
@@ -74,21 +75,21 @@ def test_an_unacknowledged_alarm_that_clears_waits_for_its_acknowledgement(
 ) -> None:
     assert cleared.state is State.CLEARED_UNACKNOWLEDGED
     assert cleared.cleared_at == at(100)
-    assert alarms.changes(active, cleared) == [What.CLEARED]
-    assert alarms.notice(active, cleared) is Notice.CLEARED
-    seen = alarms.acknowledge(cleared, "ann", at(200))
+    assert lifecycle.changes(active, cleared) == [What.CLEARED]
+    assert lifecycle.notice(active, cleared) is Notice.CLEARED
+    seen = lifecycle.acknowledge(cleared, "ann", at(200))
     assert seen.state is State.NORMAL
     assert (seen.acknowledged_by, seen.acknowledged_at) == ("ann", at(200))
 
 
 def test_an_alarm_that_comes_back_is_the_same_once_more_and_unacknowledged(cleared: Alarm) -> None:
-    seen = alarms.acknowledge(cleared, "ann", at(200))
+    seen = lifecycle.acknowledge(cleared, "ann", at(200))
     again = after(seen, signal(True, 300))
     assert again.alert_id == cleared.alert_id
     assert (again.occurrences, again.raised_at, again.last_raised_at) == (2, NOON, at(300))
     assert again.state is State.ACTIVE_UNACKNOWLEDGED
     assert again.acknowledged_by == "ann"
-    assert alarms.changes(seen, again) == [What.RAISED]
+    assert lifecycle.changes(seen, again) == [What.RAISED]
 
 
 @pytest.mark.parametrize("times", [(0,), (0, 50), (-10,)], ids=["the-same", "later", "older"])
@@ -105,12 +106,12 @@ def test_signals_replayed_after_the_alarm_cleared_change_nothing(cleared: Alarm)
 
 @pytest.mark.parametrize("said", [signal(True), signal(False, 100)], ids=["raised", "cleared"])
 def test_signals_replayed_after_the_alarm_was_closed_open_no_other(said: Signal, cleared: Alarm) -> None:
-    closed = alarms.close(cleared, "ann", at(200))
+    closed = lifecycle.close(cleared, "ann", at(200))
     assert after(closed, said) == closed
 
 
 def test_after_its_end_a_condition_that_comes_back_is_another_alarm(cleared: Alarm) -> None:
-    closed = alarms.close(cleared, "ann", at(200))
+    closed = lifecycle.close(cleared, "ann", at(200))
     again = after(closed, signal(True, 300))
     assert again.alert_id != closed.alert_id
     assert again.occurrences == 1
@@ -118,15 +119,15 @@ def test_after_its_end_a_condition_that_comes_back_is_another_alarm(cleared: Ala
 
 def test_a_graver_condition_escalates_and_people_are_told_once(active: Alarm) -> None:
     graver = after(active, signal(True, 10, severity="high"), Handling("high"))
-    assert alarms.changes(active, graver) == [What.CHANGED]
-    assert alarms.notice(active, graver) is Notice.ESCALATED
+    assert lifecycle.changes(active, graver) == [What.CHANGED]
+    assert lifecycle.notice(active, graver) is Notice.ESCALATED
     milder = after(graver, signal(True, 20))
-    assert alarms.changes(graver, milder) == [What.CHANGED]
-    assert alarms.notice(graver, milder) is None
+    assert lifecycle.changes(graver, milder) == [What.CHANGED]
+    assert lifecycle.notice(graver, milder) is None
 
 
 def test_a_condition_that_was_not_there_clears_nothing() -> None:
-    assert alarms.signalled(None, signal(False), AT_ONCE, alert_id=uuid4(), now=NOON) is None
+    assert lifecycle.signalled(None, signal(False), AT_ONCE, alert_id=uuid4(), now=NOON) is None
 
 
 # --- delays -----------------------------------------------------------------------------------------------
@@ -135,15 +136,15 @@ def test_a_condition_that_was_not_there_clears_nothing() -> None:
 def test_a_condition_must_last_before_it_is_an_alarm() -> None:
     waiting = after(None, signal(True), DELAYED)
     assert waiting.state is State.PENDING
-    assert alarms.changes(None, waiting) == []
-    assert alarms.after_time(waiting, at(59), rest_s=NEVER_S) == waiting
-    raised = alarms.after_time(waiting, at(60), rest_s=NEVER_S)
+    assert lifecycle.changes(None, waiting) == []
+    assert lifecycle.after_time(waiting, at(59), rest_s=NEVER_S) == waiting
+    raised = lifecycle.after_time(waiting, at(60), rest_s=NEVER_S)
     assert (raised.state, raised.last_raised_at) == (State.ACTIVE_UNACKNOWLEDGED, NOON)
 
 
 def test_a_condition_that_goes_before_its_delay_was_never_an_alarm() -> None:
     waiting = after(None, signal(True), DELAYED)
-    gone = alarms.signalled(waiting, signal(False, 30), DELAYED, alert_id=uuid4(), now=at(30))
+    gone = lifecycle.signalled(waiting, signal(False, 30), DELAYED, alert_id=uuid4(), now=at(30))
     assert gone is None
 
 
@@ -152,7 +153,7 @@ def test_a_condition_must_be_gone_for_long_before_the_alarm_clears(active: Alarm
     assert going.active
     back = after(going, signal(True, 150), DELAYED)
     assert (back.active, back.due_at, back.occurrences) == (True, None, 1)
-    gone = alarms.after_time(going, at(220), rest_s=NEVER_S)
+    gone = lifecycle.after_time(going, at(220), rest_s=NEVER_S)
     assert (gone.active, gone.cleared_at) == (False, at(100))
 
 
@@ -173,109 +174,109 @@ def test_a_condition_that_lasted_before_anybody_said_so_is_an_alarm_at_once() ->
 def test_a_suppressed_alarm_is_told_when_its_suppression_ends() -> None:
     hidden = after(None, signal(True, suppressed_by="state starting"))
     assert hidden.state is State.SUPPRESSED
-    assert alarms.changes(None, hidden) == [What.RAISED, What.SUPPRESSED]
-    assert alarms.notice(None, hidden) is None
+    assert lifecycle.changes(None, hidden) == [What.RAISED, What.SUPPRESSED]
+    assert lifecycle.notice(None, hidden) is None
     shown = after(hidden, signal(True, 60))
-    assert alarms.changes(hidden, shown) == [What.UNSUPPRESSED]
-    assert alarms.notice(hidden, shown) is Notice.RAISED
+    assert lifecycle.changes(hidden, shown) == [What.UNSUPPRESSED]
+    assert lifecycle.notice(hidden, shown) is Notice.RAISED
 
 
 def test_what_was_suppressed_to_its_end_needs_no_acknowledgement() -> None:
     hidden = after(None, signal(True, suppressed_by="state starting"))
     gone = after(hidden, signal(False, 60))
     assert gone.state is State.NORMAL
-    assert alarms.changes(hidden, gone) == [What.CLEARED]
-    assert alarms.notice(hidden, gone) is None
+    assert lifecycle.changes(hidden, gone) == [What.CLEARED]
+    assert lifecycle.notice(hidden, gone) is None
 
 
 def test_a_shelved_alarm_comes_back_by_itself(active: Alarm) -> None:
-    shelved = alarms.shelve(active, "ann", at(600), "gauge is changed", NOON, longest_s=3600)
+    shelved = lifecycle.shelve(active, "ann", at(600), "gauge is changed", NOON, longest_s=3600)
     assert (shelved.state, shelved.shelved_by) == (State.SHELVED, "ann")
-    assert alarms.changes(active, shelved) == [What.SHELVED]
-    assert alarms.after_time(shelved, at(599), rest_s=NEVER_S) == shelved
-    back = alarms.after_time(shelved, at(600), rest_s=NEVER_S)
+    assert lifecycle.changes(active, shelved) == [What.SHELVED]
+    assert lifecycle.after_time(shelved, at(599), rest_s=NEVER_S) == shelved
+    back = lifecycle.after_time(shelved, at(600), rest_s=NEVER_S)
     assert back == active
-    assert alarms.notice(shelved, back) is Notice.RAISED
+    assert lifecycle.notice(shelved, back) is Notice.RAISED
 
 
 def test_a_condition_that_comes_and_goes_while_shelved_disturbs_nobody(active: Alarm) -> None:
-    shelved = alarms.shelve(active, "ann", at(600), "known", NOON, longest_s=3600)
+    shelved = lifecycle.shelve(active, "ann", at(600), "known", NOON, longest_s=3600)
     gone = after(shelved, signal(False, 10))
     back = after(gone, signal(True, 20))
     assert (gone.state, back.state) == (State.SHELVED, State.SHELVED)
-    assert alarms.notice(shelved, gone) is None
-    assert alarms.notice(gone, back) is None
+    assert lifecycle.notice(shelved, gone) is None
+    assert lifecycle.notice(gone, back) is None
 
 
 def test_an_acknowledged_alarm_is_not_told_again_when_unshelved(active: Alarm) -> None:
-    seen = alarms.acknowledge(active, "ann", NOON)
-    shelved = alarms.shelve(seen, "ann", at(600), "known", NOON, longest_s=3600)
-    assert alarms.notice(shelved, alarms.unshelve(shelved)) is None
+    seen = lifecycle.acknowledge(active, "ann", NOON)
+    shelved = lifecycle.shelve(seen, "ann", at(600), "known", NOON, longest_s=3600)
+    assert lifecycle.notice(shelved, lifecycle.unshelve(shelved)) is None
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 3601], ids=["now", "past", "too-long"])
 def test_shelving_ends_in_the_future_and_soon(seconds: int, active: Alarm) -> None:
     with pytest.raises(InvalidInput):
-        alarms.shelve(active, "ann", at(seconds), "why", NOON, longest_s=3600)
+        lifecycle.shelve(active, "ann", at(seconds), "why", NOON, longest_s=3600)
 
 
 def test_out_of_service_ends_a_shelving_and_lasts_until_it_is_ended(active: Alarm) -> None:
-    shelved = alarms.shelve(active, "ann", at(600), "why", NOON, longest_s=3600)
-    idle = alarms.take_out_of_service(shelved, "bob", "workover")
+    shelved = lifecycle.shelve(active, "ann", at(600), "why", NOON, longest_s=3600)
+    idle = lifecycle.take_out_of_service(shelved, "bob", "workover")
     assert idle.state is State.OUT_OF_SERVICE
-    assert set(alarms.changes(shelved, idle)) == {What.UNSHELVED, What.OUT_OF_SERVICE}
-    assert alarms.after_time(idle, at(1e9), rest_s=1) == idle
-    back = alarms.return_to_service(idle)
+    assert set(lifecycle.changes(shelved, idle)) == {What.UNSHELVED, What.OUT_OF_SERVICE}
+    assert lifecycle.after_time(idle, at(1e9), rest_s=1) == idle
+    back = lifecycle.return_to_service(idle)
     assert back == active
     with pytest.raises(Conflict):
-        alarms.shelve(idle, "ann", at(600), "why", NOON, longest_s=3600)
+        lifecycle.shelve(idle, "ann", at(600), "why", NOON, longest_s=3600)
 
 
 # --- its end ----------------------------------------------------------------------------------------------
 
 
 def test_an_alarm_at_rest_ends_by_itself(cleared: Alarm) -> None:
-    seen = alarms.acknowledge(cleared, "ann", at(200))
-    assert alarms.after_time(seen, at(299), rest_s=100) == seen
-    closed = alarms.after_time(seen, at(300), rest_s=100)
+    seen = lifecycle.acknowledge(cleared, "ann", at(200))
+    assert lifecycle.after_time(seen, at(299), rest_s=100) == seen
+    closed = lifecycle.after_time(seen, at(300), rest_s=100)
     assert closed.state is State.CLOSED
     assert closed.closed_by is None
-    assert alarms.changes(seen, closed) == [What.CLOSED]
+    assert lifecycle.changes(seen, closed) == [What.CLOSED]
 
 
 def test_an_alarm_nobody_has_seen_does_not_end_by_itself(cleared: Alarm) -> None:
-    assert alarms.after_time(cleared, at(1e8), rest_s=1) == cleared
+    assert lifecycle.after_time(cleared, at(1e8), rest_s=1) == cleared
 
 
 def test_closing_a_cleared_alarm_acknowledges_it(cleared: Alarm) -> None:
-    closed = alarms.close(cleared, "ann", at(200))
+    closed = lifecycle.close(cleared, "ann", at(200))
     assert (closed.state, closed.acknowledged_by, closed.closed_by) == (State.CLOSED, "ann", "ann")
-    assert alarms.changes(cleared, closed) == [What.ACKNOWLEDGED, What.CLOSED]
-    assert alarms.notice(cleared, closed) is None
+    assert lifecycle.changes(cleared, closed) == [What.ACKNOWLEDGED, What.CLOSED]
+    assert lifecycle.notice(cleared, closed) is None
 
 
 def test_a_pumps_active_alarm_cannot_be_closed_but_a_platforms_can(active: Alarm) -> None:
     with pytest.raises(Conflict):
-        alarms.close(active, "ann", at(1))
-    closed = alarms.close(replace(active, source="platform"), "ann", at(1))
+        lifecycle.close(active, "ann", at(1))
+    closed = lifecycle.close(replace(active, source="platform"), "ann", at(1))
     assert (closed.state, closed.active) == (State.CLOSED, False)
 
 
 ACTS = {
-    "acknowledge": lambda alarm: alarms.acknowledge(alarm, "ann", at(300)),
-    "unacknowledge": alarms.unacknowledge,
-    "shelve": lambda alarm: alarms.shelve(alarm, "ann", at(600), "why", at(300), longest_s=3600),
-    "unshelve": alarms.unshelve,
-    "out-of-service": lambda alarm: alarms.take_out_of_service(alarm, "ann", "why"),
-    "in-service": alarms.return_to_service,
-    "assign": lambda alarm: alarms.assign(alarm, "ann"),
-    "close": lambda alarm: alarms.close(alarm, "ann", at(300)),
+    "acknowledge": lambda alarm: lifecycle.acknowledge(alarm, "ann", at(300)),
+    "unacknowledge": lifecycle.unacknowledge,
+    "shelve": lambda alarm: lifecycle.shelve(alarm, "ann", at(600), "why", at(300), longest_s=3600),
+    "unshelve": lifecycle.unshelve,
+    "out-of-service": lambda alarm: lifecycle.take_out_of_service(alarm, "ann", "why"),
+    "in-service": lifecycle.return_to_service,
+    "assign": lambda alarm: lifecycle.assign(alarm, "ann"),
+    "close": lambda alarm: lifecycle.close(alarm, "ann", at(300)),
 }
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_nothing_can_be_done_to_a_closed_alarm(act: str, cleared: Alarm) -> None:
-    closed = alarms.close(cleared, "ann", at(200))
+    closed = lifecycle.close(cleared, "ann", at(200))
     with pytest.raises(Conflict):
         ACTS[act](closed)
 
@@ -287,9 +288,9 @@ def test_what_is_not_hidden_cannot_be_shown(act: str, active: Alarm) -> None:
 
 
 def test_an_acknowledgement_keeps_the_name_of_who_was_first(active: Alarm) -> None:
-    first = alarms.acknowledge(active, "ann", at(1))
-    assert alarms.acknowledge(first, "bob", at(2)) == first
-    assert alarms.changes(first, alarms.unacknowledge(first)) == [What.UNACKNOWLEDGED]
+    first = lifecycle.acknowledge(active, "ann", at(1))
+    assert lifecycle.acknowledge(first, "bob", at(2)) == first
+    assert lifecycle.changes(first, lifecycle.unacknowledge(first)) == [What.UNACKNOWLEDGED]
 
 
 STEPS = st.lists(
@@ -314,9 +315,9 @@ def test_whatever_happens_the_state_fits_the_alarm_and_people_are_told_only_of_w
             continue
         if before is not None and before.alert_id != alarm.alert_id:
             before = None
-        told = alarms.notice(before, alarm)
+        told = lifecycle.notice(before, alarm)
         assert (told in (Notice.RAISED, Notice.ESCALATED)) <= alarm.annunciated
-        assert (alarm != before) or not alarms.changes(before, alarm)
+        assert (alarm != before) or not lifecycle.changes(before, alarm)
         assert alarm.annunciated == (alarm.state in (State.ACTIVE_ACKNOWLEDGED, State.ACTIVE_UNACKNOWLEDGED))
         assert alarm.cleared_at is None or alarm.cleared_at >= alarm.raised_at
 
@@ -325,10 +326,10 @@ def _step(alarm: Alarm | None, what: str, seconds: int) -> Alarm | None:
     now = at(seconds)
     if what in ("on", "off"):
         said = signal(what == "on", seconds)
-        return alarms.signalled(alarm, said, DELAYED, alert_id=uuid4(), now=now)
+        return lifecycle.signalled(alarm, said, DELAYED, alert_id=uuid4(), now=now)
     if alarm is None:
         return None
-    return alarms.after_time(alarm, now, rest_s=900) if what == "tick" else ACTS[what](alarm)
+    return lifecycle.after_time(alarm, now, rest_s=900) if what == "tick" else ACTS[what](alarm)
 
 
 # --- floods and statistics --------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ def test_a_flood_begins_above_ten_and_lasts_until_fewer_than_five() -> None:
     counts = [9, 10, 11, 9, 6, 5, 4, 6]
     found, flooded = [], False
     for count in counts:
-        flooded = alarms.in_flood(count, was_in_flood=flooded, begins_above=10, ends_below=5)
+        flooded = lifecycle.in_flood(count, was_in_flood=flooded, begins_above=10, ends_below=5)
         found.append(flooded)
     assert found == [False, False, True, True, True, True, False, False]
 
@@ -477,7 +478,7 @@ def rows(*given: tuple[str, float, float | None, float | None]) -> Readings:
 @pytest.fixture
 def watch() -> LimitWatch:
     rules = load_alert_rules(LIMIT_RULES)
-    return LimitWatch(rules, {pump: limits_of(rules, pump, None, {}, {}) for pump in ("A", "B")})
+    return LimitWatch(rules.limits, {pump: limits_of(rules, pump, None, {}, {}) for pump in ("A", "B")})
 
 
 def seen(watch: LimitWatch, *given: tuple[str, float, float | None, float | None]) -> list[tuple[Any, ...]]:
@@ -528,7 +529,7 @@ def test_late_readings_are_not_used(watch: LimitWatch) -> None:
 def test_a_watch_goes_on_where_its_snapshot_ends(watch: LimitWatch) -> None:
     seen(watch, ("A", 0, None, 50), ("A", 10, 151, 50))
     rules = load_alert_rules(LIMIT_RULES)
-    other = LimitWatch(rules, {"A": {"hot": 150, "dry": 100}})
+    other = LimitWatch(rules.limits, {"A": {"hot": 150, "dry": 100}})
     other.restore(watch.snapshot(["A", "B"]))
     assert other.active("A") == ["limit_dry"]
     assert seen(other, ("A", 10, None, 500)) == []
@@ -537,7 +538,9 @@ def test_a_watch_goes_on_where_its_snapshot_ends(watch: LimitWatch) -> None:
 
 def test_a_limit_that_no_longer_holds_for_a_pump_is_no_longer_passed(watch: LimitWatch) -> None:
     seen(watch, ("A", 10, None, 50), ("B", 10, None, 50))
-    gone = watch.replace(load_alert_rules(LIMIT_RULES), {"A": {"hot": 150}, "B": {"hot": 150, "dry": 100}})
+    gone = watch.replace(
+        load_alert_rules(LIMIT_RULES).limits, {"A": {"hot": 150}, "B": {"hot": 150, "dry": 100}}
+    )
     assert [(change.pump_id, change.limit.name, change.active) for change in gone] == [("A", "dry", False)]
     assert watch.active("B") == ["limit_dry"]
     assert seen(watch, ("B", 20, None, 111)) == [("B", "dry", False, 20)]
@@ -546,7 +549,7 @@ def test_a_limit_that_no_longer_holds_for_a_pump_is_no_longer_passed(watch: Limi
 def test_a_passed_limit_signals_what_it_saw(watch: LimitWatch) -> None:
     rules = load_alert_rules(LIMIT_RULES)
     (change,) = watch.observe(rows(("A", 10, None, 50)))
-    said = change.signal(rules, "north", "running", [])
+    said = limit_signal(change, rules, "north", "running", [])
     assert (said.key, said.source, said.active) == (("A", "limit_dry", ""), "limit", True)
     assert said.time == datetime(1970, 1, 1, 0, 0, 10, tzinfo=UTC)
     assert said.title == "Dry (50 psi, below 100)"

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from esp_diagnostics.domain.anomaly import (
+from esp_diagnostics.detection.anomaly import (
     Detector,
     DetectorInvalid,
     Learning,
@@ -13,7 +13,7 @@ from esp_diagnostics.domain.anomaly import (
     statistics,
     train,
 )
-from esp_diagnostics.domain.anomaly.training import limits
+from esp_diagnostics.detection.anomaly.training import limits
 from hypothesis import given
 from hypothesis import strategies as st
 

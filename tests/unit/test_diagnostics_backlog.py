@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from esp_common.contracts.readings import Readings, empty_readings
-from esp_diagnostics.domain.backlog import (
+from esp_diagnostics.monitoring.backlog import (
     CHUNK_READINGS,
     MAX_LIVE_READINGS,
     MAX_SPAN_US,

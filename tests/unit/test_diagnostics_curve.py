@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain.curve import InvalidCurve, Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curves import an550
 
 FALLING = Polynomial((30.0, 0.0, -1e-4))
 

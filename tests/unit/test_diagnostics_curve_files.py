@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from esp_common.errors import InvalidInput
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain import units
-from esp_diagnostics.domain.curve import InvalidCurve, Polynomial, Table
-from esp_diagnostics.domain.curve_files import parse_csv, parse_json
+from esp_diagnostics.physics import units
+from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, Table
+from esp_diagnostics.physics.curve_files import parse_csv, parse_json
+from esp_diagnostics.physics.curves import an550
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from esp_diagnostics.domain.routing import Message
-from esp_diagnostics.egress import AddressRefused, is_public, only_public
-from esp_diagnostics.notifications import DestinationRefused, NotSent, Sender
+from esp_diagnostics.notifications.destinations import DestinationRefused, NotSent, Sender
+from esp_diagnostics.notifications.egress import AddressRefused, is_public, only_public
+from esp_diagnostics.notifications.routing import Message
 from esp_diagnostics.settings import DiagnosticsSettings
 
 PRIVATE = (

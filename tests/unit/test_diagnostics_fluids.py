@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain import fluids, gas, viscosity
-from esp_diagnostics.domain.pumps import Installed, brake_hp, efficiency, head_ft, stack
+from esp_diagnostics.physics import fluids, gas, viscosity
+from esp_diagnostics.physics.curves import an550
+from esp_diagnostics.physics.pumps import Installed, brake_hp, efficiency, head_ft, stack
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.readings import Readings, empty_readings
-from esp_diagnostics.catch_up import chunks_of
-from esp_diagnostics.domain.alert_rules import shipped_alert_rules
-from esp_diagnostics.domain.diagnosis import default_rules
-from esp_diagnostics.findings import Effects, FoundSpan
-from esp_diagnostics.store.pumps import KnownPump
-from esp_diagnostics.store.replay import Batch
-from esp_diagnostics.watch import Judge, OpenFinding, Past, Rulebook
+from esp_diagnostics.alerts.rules import shipped_alert_rules
+from esp_diagnostics.detection.tree import default_rules
+from esp_diagnostics.monitoring.catch_up import chunks_of
+from esp_diagnostics.monitoring.effects import Effects, FoundSpan
+from esp_diagnostics.monitoring.pump_monitor import Judge, OpenFinding, Past, Rulebook
+from esp_diagnostics.monitoring.store.replay import Batch
+from esp_diagnostics.pumps.store import KnownPump
 from pump_readings import BEGIN_US, readings
 
 RULEBOOK = Rulebook(default_rules(), shipped_alert_rules())

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from esp_diagnostics.domain import kpis
-from esp_diagnostics.domain.kpis import Intervals, Life, Spell
+from esp_diagnostics.kpis import formulas
+from esp_diagnostics.kpis.formulas import Intervals, Life, Spell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ STORY = [
 
 
 def test_uptime_is_of_the_known_time_and_says_how_much_that_is() -> None:
-    ran = kpis.running(STORY, at(0), at(24))
+    ran = formulas.running(STORY, at(0), at(24))
     assert ran.up_s / HOUR_S == pytest.approx(15)
     assert ran.down_s / HOUR_S == pytest.approx(3)
     assert ran.uptime == pytest.approx(15 / 18)
@@ -45,23 +45,23 @@ def test_uptime_is_of_the_known_time_and_says_how_much_that_is() -> None:
 
 
 def test_starts_follow_rest_and_trips_have_a_code() -> None:
-    ran = kpis.running(STORY, at(0), at(24))
+    ran = formulas.running(STORY, at(0), at(24))
     assert (ran.starts, ran.trips) == (2, 1)
     assert ran.mean_time_between_trips_days == pytest.approx(15 / 24)
-    later = kpis.running(STORY[3:], at(8), at(20))
+    later = formulas.running(STORY[3:], at(8), at(20))
     assert (later.starts, later.trips) == (0, 0)
     assert later.mean_time_between_trips_days is None
 
 
 def test_nothing_known_is_no_uptime() -> None:
-    assert kpis.running([], at(0), at(24)).uptime is None
-    assert kpis.running([spell("unknown", 0, None)], at(0), at(24)).known == 0
+    assert formulas.running([], at(0), at(24)).uptime is None
+    assert formulas.running([spell("unknown", 0, None)], at(0), at(24)).known == 0
 
 
 def test_a_field_is_its_pumps_together() -> None:
-    one = kpis.running([spell("running", 0, None)], at(0), at(24))
-    other = kpis.running([spell("off", 0, 12), spell("unknown", 12, None)], at(0), at(24))
-    both = kpis.together([one, other])
+    one = formulas.running([spell("running", 0, None)], at(0), at(24))
+    other = formulas.running([spell("off", 0, 12), spell("unknown", 12, None)], at(0), at(24))
+    both = formulas.together([one, other])
     assert both.uptime == pytest.approx(24 / 36)
     assert both.known == pytest.approx(36 / 48)
 
@@ -71,7 +71,7 @@ def test_a_field_is_its_pumps_together() -> None:
 
 def test_mean_life_counts_pumps_that_still_run() -> None:
     lives = [Life(400, True), Life(700, True), Life(300, False), Life(600, False)]
-    found = kpis.mean_life(lives)
+    found = formulas.mean_life(lives)
     assert found.days == pytest.approx(1000)
     assert (found.failures, found.censored, found.exposure_days) == (2, 2, 2000)
     # 2T/χ²: χ²(0.95; 6) = 12.592, χ²(0.05; 4) = 0.711 in any table.
@@ -80,10 +80,10 @@ def test_mean_life_counts_pumps_that_still_run() -> None:
 
 
 def test_without_a_failure_there_is_only_a_lower_bound() -> None:
-    found = kpis.mean_life([Life(300, False)])
+    found = formulas.mean_life([Life(300, False)])
     assert (found.days, found.high_days, found.failures) == (None, None, 0)
     assert found.low_days == pytest.approx(300 / -np.log(0.05))
-    assert kpis.mean_life([]).low_days is None
+    assert formulas.mean_life([]).low_days is None
 
 
 # --- production and energy --------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def intervals(**columns: Any) -> Intervals:
 
 
 def test_barrels_and_energy_of_a_day_that_ran_through() -> None:
-    made = kpis.output(intervals(inside_s=np.full(24, HOUR_S)))
+    made = formulas.output(intervals(inside_s=np.full(24, HOUR_S)))
     assert made.produced_bbl == pytest.approx(2400)
     assert made.energy_kwh == pytest.approx(1200)
     assert made.kwh_per_bbl == pytest.approx(0.5)
@@ -114,7 +114,7 @@ def test_barrels_and_energy_of_a_day_that_ran_through() -> None:
 
 def test_standing_still_defers_what_is_usual() -> None:
     share = [1, 1, 1, 0.5, 0, 0]
-    made = kpis.output(
+    made = formulas.output(
         intervals(running_share=share, rate_bpd=[2400, 2400, 2640, 2400, np.nan, np.nan], rate_measured=share)
     )
     assert made.usual_bpd == 2400
@@ -123,32 +123,32 @@ def test_standing_still_defers_what_is_usual() -> None:
 
 
 def test_a_rate_that_is_measured_at_rest_is_the_mean_already() -> None:
-    made = kpis.output(intervals(running_share=[0.5], rate_bpd=[1200], rate_measured=[1.0]))
+    made = formulas.output(intervals(running_share=[0.5], rate_bpd=[1200], rate_measured=[1.0]))
     assert made.produced_bbl == pytest.approx(50)
 
 
 def test_energy_per_barrel_is_of_intervals_where_both_are_known() -> None:
-    made = kpis.output(intervals(rate_bpd=[2400, np.nan], power_kw=[50, 80]))
+    made = formulas.output(intervals(rate_bpd=[2400, np.nan], power_kw=[50, 80]))
     assert made.energy_kwh == pytest.approx(130)
     assert made.kwh_per_bbl == pytest.approx(0.5)
-    assert kpis.output(intervals(rate_bpd=[np.nan])).kwh_per_bbl is None
+    assert formulas.output(intervals(rate_bpd=[np.nan])).kwh_per_bbl is None
 
 
 def test_intervals_before_the_span_tell_what_is_usual_and_count_for_nothing_else() -> None:
-    made = kpis.output(intervals(inside_s=[0, HOUR_S], running_share=[1, 0], rate_bpd=[2400, np.nan]))
+    made = formulas.output(intervals(inside_s=[0, HOUR_S], running_share=[1, 0], rate_bpd=[2400, np.nan]))
     assert (made.produced_bbl, made.energy_kwh) == (0, pytest.approx(50))
     assert made.deferred_bbl == pytest.approx(100)
 
 
 def test_a_pump_that_never_ran_has_no_usual_rate_and_defers_nothing() -> None:
-    made = kpis.output(intervals(running_share=[0.0], rate_bpd=[np.nan]))
+    made = formulas.output(intervals(running_share=[0.0], rate_bpd=[np.nan]))
     assert (made.usual_bpd, made.deferred_bbl) == (None, 0)
 
 
 def test_a_field_produces_what_its_pumps_do() -> None:
-    one = kpis.output(intervals(rate_bpd=[2400]))
-    other = kpis.output(intervals(rate_bpd=[1200], power_kw=[np.nan]))
-    both = kpis.sum_of([one, other])
+    one = formulas.output(intervals(rate_bpd=[2400]))
+    other = formulas.output(intervals(rate_bpd=[1200], power_kw=[np.nan]))
+    both = formulas.sum_of([one, other])
     assert both.produced_bbl == pytest.approx(150)
     assert both.kwh_per_bbl == pytest.approx(0.5)
     assert both.usual_bpd == pytest.approx(3600)
@@ -160,14 +160,14 @@ POINT = {"fraction_of_min": 1.2, "fraction_of_max": 0.8, "cooling_ft_s": 2.0, "l
 
 
 def test_a_pump_in_order_is_a_hundred() -> None:
-    health = kpis.health_score("running", [], POINT, gauge_fault=False, anomaly=0.5)
+    health = formulas.health_score("running", [], POINT, gauge_fault=False, anomaly=0.5)
     assert (health.score, health.terms) == (100, ())
 
 
 def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
     found = [("scale", "medium", 0.8), ("phase_unbalance", "low", 1.0)]
     point = {**POINT, "fraction_of_min": 0.85, "load": 1.3}
-    health = kpis.health_score("running", found, point, gauge_fault=True, anomaly=2.0)
+    health = formulas.health_score("running", found, point, gauge_fault=True, anomaly=2.0)
     assert health.score is not None
     assert sum(term.points for term in health.terms) == pytest.approx(100 - health.score, abs=0.1)
     points = [term.points for term in health.terms]
@@ -184,7 +184,7 @@ def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
 
 
 def test_what_is_not_known_is_said_and_costs_nothing() -> None:
-    health = kpis.health_score("running", [], {"load": 0.5}, gauge_fault=False, anomaly=None)
+    health = formulas.health_score("running", [], {"load": 0.5}, gauge_fault=False, anomaly=None)
     assert health.score == 100
     assert {term.term for term in health.terms if term.value is None} == {
         *("above range", "below range", "cooling", "anomaly")
@@ -193,12 +193,12 @@ def test_what_is_not_known_is_said_and_costs_nothing() -> None:
 
 @pytest.mark.parametrize("state", ["unknown", "running", "off"])
 def test_of_a_pump_nothing_is_known_of_there_is_no_score(state: str) -> None:
-    health = kpis.health_score(state, [], {}, gauge_fault=False, anomaly=None)
-    assert health == kpis.Health(None, ())
+    health = formulas.health_score(state, [], {}, gauge_fault=False, anomaly=None)
+    assert health == formulas.Health(None, ())
 
 
 def test_a_pump_at_rest_is_not_judged_by_where_it_runs() -> None:
-    health = kpis.health_score("off", [], {"fraction_of_min": 0.0}, gauge_fault=False, anomaly=0.0)
+    health = formulas.health_score("off", [], {"fraction_of_min": 0.0}, gauge_fault=False, anomaly=0.0)
     assert health.score == 100
 
 
@@ -216,11 +216,11 @@ def test_health_is_never_out_of_its_scale_and_never_better_for_another_finding(
     found: list[tuple[str, str, float]], anomaly: float, fraction: float
 ) -> None:
     point = {"fraction_of_min": fraction, "fraction_of_max": fraction, "load": fraction}
-    health = kpis.health_score("running", found, point, gauge_fault=False, anomaly=anomaly)
-    worse = kpis.health_score(
+    health = formulas.health_score("running", found, point, gauge_fault=False, anomaly=anomaly)
+    worse = formulas.health_score(
         "running", [*found, ("y", "high", 0.5)], point, gauge_fault=False, anomaly=anomaly
     )
     assert health.score is not None
     assert worse.score is not None
     assert 0 <= worse.score <= health.score <= 100
-    assert len(kpis.as_row(health)) == len(health.terms)
+    assert len(formulas.as_row(health)) == len(health.terms)

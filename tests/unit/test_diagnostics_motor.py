@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.domain import motor, winding
+from esp_diagnostics.physics import motor, winding
 from hypothesis import given
 from hypothesis import strategies as st
 

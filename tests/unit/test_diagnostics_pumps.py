@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain.curve import Polynomial, PumpCurve, Table
-from esp_diagnostics.domain.fluids import pressure_psi
-from esp_diagnostics.domain.operating_point import Thrust, operating_point
-from esp_diagnostics.domain.pumps import (
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curves import an550
+from esp_diagnostics.physics.fluids import pressure_psi
+from esp_diagnostics.physics.operating_point import Thrust, operating_point
+from esp_diagnostics.physics.pumps import (
     WATER,
     Correction,
     Installed,
@@ -16,7 +16,7 @@ from esp_diagnostics.domain.pumps import (
     hydraulic_hp,
     stack,
 )
-from esp_diagnostics.domain.virtual_flow import virtual_flow
+from esp_diagnostics.physics.virtual_flow import virtual_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

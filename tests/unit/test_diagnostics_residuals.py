@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain import fluids, gas, motor
-from esp_diagnostics.domain.arrays import Reason
-from esp_diagnostics.domain.curve import PumpCurve
-from esp_diagnostics.domain.pumps import Correction, Installed, brake_hp, head_ft, stack
-from esp_diagnostics.domain.residuals import Measured, Pumped, residuals
+from esp_diagnostics.physics import fluids, gas, motor
+from esp_diagnostics.physics.arrays import Reason
+from esp_diagnostics.physics.curve import PumpCurve
+from esp_diagnostics.physics.curves import an550
+from esp_diagnostics.physics.pumps import Correction, Installed, brake_hp, head_ft, stack
+from esp_diagnostics.physics.residuals import Measured, Pumped, residuals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

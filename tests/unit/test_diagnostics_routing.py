@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from esp_common.contracts.events import Event
 from esp_common.errors import InvalidInput
-from esp_diagnostics.domain.platform import signal_of
-from esp_diagnostics.domain.routing import Message, Route, Shift, destinations, says_the_same
-from esp_diagnostics.notifications import DestinationRefused, Sender, message_of, shown
+from esp_diagnostics.alerts.platform import signal_of
+from esp_diagnostics.notifications.destinations import DestinationRefused, Sender, message_of, shown
+from esp_diagnostics.notifications.routing import Message, Route, Shift, destinations, says_the_same
 from esp_diagnostics.settings import DiagnosticsSettings
 
 WEEKDAYS = frozenset(range(5))

@@ -1,8 +1,8 @@
 """The rules of the tree: what is shipped, and what is refused and why."""
 
 import pytest
-from esp_diagnostics.domain.diagnosis import RulesInvalid, default_rules, load_rules
-from esp_diagnostics.domain.diagnosis.judgement import parameters_of
+from esp_diagnostics.detection.tree import RulesInvalid, default_rules, load_rules
+from esp_diagnostics.detection.tree.judgement import parameters_of
 from esp_gateway.simulator.faults import Fault
 
 SHIPPED = default_rules()

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from esp_diagnostics.domain.silence import Policy, Reporting, Silence, find
+from esp_diagnostics.silence.rules import Policy, Reporting, Silence, find
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 POLICY = Policy(intervals=5, least_s=60, unknown_interval_s=600)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.readings import RUNNING_ABSENT, empty_readings
-from esp_diagnostics.domain.diagnosis import Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.tree import Monitor, PumpSpec, default_rules
 from pump_readings import STEADY, readings, watch
 
 

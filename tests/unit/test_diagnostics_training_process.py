@@ -10,7 +10,7 @@ from waiting import until
 PARENT = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from esp_diagnostics.models import prepare_process
+from esp_diagnostics.monitoring.training import prepare_process
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")

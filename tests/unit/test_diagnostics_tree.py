@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
-from esp_diagnostics.domain.diagnosis import FEATURES, Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.tree import FEATURES, Monitor, PumpSpec, default_rules
 from pump_readings import STEADY, readings, watch
 
 HOUR = 60

@@ -1,7 +1,7 @@
 """A small part of the evaluation: key faults on wells that the rules were not set on, and healthy days."""
 
 import pytest
-from esp_diagnostics.domain.diagnosis import default_rules
+from esp_diagnostics.detection.tree import default_rules
 from esp_gateway.simulator.faults import Fault
 from evaluation import tree
 

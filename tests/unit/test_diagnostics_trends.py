@@ -10,9 +10,9 @@ import orjson
 import pyarrow as pa
 import pytest
 from esp_common.errors import InvalidInput
-from esp_diagnostics.api.media import NotAcceptable, negotiate
-from esp_diagnostics.domain.trend_files import ARROW, CSV, JSON, to_arrow, to_csv, to_json
-from esp_diagnostics.domain.trends import (
+from esp_diagnostics.trends.encoding import ARROW, CSV, JSON, to_arrow, to_csv, to_json
+from esp_diagnostics.trends.media import NotAcceptable, negotiate
+from esp_diagnostics.trends.resolution import (
     GRAIN_S,
     Plan,
     Resolution,

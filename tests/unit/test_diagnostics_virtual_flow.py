@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain.arrays import Reason
-from esp_diagnostics.domain.curve import Polynomial, PumpCurve, Table
-from esp_diagnostics.domain.pumps import Correction, Installed, head_ft, stack
-from esp_diagnostics.domain.virtual_flow import virtual_flow
+from esp_diagnostics.physics.arrays import Reason
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curves import an550
+from esp_diagnostics.physics.pumps import Correction, Installed, head_ft, stack
+from esp_diagnostics.physics.virtual_flow import virtual_flow
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from esp_diagnostics.curves import an550
-from esp_diagnostics.domain.calibration import Adjusted, UnusableTest, calibrate
-from esp_diagnostics.domain.curve_files import parse_csv, parse_json, to_document
-from esp_diagnostics.domain.pumps import Installed
-from esp_diagnostics.domain.well import (
+from esp_diagnostics.physics.calibration import Adjusted, UnusableTest, calibrate
+from esp_diagnostics.physics.curve_files import parse_csv, parse_json, to_document
+from esp_diagnostics.physics.curves import an550
+from esp_diagnostics.physics.pumps import Installed
+from esp_diagnostics.physics.well import (
     Fluid,
     Present,
     Well,
@@ -18,7 +18,7 @@ from esp_diagnostics.domain.well import (
     point_of,
     shown_frequencies_hz,
 )
-from esp_diagnostics.domain.what_if import Answer, CannotTell, Setting, what_if
+from esp_diagnostics.physics.what_if import Answer, CannotTell, Setting, what_if
 from hypothesis import given
 from hypothesis import strategies as st
 

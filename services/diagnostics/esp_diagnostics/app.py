@@ -21,39 +21,44 @@ from esp_common.tokens import Verifier
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from esp_diagnostics.alerts import Alerts
-from esp_diagnostics.api.alerts import alerts_router
-from esp_diagnostics.api.console import console_router
-from esp_diagnostics.api.diagnostics import diagnostics_router
-from esp_diagnostics.api.fleet import fleet_router
-from esp_diagnostics.api.kpis import kpis_router
-from esp_diagnostics.api.live import SERVER_OPTIONS, LiveSockets, live_router
-from esp_diagnostics.api.notifications import notifications_router
-from esp_diagnostics.api.pumps import pumps_router
-from esp_diagnostics.api.rules import rules_router
-from esp_diagnostics.api.telemetry import telemetry_router
-from esp_diagnostics.archive import Archive
-from esp_diagnostics.cache import AnswerCache
-from esp_diagnostics.fleet import Fleet
-from esp_diagnostics.kpis import Kpis
-from esp_diagnostics.live import LiveHub, LivePublisher
-from esp_diagnostics.nameplates import Nameplates
-from esp_diagnostics.notifications import Delivery, Notifications
-from esp_diagnostics.notifier import consume, keep_time, notification_consumer, platform_consumer
-from esp_diagnostics.points import Points
-from esp_diagnostics.pump_settings import PumpSettings
-from esp_diagnostics.rules import RuleBook
+from esp_diagnostics.alerts.routes import alerts_router
+from esp_diagnostics.alerts.store import AlertLists
+from esp_diagnostics.alerts.transitions import Alerts
+from esp_diagnostics.common.cache import AnswerCache
+from esp_diagnostics.console.routes import console_router
+from esp_diagnostics.fleet.fleet import Fleet
+from esp_diagnostics.fleet.routes import fleet_router
+from esp_diagnostics.fleet.store import FleetStore
+from esp_diagnostics.kpis.kpis import Kpis
+from esp_diagnostics.kpis.routes import kpis_router
+from esp_diagnostics.kpis.store import KpiStore
+from esp_diagnostics.live.broadcast import LiveHub, LivePublisher
+from esp_diagnostics.live.sockets import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.live.store import LiveNames
+from esp_diagnostics.live.tickets import Tickets
+from esp_diagnostics.monitoring.routes import diagnostics_router
+from esp_diagnostics.monitoring.rule_routes import rules_router
+from esp_diagnostics.monitoring.rules import RuleBook
+from esp_diagnostics.monitoring.worker import open_worker
+from esp_diagnostics.notifications.destinations import Delivery, Notifications
+from esp_diagnostics.notifications.notifier import (
+    consume,
+    keep_time,
+    notification_consumer,
+    platform_consumer,
+)
+from esp_diagnostics.notifications.routes import notifications_router
+from esp_diagnostics.notifications.store import Routing
+from esp_diagnostics.operating_points.operating_points import Points
+from esp_diagnostics.operating_points.pump_settings import PumpSettings
+from esp_diagnostics.operating_points.routes import pumps_router
+from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
-from esp_diagnostics.silence import policy_of, watch_silence
-from esp_diagnostics.store.alerts import AlertLists
-from esp_diagnostics.store.fleet import FleetStore
-from esp_diagnostics.store.history import History
-from esp_diagnostics.store.kpis import KpiStore
-from esp_diagnostics.store.live import LiveNames
-from esp_diagnostics.store.notifications import Routing
-from esp_diagnostics.tickets import Tickets
-from esp_diagnostics.trends import Trends
-from esp_diagnostics.worker import open_worker
+from esp_diagnostics.silence.monitor import policy_of, watch_silence
+from esp_diagnostics.trends.archive import Archive
+from esp_diagnostics.trends.routes import telemetry_router
+from esp_diagnostics.trends.store import History
+from esp_diagnostics.trends.trends import Trends
 
 MAX_BODY_BYTES = 1024 * 1024
 """The largest that is sent here is a rule set."""

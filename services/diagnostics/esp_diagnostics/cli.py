@@ -10,14 +10,14 @@ from esp_common.settings import settings_table
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 
 if TYPE_CHECKING:
-    from esp_diagnostics.dead_letters import DeadLetters
+    from esp_diagnostics.notifications.dead_letters import DeadLetters
 
 
 LETTER_COLUMNS: Final = ("id", "died_at", "event_id", "alert_id", "priority", "title", "refusal")
 
 
 def _dead_letters() -> tuple[DiagnosticsSettings, "DeadLetters"]:
-    from esp_diagnostics.dead_letters import DeadLetters
+    from esp_diagnostics.notifications.dead_letters import DeadLetters
 
     settings = DiagnosticsSettings.load()
     return settings, DeadLetters(settings.amqp_url)

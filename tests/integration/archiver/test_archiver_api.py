@@ -20,12 +20,12 @@ from esp_common.auth import PERMISSIONS
 from esp_common.contracts.events import Event, decode_event
 from esp_common.errors import BrokerUnavailable, Unavailable
 from esp_common.messaging import Delivery, LeanConsumer, Publisher, Requester
-from esp_diagnostics.archive import Archive
-from esp_diagnostics.domain.trends import Plan, Resolution, Span
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.store.history import History
-from esp_diagnostics.trends import Question as Asked
-from esp_diagnostics.trends import Trends
+from esp_diagnostics.trends.archive import Archive
+from esp_diagnostics.trends.resolution import Plan, Resolution, Span
+from esp_diagnostics.trends.store import History
+from esp_diagnostics.trends.trends import Question as Asked
+from esp_diagnostics.trends.trends import Trends
 from esp_ingest.archived import ArchivedDay, settle
 from esp_ingest.store.retention import content
 from esp_stack.programs import free_port

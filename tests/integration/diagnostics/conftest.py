@@ -28,7 +28,7 @@ from esp_stack.servers import Vhost
 from waiting import until
 
 STEPS_PER_UNIT = {channel.name: round(1 / channel.resolution) for channel in CHANNELS}
-AN550 = orjson.loads(files("esp_diagnostics.curves").joinpath("an550.json").read_bytes())
+AN550 = orjson.loads(files("esp_diagnostics.physics").joinpath("an550.json").read_bytes())
 CURVE = {name: value for name, value in AN550.items() if name != "model"}
 GRAINS = {"1min": timedelta(minutes=1), "1hour": timedelta(hours=1), "1day": timedelta(days=1)}
 

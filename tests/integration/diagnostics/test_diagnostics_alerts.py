@@ -11,10 +11,10 @@ import orjson
 import pytest
 from esp_common.auth import scopes_of
 from esp_common.redis import connect_redis
-from esp_diagnostics.alerts import AlertChange, Signal, load_rules, pass_time, report
-from esp_diagnostics.domain.alarms import State, What
-from esp_diagnostics.domain.alert_rules import AlertRules, shipped_alert_rules, shipped_text
-from esp_diagnostics.live import channel_of
+from esp_diagnostics.alerts.lifecycle import State, What
+from esp_diagnostics.alerts.rules import AlertRules, shipped_alert_rules, shipped_text
+from esp_diagnostics.alerts.transitions import AlertChange, Signal, load_rules, pass_time, report
+from esp_diagnostics.live.broadcast import channel_of
 from waiting import until
 
 ALERTS = "/api/v1/alerts"

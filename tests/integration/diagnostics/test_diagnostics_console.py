@@ -16,9 +16,9 @@ from esp_common.contracts.channels import CHANNEL_NAMES
 from esp_common.errors import Unauthenticated
 from esp_common.health import Health
 from esp_common.http import create_app
-from esp_diagnostics.api.console import console_router
+from esp_diagnostics.console.routes import console_router
 
-CONSOLE: Final = Path(str(files("esp_diagnostics").joinpath("console")))
+CONSOLE: Final = Path(str(files("esp_diagnostics.console").joinpath("static")))
 MODULES: Final = sorted(path.relative_to(CONSOLE).as_posix() for path in CONSOLE.rglob("*.js"))
 NOTICE: Final = "Only for <b>staff</b> of 'North'."
 IMPORT: Final = re.compile(r'^import .*?from "([^"]+)";', re.MULTILINE | re.DOTALL)

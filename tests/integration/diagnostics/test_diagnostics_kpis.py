@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from esp_common.database import create_pool
 from esp_common.errors import InvalidInput, NotFound
-from esp_diagnostics.kpis import Kpis
-from esp_diagnostics.nameplates import Nameplates
+from esp_diagnostics.kpis.kpis import Kpis
+from esp_diagnostics.kpis.store import KpiStore
+from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.store.kpis import KpiStore
 
 DAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2)
 SPELLS = """

@@ -14,8 +14,8 @@ from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
 from esp_common.revocations import REDIS_KEY
 from esp_diagnostics.app import run_api
-from esp_diagnostics.live import KINDS, Listener, LiveHub, LivePublisher, Mailbox
-from esp_diagnostics.tickets import Tickets
+from esp_diagnostics.live.broadcast import KINDS, Listener, LiveHub, LivePublisher, Mailbox
+from esp_diagnostics.live.tickets import Tickets
 from esp_stack.programs import free_port
 from waiting import beside, until
 from websockets.asyncio.client import ClientConnection, connect
@@ -259,7 +259,7 @@ async def test_silent_sockets_deny_the_stream_to_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One address may have few that have not authenticated, and one of another address always gets in."""
-    monkeypatch.setattr("esp_diagnostics.api.live.MAX_UNAUTHENTICATED", 5)
+    monkeypatch.setattr("esp_diagnostics.live.sockets.MAX_UNAUTHENTICATED", 5)
     limits = {"live_logins_per_address": 3, "live_login_s": 60, "http_port": free_port()}
     settings = diagnostics_settings.model_copy(update=limits)
 

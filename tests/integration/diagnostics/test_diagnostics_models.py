@@ -17,11 +17,11 @@ from esp_common.contracts.readings import empty_readings
 from esp_common.database import create_pool
 from esp_common.messaging import Publisher
 from esp_diagnostics.app import run_worker
-from esp_diagnostics.domain import backlog
-from esp_diagnostics.domain.anomaly import Detector
-from esp_diagnostics.models import Trainer
-from esp_diagnostics.nameplates import Nameplates
-from esp_diagnostics.rules import shipped_text
+from esp_diagnostics.detection.anomaly import Detector
+from esp_diagnostics.monitoring import backlog
+from esp_diagnostics.monitoring.rules import shipped_text
+from esp_diagnostics.monitoring.training import Trainer
+from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_stack.programs import free_port
 from waiting import until

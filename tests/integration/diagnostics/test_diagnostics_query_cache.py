@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from esp_common.errors import InvalidInput
 from esp_common.redis import connect_redis
-from esp_diagnostics.cache import Answer, AnswerCache, cache_key
+from esp_diagnostics.common.cache import Answer, AnswerCache, cache_key
 from esp_stack.programs import free_port
 from waiting import until
 

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import numpy as np
 import pytest
-from esp_diagnostics.domain.trends import Plan, Resolution, Span
-from esp_diagnostics.store.history import History
+from esp_diagnostics.trends.resolution import Plan, Resolution, Span
+from esp_diagnostics.trends.store import History
 
 DAY = datetime(2026, 3, 10, tzinfo=UTC)
 CHANNELS = ("intake_pressure_psi", "frequency_hz")

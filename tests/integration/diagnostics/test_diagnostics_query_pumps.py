@@ -19,7 +19,7 @@ MEASURED = {
     "water_cut_pct": 40.0,
 }
 FACTS = {"mixture_gravity": 0.92, "productivity_index_bpd_psi": 0.8, "flowline_pressure_psi": 100}
-AN550 = json.loads(files("esp_diagnostics.curves").joinpath("an550.json").read_bytes())
+AN550 = json.loads(files("esp_diagnostics.physics").joinpath("an550.json").read_bytes())
 JSON = {"Content-Type": "application/json"}
 CSV_CURVE = """# model: Short
 # min_bpd: 300

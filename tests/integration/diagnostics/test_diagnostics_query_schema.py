@@ -4,7 +4,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from esp_diagnostics.store import pumps
+from esp_diagnostics.pumps import store as pumps
 from esp_diagnostics.store.migrations import migrate
 
 

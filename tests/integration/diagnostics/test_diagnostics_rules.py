@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from esp_diagnostics.domain.diagnosis import default_rules
+from esp_diagnostics.detection.tree import default_rules
 
 SHIPPED = default_rules()
 

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from esp_common.database import create_pool
 from esp_diagnostics.app import run_notifier
-from esp_diagnostics.domain.silence import Policy
-from esp_diagnostics.silence import note_silence
+from esp_diagnostics.silence.monitor import note_silence
+from esp_diagnostics.silence.rules import Policy
 from esp_stack.programs import free_port
 from waiting import until
 

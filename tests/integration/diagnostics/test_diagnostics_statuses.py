@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
-from esp_diagnostics.store.states import Status, put_statuses
+from esp_diagnostics.monitoring.store.states import Status, put_statuses
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 

@@ -21,11 +21,11 @@ from esp_common.database import create_pool
 from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
 from esp_common.roles import until_first_ends
-from esp_diagnostics.live import LivePublisher, channel_of
-from esp_diagnostics.partitions import Membership
+from esp_diagnostics.live.broadcast import LivePublisher, channel_of
+from esp_diagnostics.monitoring.partitions import Membership
+from esp_diagnostics.monitoring.store.states import Ownership
+from esp_diagnostics.monitoring.worker import Worker, open_worker
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.store.states import Ownership
-from esp_diagnostics.worker import Worker, open_worker
 from esp_stack.programs import free_port
 from esp_stack.servers import Vhost
 from waiting import until

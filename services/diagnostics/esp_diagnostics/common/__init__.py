@@ -1,0 +1,1 @@
+"""Helpers that several capabilities share: answers, cache, times."""

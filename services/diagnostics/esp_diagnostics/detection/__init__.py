@@ -1,0 +1,1 @@
+"""Detection of limits, conditions and anomalies; pure."""

@@ -1,0 +1,1 @@
+"""State of all pumps at a glance."""

@@ -1,0 +1,68 @@
+"""The fleet as the last readings and findings have it."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Final
+
+from esp_common.database import Pool, load_queries
+
+from esp_diagnostics.silence.rules import Policy
+
+_SQL: Final = load_queries(__package__, "fleet.sql")
+
+SHOWN: Final = (
+    *("intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "frequency_hz", "motor_current_a"),
+    *("active_power_kw", "wellhead_pressure_psi", "flow_rate_bpd", "vibration_x_g", "choke_pct"),
+)
+"""Channels whose latest values a row of the fleet shows; all of a pump's are in its own answer."""
+
+_OLDEST: Final = (
+    "SELECT now() - make_interval(secs => greatest(${1}::float8, ${0}::float8 * "
+    "coalesce((p.nameplate ->> 'expected_interval_s')::float8, ${2}::float8))) AS oldest"
+)
+_PAGE: Final = _SQL.page.format(
+    shown=", ".join(f"'{name}', c -> '{name}' -> 'value'" for name in SHOWN), oldest=_OLDEST.format(8, 9, 10)
+)
+_SUMMARY: Final = _SQL.summary.format(oldest=_OLDEST.format(2, 3, 4))
+STATEMENTS: Final = (_PAGE, _SUMMARY)
+"""The statements of a first page."""
+
+Row = Any
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFilter:
+    """Which pumps: None is any; `severity` the least that is wrong with them."""
+
+    field_id: str | None = None
+    states: Sequence[str] | None = None
+    severity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the order of the fleet a pump stands."""
+
+    severity_place: int
+    health_place: float
+    pump_id: str
+
+
+class FleetStore:
+    """Reads the fleet. `policy`: when a pump counts as silent."""
+
+    def __init__(self, pool: Pool, policy: Policy) -> None:
+        self._pool = pool
+        self._policy = astuple(policy)
+
+    async def page(self, wanted: FleetFilter, after: Place | None, limit: int) -> list[Row]:
+        """Return up to `limit` pumps, the worst first, that come after `after`: `item` as JSON, its place."""
+        states = list(wanted.states) if wanted.states else None
+        place = (after.severity_place, after.health_place, after.pump_id) if after else (None, None, None)
+        return await self._pool.fetch(
+            _PAGE, wanted.field_id, states, wanted.severity, *place, limit, *self._policy
+        )
+
+    async def summary(self, field_id: str | None) -> Row:
+        """Return how many pumps there are, by state and by severity."""
+        return await self._pool.fetchrow(_SUMMARY, field_id, *self._policy)

@@ -1,0 +1,1 @@
+"""Run life, downtime and other key figures."""

@@ -1,0 +1,1 @@
+"""Stored findings, states, snapshots, models, rules and backlogs."""

@@ -1,0 +1,827 @@
+"""The worker role: accepted readings in; states, findings, alerts, events and live messages out.
+
+What has come on all lanes since the last round is judged together, written in one transaction, and only
+then acknowledged. Of a pump with more readings than a round judges only the newest are: the others are noted
+as its backlog in the same transaction, and judged from the store beside the live ones (`catch_up`). The
+judge's state lives in memory. It is saved now and then; a worker that goes on from a saved state reads what
+has come since from the store, so nothing is lost with a worker. What it finds again is not announced again.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from secrets import token_hex
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import stamina
+import structlog
+from esp_common import topology
+from esp_common.contracts import arrow
+from esp_common.database import Connection, Pool, is_outage
+from esp_common.errors import EspError, InvalidInput
+from esp_common.messaging import Delivery, EventListener, Publisher
+from esp_common.outbox import Relay
+from esp_common.roles import until_first_ends
+from prometheus_client import Counter as CounterMetric
+from prometheus_client import Gauge, Histogram
+
+from esp_diagnostics.alerts.transitions import load_rules as load_alert_rules
+from esp_diagnostics.common.times import as_time, as_us
+from esp_diagnostics.detection.tree import Rules, load_rules
+from esp_diagnostics.live.broadcast import LivePublisher
+from esp_diagnostics.monitoring.backlog import MAX_LIVE_READINGS, divide, first_times, live_span_us
+from esp_diagnostics.monitoring.catch_up import Access, CatchUp, Chunk, chunks_of
+from esp_diagnostics.monitoring.effects import STATUS_EVERY_S, Effects, record
+from esp_diagnostics.monitoring.initial_state import read_pasts
+from esp_diagnostics.monitoring.partitions import Claim, Lane, Membership, partition_of, pumps_of
+from esp_diagnostics.monitoring.pump_monitor import Judge, Rulebook
+from esp_diagnostics.monitoring.rules import shipped_text
+from esp_diagnostics.monitoring.store import backlogs, states
+from esp_diagnostics.monitoring.store.backlogs import Note
+from esp_diagnostics.monitoring.store.replay import Batch, Replay, Window, join
+from esp_diagnostics.monitoring.store.rules import RuleStore
+from esp_diagnostics.monitoring.store.states import Ownership, Snapshot
+from esp_diagnostics.monitoring.training import Trainer
+from esp_diagnostics.pumps.registry import Nameplates
+from esp_diagnostics.pumps.store import KnownPump
+from esp_diagnostics.pumps.store import load as load_pumps
+from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
+
+log = structlog.get_logger()
+
+GATHER_S: Final = 0.05
+"""How long what has come waits for company: judging many pumps at once costs little more than one."""
+
+ROUND_BYTES: Final = 2 * 1024 * 1024
+"""About how much of each lane is taken in a round."""
+
+GAP_S: Final = 60.0
+GAP_INTERVALS: Final = 3
+UNKNOWN_INTERVAL_S: Final = 600.0
+"""A pump that was silent for so long, or so many of its intervals, may have readings that did not come."""
+
+CHANGES_S: Final = 0.5
+"""How long a change of pumps or rules waits for company: they often come several at a time."""
+
+NO_PARTITION: Final = -1
+NO_GENERATION: Final = -1
+"""Of a claim without a reading yet: no delivery has it."""
+
+POISON_PAUSE_S: Final = 1.0
+DRAIN_S: Final = 15.0
+
+_LAG_S: Final = Histogram(
+    "esp_diagnostics_lag_seconds",
+    "From the acceptance of readings until what follows from them is written.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+_ROUND_S: Final = Histogram(
+    "esp_diagnostics_round_seconds",
+    "From taking readings up to their acknowledgement.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+_MESSAGES: Final = CounterMetric(
+    "esp_diagnostics_messages_total", "Messages by what became of them.", ["outcome"]
+)
+_GAPS: Final = CounterMetric(
+    "esp_diagnostics_gaps_filled_total", "Readings that had not come and were read from the store."
+)
+_DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 while the worker waits for the database.")
+
+CHANGES: Final = ("asset.*", "pump.*", "alert.rules-changed", "finding.rules-changed")
+"""Events after which pumps or rules are looked at."""
+
+T = TypeVar("T")
+
+
+class Known(NamedTuple):
+    """The pumps there are, and what they are judged by."""
+
+    pumps: Mapping[str, KnownPump]
+    rulebook: Rulebook
+
+
+class _Message(NamedTuple):
+    """A delivery on a lane with its partition and readings, or why they cannot be read."""
+
+    lane: Lane
+    partition: int
+    delivery: Delivery
+    batch: Batch | None
+    error: Exception | None
+
+
+class Worker:
+    """Judges the pumps whose readings come on its share of the lanes."""
+
+    def __init__(
+        self,
+        settings: DiagnosticsSettings,
+        pool: Pool,
+        publisher: Publisher,
+        live: LivePublisher,
+        nameplates: Nameplates,
+        known: Known,
+    ) -> None:
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{token_hex(3)}"
+        self._settings = settings
+        self._pool = pool
+        self._publisher = publisher
+        self._live = live
+        self._nameplates = nameplates
+        self._copied_at_s = time.monotonic()
+        self._known = known
+        self._mark = ""
+        self._ownership = Ownership(pool)
+        self._membership = Membership(self._ownership, self.worker_id, settings.worker_missing_s)
+        self._replay = Replay(pool)
+        self._judge = Judge(known.rulebook)
+        self.trainer = Trainer(pool, settings, lambda: self._judge.rulebook.tree.text)
+        self._lanes: dict[int, Lane] = {}
+        self._claims: dict[int, Claim] = {}
+        self._admissions: dict[int, asyncio.Task[None]] = {}
+        self._refusals: set[asyncio.Task[None]] = set()
+        self._admitting: frozenset[str] = frozenset()
+        self._shared = False
+        self._unknown_at_s = float("-inf")
+        self._due = asyncio.Event()
+        self._stale = asyncio.Event()
+        # One thing at a time may touch the judge, and what follows from it is written before the next does:
+        # a state that is saved never knows of a finding that is not written.
+        self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "judge")
+        access = Access(
+            turn=self._turn,
+            in_thread=self._in_thread,
+            retry=self._patiently,
+            write=self._write,
+            publish=live.publish,
+            pumps=lambda: self._known.pumps,
+            claims=lambda: {n: claim for n, claim in self._claims.items() if self._settled(claim)},
+            worker_id=self.worker_id,
+        )
+        self._catch_up = CatchUp(
+            access,
+            self._judge,
+            pool,
+            settle_s=settings.backlog_settle_s,
+            longest_s=settings.replay_longest_s,
+            earlier_s=settings.earlier_history_s,
+        )
+        self._outage_since: float | None = None
+        self._paused: list[Lane] = []
+
+    # --- what others ask ------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> frozenset[int]:
+        """The queues that it reads, or waits to read."""
+        return frozenset(self._lanes)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it knows its share, and the broker has a consumer of each lane, or it pauses on purpose."""
+        consumers = [lane.consumer for lane in self._lanes.values()]
+        return self._shared and all(consumer.alive or consumer.paused for consumer in consumers)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for the database."""
+        return self._outage_since is not None
+
+    def note_change(self) -> None:
+        """Have pumps and rules looked at soon: they changed."""
+        self._stale.set()
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what is under way, save what is known, and let go.
+
+        Raises what a part of it died of.
+        """
+        try:
+            await until_first_ends(
+                self._work(),
+                self._share(),
+                self._show_late(),
+                self._save_now_and_then(),
+                self._keep_current(),
+                self._catch_up.run(),
+                self._adopt_now_and_then(),
+                self.trainer.run(self._owned_pumps, self._take_model),
+                stop.wait(),
+                finish=self._finish,
+            )
+        finally:
+            for lane in self._lanes.values():
+                lane.abandon()
+            for task in (*self._admissions.values(), *self._refusals):
+                task.cancel()
+            self._thread.shutdown(wait=False)
+
+    async def _finish(self) -> None:
+        """Let go of everything within a time: what could not be saved is read from the store again."""
+        lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.leaving = True
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                for claim in list(self._claims.values()):
+                    await self._save(claim)
+        except TimeoutError:
+            log.warning("worker.unsaved", effect="whoever goes on reads more from the store")
+        await asyncio.gather(*(lane.close() for lane in lanes))
+        await self._membership.leave()
+
+    # --- lanes and partitions -------------------------------------------------------------------------------
+
+    async def _share(self) -> None:
+        """Keep to the share of lanes that is this worker's."""
+        while True:
+            share = await self._membership.share()
+            for number in self._lanes.keys() - share:
+                await self._give_up(self._lanes[number])
+            for number in share - self._lanes.keys():
+                self._lanes[number] = Lane(
+                    number,
+                    self._settings.amqp_url,
+                    prefetch=self._settings.lane_prefetch,
+                    on_delivery=self._due.set,
+                )
+            self._shared = True
+            await asyncio.sleep(self._settings.worker_heartbeat_s)
+
+    async def _adopt_now_and_then(self) -> None:
+        """Look for backlogs that nobody judges; apart from `_share`, which must not wait for a table."""
+        while True:
+            await asyncio.sleep(self._settings.worker_heartbeat_s)
+            await self._adopt()
+
+    async def _adopt(self) -> None:
+        """Claim the partitions whose backlogs nobody judges: no reading need come for that.
+
+        Which lane they come on shows with their next reading; if that is another worker's, it claims them.
+        """
+        lane = next((lane for lane in self._lanes.values() if not lane.leaving), None)
+        if lane is None:
+            return
+        waiting = self._ownership.waiting
+        partitions = await self._patiently(lambda: waiting(self.worker_id, self._settings.worker_missing_s))
+        for partition in partitions - self._claims.keys():
+            self._begin_once(partition, lane, NO_GENERATION)
+
+    async def _give_up(self, lane: Lane) -> None:
+        """Save what is known of the pumps whose readings come on a lane, then let another worker have it."""
+        lane.leaving = True
+        for claim in [claim for claim in self._claims.values() if claim.lane is lane]:
+            await self._save(claim)
+            await self._forget(claim)
+            self._claims.pop(claim.partition, None)
+        del self._lanes[lane.number]
+        await lane.close()
+        log.info("lane.given-up", lane=lane.number)
+
+    async def _forget(self, claim: Claim) -> None:
+        claim.epoch = None
+        async with self._turn:
+            await self._dismiss(claim)
+
+    async def _dismiss(self, claim: Claim) -> None:
+        """Watch the pumps of a partition no more; the caller holds the turn."""
+        await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
+        backlogs = self._catch_up.backlogs.of_partition(claim.partition)
+        await self._catch_up.forget([backlog.pump_id for backlog in backlogs])
+
+    def _pumps_of(self, claim: Claim) -> list[str]:
+        return pumps_of({claim.partition}, self._judge.pump_ids)
+
+    def _owned_pumps(self) -> list[str]:
+        """Return the pumps that are this worker's to judge now."""
+        mine = {claim.partition for claim in self._claims.values() if self._settled(claim)}
+        return pumps_of(mine, self._judge.pump_ids)
+
+    def _settled(self, claim: Claim) -> bool:
+        """Whether a partition is this worker's, and its pumps' states are whole: not while taken over."""
+        return claim.epoch is not None and claim.generation is not None
+
+    async def _begin(self, partition: int, lane: Lane, generation: int) -> None:
+        """Make sure that a partition is this worker's, and go on from what is on record of its pumps."""
+        epoch = await self._patiently(lambda: self._ownership.claim(partition, self.worker_id))
+        claim = self._claims.get(partition)
+        if claim is None or claim.epoch != epoch:
+            if claim is not None:
+                await self._forget(claim)
+            claim = self._claims[partition] = Claim(partition, lane, epoch)
+            pumps = pumps_of({partition}, self._known.pumps)
+            started = time.monotonic()
+            await self._catch_up.load(partition, as_us(datetime.now(UTC)))
+            await self._admit(claim, pumps)
+            seconds = round(time.monotonic() - started, 1)
+            log.info("partition.taken", partition=partition, pumps=len(pumps), seconds=seconds)
+        if lane.leaving:
+            # Its past was not judged to the end, so nothing may go on from here when the lane comes back.
+            await self._forget(claim)
+            self._claims.pop(partition, None)
+            return
+        claim.lane, claim.generation = lane, generation
+
+    async def _admit(self, claim: Claim, pump_ids: Sequence[str]) -> None:
+        """Begin to judge pumps: from their saved states, and what has come since then.
+
+        A pump of which more has come than a round judges has a backlog.
+        """
+        pumps = {pump_id: self._known.pumps[pump_id] for pump_id in pump_ids if pump_id in self._known.pumps}
+        now = datetime.now(UTC)
+        longest = now - timedelta(seconds=self._settings.replay_longest_s)
+        async with self._turn:
+            past = await self._patiently(lambda: read_pasts(self._pool, list(pumps), longest))
+            await self._in_thread(self._judge.admit, pumps, past, self._catch_up.backlogs.pump_ids)
+        fresh = now - timedelta(seconds=self._settings.replay_new_s)
+        windows = [
+            Window(pump_id, max(as_time(known.through_us), longest) if known.through_us else fresh, now)
+            for pump_id, known in past.items()
+            if pump_id not in self._catch_up.backlogs
+        ]
+        batch, long = await self._read_short(windows)
+        async with self._turn:
+            await self._set_aside(
+                {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}, [claim]
+            )
+        await self._judge_steps(batch, [claim])
+
+    async def _read_short(self, windows: Sequence[Window]) -> tuple[Batch, list[Window]]:
+        """Return the readings of windows with no more than a round judges, and the other windows."""
+        batch = await self._patiently(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
+        counts = Counter(batch.readings.pump_id.tolist())
+        long = [each for each in windows if counts[each.pump_id] > MAX_LIVE_READINGS]
+        if long:
+            batch = batch.take(~np.isin(batch.readings.pump_id, [each.pump_id for each in long]))
+        return batch, long
+
+    async def _set_aside(self, past: Mapping[str, tuple[int, int]], claims: Sequence[Claim]) -> None:
+        """Store that readings wait, after one time and up to another (µs) of each pump."""
+        if past:
+            notes = await self._catch_up.set_aside(past)
+            await self._write(Effects(backlogs=notes), claims)
+
+    # --- the past -------------------------------------------------------------------------------------------
+
+    async def _judge_steps(self, batch: Batch, claims: Sequence[Claim]) -> None:
+        """Judge readings of the past step by step, and write what follows from each step."""
+        for chunk in chunks_of(batch):
+            async with self._turn:
+                await self._judge_step(chunk, claims)
+
+    async def _judge_step(self, chunk: Chunk, claims: Sequence[Claim]) -> None:
+        try:
+            effects = await self._in_thread(
+                self._judge.judge, chunk.batch, time.monotonic(), replaying=True, shown=chunk.ending
+            )
+            await self._live.publish(await self._write(effects, claims))
+        except Exception as error:
+            if is_outage(error):
+                raise
+            # What cannot be judged now could not be judged when it came.
+            log.exception("replay.failed", readings=len(chunk.batch))
+
+    async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
+        """Judge what pumps sent between what was judged and `batch`, if it went past this worker.
+
+        Returns the gaps (µs) that hold more than a round judges.
+        """
+        windows = list(self._gaps(batch))
+        if not windows:
+            return {}
+        missed, long = await self._read_short(windows)
+        if len(missed):
+            log.info("gap.filled", pumps=len(windows), readings=len(missed))
+            _GAPS.inc(len(missed))
+            for chunk in chunks_of(missed):
+                await self._judge_step(chunk, claims)
+        return {each.pump_id: (as_us(each.after), as_us(each.until)) for each in long}
+
+    def _gaps(self, batch: Batch) -> Iterable[Window]:
+        longest_us = int(self._settings.replay_longest_s * 1e6)
+        for pump_id, first_us in first_times(batch.readings).items():
+            through_us = self._judge.through_us(pump_id)
+            if not through_us or pump_id in self._catch_up.backlogs:
+                continue
+            interval_s = self._known.pumps[pump_id].nameplate["expected_interval_s"] or UNKNOWN_INTERVAL_S
+            if first_us - through_us > max(GAP_S, GAP_INTERVALS * interval_s) * 1e6:
+                after_us = max(through_us, first_us - longest_us)
+                yield Window(pump_id, as_time(after_us), as_time(first_us - 1))
+
+    # --- readings -------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Judge what comes, round by round."""
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(GATHER_S)
+            self._due.clear()
+            self._check()
+            self._begin_where_needed()
+            taken = [
+                (lane, delivery)
+                for lane in self._lanes.values()
+                if not lane.leaving
+                for delivery in lane.take(partial(self._may_judge, lane), ROUND_BYTES)
+            ]
+            if taken:
+                self._due.set()  # there may be more than a round takes
+                with _ROUND_S.time():
+                    await self._round(taken)
+
+    def _check(self) -> None:
+        """Raise what a consumer, or taking over a partition, died of."""
+        for lane in self._lanes.values():
+            lane.check()
+        for partition, task in list(self._admissions.items()):
+            if task.done():
+                del self._admissions[partition]
+                task.result()
+
+    def _may_judge(self, lane: Lane, delivery: Delivery) -> bool:
+        """Whether a delivery can be dealt with now; one that says of no partition cannot be waited for."""
+        try:
+            claim = self._claims.get(partition_of(delivery))
+        except InvalidInput:
+            return True
+        return claim is not None and claim.holds(lane, delivery.generation)
+
+    def _begin_where_needed(self) -> None:
+        for lane in self._lanes.values():
+            for delivery in () if lane.leaving else lane.held:
+                if not self._may_judge(lane, delivery):
+                    self._begin_once(partition_of(delivery), lane, delivery.generation)
+
+    def _begin_once(self, partition: int, lane: Lane, generation: int) -> None:
+        if partition not in self._admissions:
+            begin = self._begin(partition, lane, generation)
+            task = asyncio.create_task(begin, name=f"begin {partition}")
+            task.add_done_callback(lambda _: self._due.set())
+            self._admissions[partition] = task
+
+    async def _round(self, taken: Sequence[tuple[Lane, Delivery]]) -> None:
+        messages = await self._in_thread(_decode, taken)
+        for message in messages:
+            if message.error is not None:
+                self._refuse(message, message.error)
+        whole = [message for message in messages if message.error is None]
+        async with self._turn:
+            # Meanwhile a partition may have been given up; who has it now gets its messages again.
+            whole = [message for message in whole if self._may_judge(message.lane, message.delivery)]
+            if whole:
+                await self._judge_messages(whole)
+
+    async def _judge_messages(self, messages: Sequence[_Message]) -> None:
+        claims = [self._claims[partition] for partition in {message.partition for message in messages}]
+        batch = join([message.batch for message in messages if message.batch is not None])
+        if self._admitting:
+            # After what comes now, their past would be late: it is judged first, and reaches up to here.
+            batch = batch.take(~np.isin(batch.readings.pump_id, list(self._admitting)))
+        try:
+            if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
+                self._note_unknown()
+            batch, notes = await self._divide(batch, claims)
+            effects = await self._in_thread(self._judge.judge, batch, time.monotonic())
+            effects.backlogs += notes
+            live = await self._write(effects, claims)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            if len(messages) == 1:
+                self._refuse(messages[0], error)
+                return
+            log.warning("round.split", messages=len(messages), error=repr(error)[:300])
+            for message in messages:
+                await self._judge_messages([message])
+            return
+        for message in messages:
+            if self._claims[message.partition].epoch is not None:
+                message.lane.consumer.done([message.delivery])
+            else:
+                message.lane.consumer.reject(message.delivery, requeue=True)
+        _MESSAGES.labels("done").inc(len(messages))
+        _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
+        await self._live.publish(live)
+
+    async def _divide(self, batch: Batch, claims: Sequence[Claim]) -> tuple[Batch, list[Note]]:
+        """Return the readings to judge now, and what must be stored of those that wait."""
+        past = await self._fill_gaps(batch, claims)
+        behind = {*self._catch_up.backlogs.pump_ids, *past}
+        now_us = as_us(datetime.now(UTC))
+
+        def live_since_us(pump_id: str) -> int:
+            interval_s = self._known.pumps[pump_id].nameplate["expected_interval_s"]
+            return now_us - live_span_us(interval_s, UNKNOWN_INTERVAL_S)
+
+        division = divide(batch.readings, behind, self._judge.through_us, live_since_us)
+        longest_us = int(self._settings.replay_longest_s * 1e6)
+        for pump_id, (first_us, last_us) in division.past.items():
+            through_us = self._judge.through_us(pump_id)
+            after_us = max(through_us, first_us - longest_us) if through_us else first_us - 1
+            gap = past.get(pump_id, (after_us, last_us))
+            past[pump_id] = (min(after_us, gap[0]), max(last_us, gap[1]))
+        earlier = self._catch_up.earlier(batch.readings, now_us)
+        for pump_id, first_us in earlier.items():
+            until_us = max(past.get(pump_id, (0, 0))[1], self._judge.through_us(pump_id) or 0)
+            past[pump_id] = (first_us - 1, max(until_us, self._catch_up.until_us(pump_id)))
+        if not past:
+            return batch, []
+        notes = await self._catch_up.set_aside(past, earlier.keys())
+        return batch.take(division.live), notes
+
+    def _note_unknown(self) -> None:
+        """Have pumps looked at, though not for each reading of one that nobody knows."""
+        now = time.monotonic()
+        if now - self._unknown_at_s > self._settings.rulebook_s:
+            self._unknown_at_s = now
+            self.note_change()
+
+    async def _write(self, effects: Effects, claims: Sequence[Claim]) -> list[Mapping[str, Any]]:
+        """Write what follows from readings, however long the database takes; return what to tell live.
+
+        What the database refuses of one pump is not written, and that of the others is.
+        """
+        if not effects.durable:
+            return [*effects.live]
+        try:
+            live, lost = await self._patiently(lambda: self._write_once(effects, claims))
+        except Exception as error:
+            pumps = sorted(effects.pump_ids)
+            if len(pumps) <= 1:
+                log.exception("effects.refused", pump_ids=pumps)
+                return []
+            log.warning("effects.split", pumps=len(pumps), error=repr(error)[:300])
+            return [
+                message
+                for pump_id in pumps
+                for message in await self._write(effects.of_pumps({pump_id}), claims)
+            ]
+        for claim in claims:
+            if claim.partition in lost:
+                # Somebody else has it, who gets its messages again.
+                log.warning("partition.lost", partition=claim.partition)
+                claim.epoch = None
+                await self._dismiss(claim)
+        return live
+
+    async def _write_once(
+        self, effects: Effects, claims: Sequence[Claim]
+    ) -> tuple[list[Mapping[str, Any]], set[int]]:
+        epochs = {claim.partition: claim.epoch for claim in claims if claim.epoch is not None}
+        rulebook = self._judge.rulebook
+        async with self._pool.acquire() as connection, connection.transaction():
+            mine = await states.fence(connection, self.worker_id, epochs)
+            lost = epochs.keys() - mine
+            kept = effects.of(mine) if lost else effects
+            live = await record(connection, kept, rulebook.tree.version, rulebook.alerts)
+        return live, lost
+
+    # --- what cannot be judged ------------------------------------------------------------------------------
+
+    def _refuse(self, message: _Message, error: Exception) -> None:
+        """Give a message that cannot be judged back, and on its last delivery bury it with the reason."""
+        _MESSAGES.labels("poison").inc()
+        task = asyncio.create_task(self._give_back_or_bury(message, error))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
+
+    async def _give_back_or_bury(self, message: _Message, error: Exception) -> None:
+        delivery, consumer = message.delivery, message.lane.consumer
+        error_id = uuid4().hex
+        if delivery.delivery_count < topology.DELIVERY_LIMIT:
+            log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
+            await asyncio.sleep(POISON_PAUSE_S)
+            consumer.reject(delivery, requeue=True)
+            return
+        log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
+        try:
+            await self._publisher.publish(
+                topology.DLX,
+                topology.DIAGNOSTICS_TELEMETRY,
+                delivery.body,
+                headers={
+                    "esp-reason": repr(error)[:500],
+                    "esp-error-id": error_id,
+                    "esp-routing-key": delivery.routing_key,
+                },
+                content_type=delivery.content_type or "",
+                message_id=delivery.message_id,
+            )
+        except EspError as trouble:
+            # The broker buries it as well, with less of a reason.
+            log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
+            consumer.reject(delivery, requeue=False)
+        else:
+            consumer.done([delivery])
+
+    # --- outages --------------------------------------------------------------------------------------------
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Return what `act` returns, trying again for as long as the database is away."""
+        async for attempt in stamina.retry_context(
+            on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=3.0
+        ):
+            with attempt:
+                try:
+                    result = await act()
+                except Exception as error:
+                    if is_outage(error):
+                        await self._note_outage(error)
+                    raise
+        await self._note_database()
+        return result
+
+    async def _note_outage(self, error: Exception) -> None:
+        """Say so once; after a while give back what is held, since the broker does not wait for ever."""
+        now = time.monotonic()
+        if self._outage_since is None:
+            self._outage_since = now
+            _DATABASE_UP.set(0)
+            log.warning("database.lost", error=repr(error)[:300], effect="readings wait in the queue")
+        elif now - self._outage_since > self._settings.outage_pause_s and not self._paused:
+            log.warning("worker.paused", effect="messages went back to the queue")
+            self._paused = list(self._lanes.values())
+            for lane in self._paused:
+                await lane.consumer.pause(give_back=True)
+                lane.drop()
+
+    async def _note_database(self) -> None:
+        if self._outage_since is None:
+            return
+        log.info("database.back", away_s=round(time.monotonic() - self._outage_since, 1))
+        self._outage_since = None
+        _DATABASE_UP.set(1)
+        paused, self._paused = self._paused, []
+        for lane in paused:
+            if not lane.leaving:
+                await lane.consumer.resume()
+
+    # --- states, pumps, rules and models --------------------------------------------------------------------
+
+    async def _show_late(self) -> None:
+        """Write the statuses that were too soon when their readings came, and that no later one brought."""
+        while True:
+            await asyncio.sleep(STATUS_EVERY_S / 2)
+            async with self._turn:
+                try:
+                    effects = await self._in_thread(self._judge.overdue, time.monotonic())
+                    effects.statuses += (await self._catch_up.overdue(time.monotonic())).statuses
+                except Exception:
+                    # A pump whose status cannot be made does not keep the others from being judged.
+                    log.exception("statuses.failed")
+                    continue
+                await self._write(effects, list(self._claims.values()))
+
+    async def _save_now_and_then(self) -> None:
+        """Save the states of one partition after the other, each as often as the setting says."""
+        while True:
+            await asyncio.sleep(self._settings.snapshot_s / max(1, len(self._claims)))
+            settled = [claim for claim in self._claims.values() if self._settled(claim)]
+            if settled:
+                await self._save(min(settled, key=lambda claim: claim.saved_at_s))
+
+    async def _save(self, claim: Claim) -> None:
+        """Save the states of a partition's pumps, if it is still this worker's."""
+        if self._outage_since is not None:
+            return
+        async with self._turn:
+            if not self._settled(claim):
+                return
+            claim.saved_at_s = time.monotonic()
+            bodies = await self._in_thread(self._judge.snapshots, self._pumps_of(claim))
+            snapshots = [
+                Snapshot(pump_id, claim.partition, body, as_time(through_us))
+                for pump_id, (body, through_us) in bodies.items()
+            ]
+            pasts = await self._catch_up.states(claim.partition)
+            epochs = {claim.partition: claim.epoch or 0}
+            try:
+                async with self._pool.acquire() as connection, connection.transaction():
+                    if await states.fence(connection, self.worker_id, epochs):
+                        await states.save_snapshots(connection, snapshots)
+                        await backlogs.save(connection, pasts)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                log.warning("snapshots.unsaved", partition=claim.partition, reason=repr(error)[:300])
+
+    async def _keep_current(self) -> None:
+        """Go by the pumps and rules that there are: after an event at once, otherwise now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.rulebook_s):
+                    await self._stale.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(CHANGES_S)
+            changed = self._stale.is_set()
+            self._stale.clear()
+            if changed or time.monotonic() - self._copied_at_s > self._settings.nameplates_s:
+                await self._patiently(self._nameplates.copy)
+                self._copied_at_s = time.monotonic()
+            await self._patiently(self._look)
+            await self._admit_new()
+
+    async def _look(self) -> None:
+        async with self._pool.acquire() as connection:
+            mark = await states.mark_of_rulebook(connection)
+            if mark == self._mark:
+                return
+            known = await load_known(connection)
+        self._known, self._mark = known, mark
+        owned = [claim for claim in self._claims.values() if self._settled(claim)]
+        async with self._turn:
+            effects = await self._in_thread(self._judge.update, known.pumps, known.rulebook)
+            await self._live.publish(await self._write(await self._catch_up.update(), owned))
+            await self._live.publish(await self._write(effects, owned))
+
+    async def _admit_new(self) -> None:
+        """Begin to judge pumps that were not there when their partition was taken over."""
+        for claim in [claim for claim in self._claims.values() if self._settled(claim)]:
+            new = set(pumps_of({claim.partition}, self._known.pumps)) - self._judge.pump_ids
+            if new and claim.epoch is not None:
+                self._admitting = frozenset(new)
+                try:
+                    await self._admit(claim, sorted(new))
+                finally:
+                    self._admitting = frozenset()
+
+    async def _take_model(self, pump_id: str, body: bytes) -> None:
+        """Judge a pump by its new model, if it is still this worker's."""
+        async with self._turn:
+            if pump_id in self._judge.pump_ids:
+                await self._in_thread(self._judge.set_model, pump_id, body)
+                await self._catch_up.set_model(pump_id, body)
+
+    async def _in_thread(self, act: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: act(*arguments, **options))
+
+
+def _decode(taken: Sequence[tuple[Lane, Delivery]]) -> list[_Message]:
+    return [_message(lane, delivery) for lane, delivery in taken]
+
+
+def _message(lane: Lane, delivery: Delivery) -> _Message:
+    try:
+        batch = Batch(*arrow.decode_accepted(delivery.body)[:4])
+        return _Message(lane, partition_of(delivery), delivery, batch, None)
+    except Exception as error:
+        return _Message(lane, NO_PARTITION, delivery, None, error)
+
+
+def _accepted_at(delivery: Delivery) -> float:
+    """Return when ingest accepted a message's readings, epoch seconds; now where it does not say."""
+    try:
+        return datetime.fromisoformat(str(delivery.headers["cloudEvents_time"])).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+async def load_known(connection: Connection) -> Known:
+    """Return the pumps and rules that there are."""
+    pumps = {pump.pump_id: pump for pump in await load_pumps(connection)}
+    return Known(pumps, Rulebook(await _tree_rules(connection), await load_alert_rules(connection)))
+
+
+async def _tree_rules(connection: Connection) -> Rules:
+    return load_rules(await RuleStore(connection).active() or shipped_text())
+
+
+@asynccontextmanager
+async def open_worker(
+    settings: DiagnosticsSettings, pool: Pool, live: LivePublisher
+) -> AsyncIterator[tuple[Worker, Publisher, list[Coroutine[Any, Any, None]]]]:
+    """Put a worker together; yield it with its publisher and what must run beside it.
+
+    The database must answer: pumps and rules are read before the first reading is judged.
+    """
+    nameplates = Nameplates(pool, settings.nameplates_s)
+    await nameplates.copy()
+    async with pool.acquire() as connection:
+        known = await load_known(connection)
+    async with Publisher(settings.amqp_url, name="esp-diagnostics worker") as publisher:
+        worker = Worker(settings, pool, publisher, live, nameplates, known)
+        listener = EventListener(
+            settings.amqp_url,
+            list(CHANGES),
+            on_event=lambda _: worker.note_change(),
+            # Events may have passed while it was not listening.
+            on_connected=worker.note_change,
+        )
+        with worker.trainer:
+            yield worker, publisher, [listener.run(), Relay(pool, publisher, SERVICE).run()]

@@ -1,0 +1,1 @@
+"""Deliver alerts to destinations."""

@@ -1,0 +1,1 @@
+"""Operating point of a pump: measured, estimated, what-if."""

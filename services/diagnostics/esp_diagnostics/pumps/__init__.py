@@ -1,0 +1,1 @@
+"""The pumps that ingest registers, as diagnostics knows them."""

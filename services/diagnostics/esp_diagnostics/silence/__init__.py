@@ -1,0 +1,1 @@
+"""Alerts for pumps and gateways that send no data."""

@@ -1,0 +1,1 @@
+"""Telemetry over time, at the resolution the request needs."""
