@@ -11,10 +11,10 @@ from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, run_cli
 from esp_common.progress import Progress, progress_bar, silent
-from esp_common.settings import settings_table
+from esp_common.service_cli import add_service_commands
 
 from esp_archiver.domain.datasets import Dataset
-from esp_archiver.settings import SERVICE, ArchiverSettings
+from esp_archiver.settings import ArchiverSettings
 
 Share = Annotated[float, typer.Option(min=0, max=1, help="Share to read, 0 to 1, least recently read first.")]
 FieldOption = Annotated[str | None, typer.Option("--field", help="Only readings of this field.")]
@@ -27,36 +27,12 @@ PLAN_COLUMNS: Final = ("object", "rows", "replaces")
 app = group("Keeps history in blob storage as Parquet, proves it is there, and reads it back.")
 
 
-# --- roles ------------------------------------------------------------------------------------------------
+ROLES: Final = {
+    "api": "Serve the HTTP API.",
+    "worker": "Archive on schedule and on request, and restore archived readings.",
+}
 
-
-@app.command("api")
-def run_api() -> None:
-    """Serve the HTTP API."""
-    _run_role("api")
-
-
-@app.command("worker")
-def run_worker() -> None:
-    """Archive by schedule and on request, and bring readings back."""
-    _run_role("worker")
-
-
-@app.command("migrate")
-def run_migrate() -> None:
-    """Bring the database's schema up to date."""
-    # Alembic takes longer to load than most commands take.
-    from esp_archiver.store.migrations import migrate
-
-    settings = ArchiverSettings.load()
-    engine = migrate(settings.database_url, settings.engine)
-    typer.echo(f"schema is up to date; storage engine: {engine}")
-
-
-@app.command("settings")
-def show_settings() -> None:
-    """Print every setting with its default and meaning."""
-    typer.echo(settings_table(ArchiverSettings))
+add_service_commands(app, ArchiverSettings, ROLES)
 
 
 # --- the archive ------------------------------------------------------------------------------------------
@@ -206,15 +182,6 @@ async def _tools(progress: Progress = silent) -> AsyncIterator[_Tools]:
 
 def _run(command: Coroutine[Any, Any, None]) -> None:
     run_command(command, away="the database", fix="check ESP_ARCHIVER_DATABASE_URL")
-
-
-def _run_role(name: str) -> None:
-    # Only the roles need their frameworks, which take longer to load than most commands take.
-    from esp_common.roles import run_role
-
-    from esp_archiver import app as roles
-
-    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], ArchiverSettings.load())
 
 
 def _day(time: datetime | None) -> date | None:

@@ -1,19 +1,16 @@
 """The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 from esp_common import outbox, tokens, topology
 from esp_common.answers import answer_outages
+from esp_common.api_shell import Part, open_pool, open_shell
 from esp_common.audit import AuditTrail
-from esp_common.client_address import TrustedProxies
-from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
-from esp_common.http import create_app
-from esp_common.messaging import EventListener, Publisher, Requester
-from esp_common.rate_limit import RateLimiter
+from esp_common.messaging import Publisher, Requester
 from esp_common.redis import connect_redis
 from esp_common.roles import until_first_ends
 from esp_common.serving import make_server, serve
@@ -43,8 +40,6 @@ KEYS_CHECKED_S = 60.0
 KEYS_REMEMBERED_S = 1.0
 """How long an API key is not looked up again: its revocation may come from a process that cannot tell."""
 
-Part = Coroutine[Any, Any, None]
-
 
 async def run_api(settings: AuthSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
@@ -55,55 +50,35 @@ async def run_api(settings: AuthSettings, stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def open_api(settings: AuthSettings, stop: asyncio.Event) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health(stop)
     async with AsyncExitStack() as stack:
-        pool = await _open_pool(settings, "api", stack)
+        pool = await open_pool(settings, "api", stack, settings.database_pool_size)
         redis = connect_redis(settings.redis_url)
         stack.push_async_callback(redis.aclose)
         identity = Identity(pool, settings, redis, on_event=lambda event: verifier.on_event(event))
         stack.push_async_callback(identity.api_keys.close)
-        # What other services ask over the broker is answered here from the database. So nothing of this API
-        # waits for the broker but binding a key to a gateway, nor does readiness: events and records are sent
-        # when it is back.
+        # Requests that other services send over the broker are answered here from the database. So only
+        # binding a key to a gateway waits for the broker, and readiness does not; events and audit records
+        # are sent when it is back.
         answers = Answers(identity.api_keys, identity.signing, identity.revocations)
         verifier = tokens.Verifier(cast(Requester, answers), ttl_s=KEYS_REMEMBERED_S)
-        listener = EventListener(
-            settings.amqp_url, [*tokens.EVENTS], on_event=verifier.on_event, on_connected=verifier.forget
+        shell = await stack.enter_async_context(
+            open_shell(settings, stop, pool, verifier=verifier, needs_broker=False)
         )
-        publisher = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-auth api"))
-        trail = AuditTrail(publisher, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
-        stack.push_async_callback(trail.close)
-        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
-        health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add("signing keys", identity.signing.ensure)
-        application = create_app(
-            "ESP auth",
-            health=health,
-            verifier=verifier,
-            routers=[
+        shell.health.add("signing keys", identity.signing.ensure)
+        application = shell.create_app(
+            [
                 logins_router(identity),
                 users_router(identity.users),
-                api_keys_router(identity.api_keys, KnownGateways(publisher)),
+                api_keys_router(identity.api_keys, KnownGateways(shell.requester)),
                 audit_router(AuditLog(pool, identity.derived(AUDIT_CHAIN))),
             ],
             max_body_bytes=MAX_BODY_BYTES,
-            trail=trail,
-            limiter=limiter,
-            request_timeout_s=settings.request_timeout_s,
-            cors_origins=settings.cors_origins,
-            proxies=TrustedProxies(settings.trusted_proxies),
         )
         answer_outages(application)
         application.include_router(broker_router(identity.gateways))
-        background = [
-            verifier.run(),
-            listener.run(),
-            trail.run(),
-            limiter.run(),
-            every(KEYS_CHECKED_S, identity.signing.ensure, "signing keys"),
-        ]
-        await stack.enter_async_context(serve_health(health, settings))
-        yield BrokerDoor(application, settings.broker_secret), background
+        signing = every(KEYS_CHECKED_S, identity.signing.ensure, "signing keys")
+        await stack.enter_async_context(serve_health(shell.health, settings))
+        yield BrokerDoor(application, settings.broker_secret), [*shell.background(), signing]
 
 
 async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
@@ -111,7 +86,7 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
     health = Health(stop)
     health.add_flag("started", lambda: False, "connecting")
     async with serve_health(health, settings), AsyncExitStack() as stack:
-        pool = await _open_pool(settings, "worker", stack)
+        pool = await open_pool(settings, "worker", stack, settings.database_pool_size)
         redis = connect_redis(settings.redis_url)
         stack.push_async_callback(redis.aclose)
         publisher = await stack.enter_async_context(Publisher(settings.amqp_url, name="esp-auth worker"))
@@ -161,15 +136,6 @@ async def run_worker(settings: AuthSettings, stop: asyncio.Event) -> None:
 
 def _watch(health: Health, consumer: Questions) -> None:
     health.add_flag(consumer.question, lambda: consumer.alive, "the broker does not have this consumer")
-
-
-async def _open_pool(settings: AuthSettings, role: str, stack: AsyncExitStack) -> Pool:
-    """Return a pool that connects when it is first used: a role starts, not ready, without a database."""
-    pool = await create_pool(
-        settings, role=f"esp-auth {role}", min_size=0, max_size=settings.database_pool_size
-    )
-    stack.push_async_callback(pool.close)
-    return pool
 
 
 async def _all(*parts: Part) -> None:

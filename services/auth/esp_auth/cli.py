@@ -7,21 +7,21 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
 from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.database import Pool, create_pool
-from esp_common.errors import Conflict, InvalidInput, run_cli
+from esp_common.errors import Conflict, run_cli
 from esp_common.redis import connect_redis
 from esp_common.secrets import read_secret
-from esp_common.settings import settings_table
+from esp_common.service_cli import add_service_commands
 
 from esp_auth.api_keys import NewKey
 from esp_auth.audit import AuditLog, ExportFormat, noted_head
 from esp_auth.bootstrap import bootstrap, missing_of, read_first_ones
-from esp_auth.changes import SERVICE, Actor
+from esp_auth.changes import Actor
 from esp_auth.domain.secrets import AUDIT_CHAIN, decode_master_key, derive
 from esp_auth.identity import Identity
 from esp_auth.settings import AuthSettings
@@ -43,36 +43,12 @@ for name, commands in (("users", users), ("api-keys", api_keys), ("audit", audit
     app.add_typer(commands, name=name)
 
 
-# --- roles ------------------------------------------------------------------------------------------------
+ROLES: Final = {
+    "api": "Serve the HTTP API.",
+    "worker": "Answer the requests of other services, keep the audit log, and publish events.",
+}
 
-
-@app.command("api")
-def run_api() -> None:
-    """Serve the HTTP API."""
-    _run_role("api")
-
-
-@app.command("worker")
-def run_worker() -> None:
-    """Answer every service's questions, keep the audit log, and publish events."""
-    _run_role("worker")
-
-
-@app.command("migrate")
-def run_migrate() -> None:
-    """Bring the database's schema up to date."""
-    # Alembic takes longer to load than most commands take.
-    from esp_auth.store.migrations import migrate
-
-    settings = AuthSettings.load()
-    engine = migrate(settings.database_url, settings.engine)
-    typer.echo(f"schema is up to date; storage engine: {engine}")
-
-
-@app.command("settings")
-def show_settings() -> None:
-    """Print every setting with its default and meaning."""
-    typer.echo(settings_table(AuthSettings))
+add_service_commands(app, AuthSettings, ROLES)
 
 
 # --- the first ones, and signing keys ---------------------------------------------------------------------
@@ -365,18 +341,6 @@ def _password(file: Path | None) -> str:
 def _show_password(password: str, file: Path | None) -> None:
     if file is None:
         typer.echo(password)
-
-
-def _run_role(name: str) -> None:
-    # Only the roles need their frameworks, which take longer to load than most commands take.
-    from esp_common.roles import run_role
-
-    from esp_auth import app as roles
-
-    settings = AuthSettings.load()
-    if not settings.master_key:
-        raise InvalidInput("ESP_AUTH_MASTER_KEY is not set", fix="make one: openssl rand -base64 32")
-    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], settings)
 
 
 def _run(command: Coroutine[Any, Any, None]) -> None:

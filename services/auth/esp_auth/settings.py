@@ -134,4 +134,6 @@ class AuthSettings(ServiceSettings):
     @property
     def master(self) -> bytes:
         """The master key; raises InvalidInput when none is set."""
+        if not self.master_key:
+            raise InvalidInput("ESP_AUTH_MASTER_KEY is not set", fix="make one: openssl rand -base64 32")
         return decode_master_key(self.master_key)

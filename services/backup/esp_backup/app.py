@@ -1,23 +1,18 @@
 """The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-from esp_common import tokens
-from esp_common.audit import AuditTrail
-from esp_common.client_address import TrustedProxies
+from esp_common.api_shell import Part, open_pool, open_shell
 from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
-from esp_common.http import create_app
-from esp_common.messaging import EventListener, Publisher, Requester
+from esp_common.messaging import Publisher
 from esp_common.outbox import Relay
 from esp_common.progress import Progress, silent
-from esp_common.rate_limit import RateLimiter
 from esp_common.roles import await_pool, until_first_ends
 from esp_common.serving import make_server, serve
-from esp_common.tokens import Verifier
 from starlette.types import ASGIApp
 
 from esp_backup.api.backups import backups_router
@@ -32,8 +27,6 @@ MAX_BODY_BYTES: Final = 16 * 1024
 WORKER_CONNECTIONS: Final = 2 * len(KINDS) + 3
 """Each kind of work holds its turn on one connection while it uses another."""
 
-Part = Coroutine[Any, Any, None]
-
 
 async def run_api(settings: BackupSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
@@ -46,40 +39,12 @@ async def open_api(
     settings: BackupSettings, stop: asyncio.Event
 ) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health(stop)
     async with AsyncExitStack() as stack:
-        pool = await create_pool(
-            settings, role="esp-backup api", min_size=0, max_size=settings.database_pool_size
-        )
-        stack.push_async_callback(pool.close)
-        requester = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-backup api"))
-        verifier = Verifier(requester, redis_url=settings.redis_url)
-        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
-        stack.push_async_callback(trail.close)
-        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
-        listener = EventListener(
-            settings.amqp_url,
-            [*tokens.EVENTS],
-            on_event=verifier.on_event,
-            on_connected=verifier.forget,
-        )
-        health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_obstacle("broker", lambda: requester.obstacle)
-        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
-        application = create_app(
-            "ESP backup",
-            health=health,
-            verifier=verifier,
-            routers=[backups_router(pool, settings.mode)],
-            max_body_bytes=MAX_BODY_BYTES,
-            trail=trail,
-            limiter=limiter,
-            request_timeout_s=settings.request_timeout_s,
-            cors_origins=settings.cors_origins,
-            proxies=TrustedProxies(settings.trusted_proxies),
-        )
-        await stack.enter_async_context(serve_health(health, settings))
-        yield application, [listener.run(), verifier.run(), trail.run(), limiter.run()]
+        pool = await open_pool(settings, "api", stack, settings.database_pool_size)
+        shell = await stack.enter_async_context(open_shell(settings, stop, pool))
+        application = shell.create_app([backups_router(pool, settings.mode)], max_body_bytes=MAX_BODY_BYTES)
+        await stack.enter_async_context(serve_health(shell.health, settings))
+        yield application, shell.background()
 
 
 async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:

@@ -11,11 +11,9 @@ from esp_common import audit
 from esp_common.cli import actor_id, group, run_command, show_rows
 from esp_common.errors import Conflict, InvalidInput, run_cli
 from esp_common.progress import progress_bar
-from esp_common.roles import run_role
-from esp_common.settings import settings_table
+from esp_common.service_cli import add_service_commands
 from esp_common.times import EXAMPLE, parse_time
 
-from esp_backup import app as roles
 from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
 from esp_backup.doctor import Diagnosis, Doctor
@@ -45,33 +43,12 @@ catalogue_commands = group("What backups there are.")
 app.add_typer(catalogue_commands, name="catalogue")
 
 
-@app.command("api")
-def run_api() -> None:
-    """Serve the HTTP API."""
-    _run_role("api")
+ROLES: Final = {
+    "api": "Serve the HTTP API.",
+    "worker": "Take backups, restore them as a check, and monitor WAL archiving; runs beside the cluster.",
+}
 
-
-@app.command("worker")
-def run_worker() -> None:
-    """Take backups, restore them to see that they are good, and watch the archive; beside the cluster."""
-    _run_role("worker")
-
-
-@app.command("migrate")
-def run_migrate() -> None:
-    """Bring the catalogue's schema up to date."""
-    # Alembic takes longer to load than most commands take.
-    from esp_backup.store.migrations import migrate
-
-    settings = BackupSettings.load()
-    migrate(settings.database_url)
-    typer.echo("schema is up to date")
-
-
-@app.command("settings")
-def show_settings() -> None:
-    """Print every setting with its default and meaning."""
-    typer.echo(settings_table(BackupSettings))
+add_service_commands(app, BackupSettings, ROLES)
 
 
 @app.command("doctor")
@@ -325,10 +302,6 @@ def _require_repository(settings: BackupSettings) -> None:
 
 def _repository(settings: BackupSettings) -> Repository:
     return Repository(settings, owner_of(settings.cluster_data))
-
-
-def _run_role(name: str) -> None:
-    run_role(SERVICE, name, {"api": roles.run_api, "worker": roles.run_worker}[name], BackupSettings.load())
 
 
 def _run(command: Callable[[BackupSettings], Coroutine[Any, Any, Result]]) -> Result:

@@ -1,23 +1,16 @@
 """The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
-from esp_common import outbox, tokens
-from esp_common.audit import AuditTrail
-from esp_common.client_address import TrustedProxies
-from esp_common.contracts.events import Event
-from esp_common.database import Pool, create_pool
+from esp_common import outbox
+from esp_common.api_shell import Part, open_pool, open_shell
 from esp_common.health import Health, serve_health
-from esp_common.http import create_app
-from esp_common.messaging import EventListener, Publisher, Requester
-from esp_common.rate_limit import RateLimiter
+from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
 from esp_common.roles import await_pool, until_first_ends
 from esp_common.serving import make_server, serve
-from esp_common.tokens import Verifier
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
@@ -63,8 +56,6 @@ from esp_diagnostics.trends.trends import Trends
 MAX_BODY_BYTES = 1024 * 1024
 """The largest that is sent here is a rule set."""
 
-Part = Coroutine[Any, Any, None]
-
 
 async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
     """Serve the API until `stop` is set; requests under way are answered first."""
@@ -79,28 +70,22 @@ async def open_api(
     settings: DiagnosticsSettings, stop: asyncio.Event
 ) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health(stop)
     async with AsyncExitStack() as stack:
-        pool = await _open_pool(settings, "api", stack)
+        pool = await open_pool(settings, "api", stack, settings.database_pool_size)
         redis = connect_redis(settings.redis_url)
         stack.push_async_callback(redis.aclose)
-        requester = await stack.enter_async_context(Requester(settings.amqp_url, name="esp-diagnostics api"))
-        verifier = Verifier(requester, redis_url=settings.redis_url)
-        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
-        stack.push_async_callback(trail.close)
-        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
         nameplates = Nameplates(pool, settings.nameplates_s)
-        listener = _listen(settings, nameplates, verifier)
-        health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_obstacle("broker", lambda: requester.obstacle)
-        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
-        health.add_flag("nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet")
+        opened = open_shell(settings, stop, pool, on_asset_change=nameplates.note_change)
+        shell = await stack.enter_async_context(opened)
+        shell.health.add_flag(
+            "nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet"
+        )
         hub = LiveHub(settings.redis_url)
-        sockets = LiveSockets(hub, Tickets(redis), trail, settings, LiveNames(pool).unknown)
+        sockets = LiveSockets(hub, Tickets(redis), shell.trail, settings, LiveNames(pool).unknown)
         cache = AnswerCache(redis, settings.cache_max_kib * 1024)
         stack.push_async_callback(cache.close)
         history = History(pool)
-        trends = Trends(history, Archive(requester), nameplates, cache, settings)
+        trends = Trends(history, Archive(shell.requester), nameplates, cache, settings)
         routers: list[APIRouter] = [
             telemetry_router(trends),
             pumps_router(
@@ -116,29 +101,10 @@ async def open_api(
             notifications_router(Notifications(pool, settings), Routing(pool)),
             kpis_router(Kpis(KpiStore(pool), settings.co2e_kg_per_kwh)),
         ]
-        application = create_app(
-            "ESP diagnostics",
-            health=health,
-            verifier=verifier,
-            routers=routers,
-            max_body_bytes=MAX_BODY_BYTES,
-            trail=trail,
-            limiter=limiter,
-            request_timeout_s=settings.request_timeout_s,
-            cors_origins=settings.cors_origins,
-            proxies=TrustedProxies(settings.trusted_proxies),
-        )
+        application = shell.create_app(routers, max_body_bytes=MAX_BODY_BYTES)
         application.include_router(console_router(settings.login_notice))
-        background: list[Part] = [
-            nameplates.run(),
-            listener.run(),
-            verifier.run(),
-            trail.run(),
-            limiter.run(),
-            hub.run(),
-        ]
-        await stack.enter_async_context(serve_health(health, settings))
-        yield application, background
+        await stack.enter_async_context(serve_health(shell.health, settings))
+        yield application, [*shell.background(), nameplates.run(), hub.run()]
 
 
 async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
@@ -166,7 +132,7 @@ async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> No
     health = Health(stop)
     health.add_flag("started", lambda: False, "connecting")
     async with serve_health(health, settings), AsyncExitStack() as stack:
-        pool = await _open_pool(settings, "notifier", stack)
+        pool = await open_pool(settings, "notifier", stack, settings.database_pool_size)
         redis = connect_redis(settings.redis_url)
         stack.push_async_callback(redis.aclose)
         publisher = Publisher(settings.amqp_url, name="esp-diagnostics notifier")
@@ -185,28 +151,3 @@ async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> No
             keep_time(pool, live, settings.alerts_tick_s),
             watch_silence(pool, live, policy_of(settings), settings.no_data_check_s),
         )
-
-
-async def _open_pool(settings: DiagnosticsSettings, role: str, stack: AsyncExitStack) -> Pool:
-    """Return a pool that connects when it is first used: a role starts, not ready, without a database."""
-    pool = await create_pool(
-        settings, role=f"esp-diagnostics {role}", min_size=0, max_size=settings.database_pool_size
-    )
-    stack.push_async_callback(pool.close)
-    return pool
-
-
-def _listen(settings: DiagnosticsSettings, nameplates: Nameplates, verifier: Verifier) -> EventListener:
-    def on_event(event: Event) -> None:
-        if event.type in tokens.EVENTS:
-            verifier.on_event(event)
-        else:
-            nameplates.note_change()
-
-    def on_connected() -> None:
-        # Events may have been missed: whatever they would have changed is asked for again.
-        verifier.forget()
-        nameplates.note_change()
-
-    patterns = ["asset.*", *tokens.EVENTS]
-    return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)

@@ -2,23 +2,17 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from esp_common import tokens
-from esp_common.audit import AuditTrail
-from esp_common.client_address import TrustedProxies
-from esp_common.contracts.events import Event
-from esp_common.database import Pool, create_pool
+from esp_common.api_shell import Part, open_pool, open_shell
+from esp_common.database import Pool
 from esp_common.health import Health, serve_health
-from esp_common.http import create_app
-from esp_common.messaging import EventListener, Publisher, Requester
-from esp_common.rate_limit import RateLimiter
+from esp_common.messaging import Publisher
 from esp_common.roles import await_pool
 from esp_common.serving import serve
-from esp_common.tokens import Verifier
 
 from esp_ingest.api.assets import assets_router
 from esp_ingest.api.quality import quality_router
@@ -26,7 +20,7 @@ from esp_ingest.api.refusals import dead_letters_router, quarantine_router
 from esp_ingest.api.server import make_server
 from esp_ingest.api.telemetry import FastLane, TelemetryEndpoint
 from esp_ingest.api.telemetry_docs import telemetry_router
-from esp_ingest.assets import SERVICE, Assets
+from esp_ingest.assets import Assets
 from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import LiveRegistry, open_worker
 from esp_ingest.dead_letters import DeadLetters
@@ -59,61 +53,39 @@ async def run_api(settings: IngestSettings, stop: asyncio.Event) -> None:
 @asynccontextmanager
 async def open_api(
     settings: IngestSettings, stop: asyncio.Event
-) -> AsyncIterator[tuple[FastLane, list[Coroutine[Any, Any, None]]]]:
+) -> AsyncIterator[tuple[FastLane, list[Part]]]:
     """Put the API together; yield the application and what must run beside it."""
-    health = Health(stop)
     async with AsyncExitStack() as stack:
-        # No connection is opened yet: the API starts, and says that it is not ready, without a database.
-        pool = await create_pool(
-            settings, role="esp-ingest api", min_size=0, max_size=settings.database_pool_size
+        pool = await open_pool(settings, "api", stack, settings.database_pool_size)
+        registry = LiveRegistry(lambda: _load_registry(pool, shell.health), settings.registry_reload_s)
+        opened = open_shell(
+            settings,
+            stop,
+            pool,
+            on_asset_change=registry.note_change,
+            timeout_s=settings.confirm_timeout_s,
         )
-        stack.push_async_callback(pool.close)
-        requester = Requester(settings.amqp_url, name="esp-ingest api", timeout_s=settings.confirm_timeout_s)
-        await stack.enter_async_context(requester)
-        verifier = Verifier(requester, redis_url=settings.redis_url)
-        trail = AuditTrail(requester, SERVICE, settings.audit_folder, spool_mib=settings.audit_spool_mib)
-        stack.push_async_callback(trail.close)
-        limiter = RateLimiter(settings.rate_limit_per_minute, settings.redis_url)
-        registry = LiveRegistry(lambda: _load_registry(pool, health), settings.registry_reload_s)
-        coalescer = Coalescer(requester, registry, settings)
+        shell = await stack.enter_async_context(opened)
+        coalescer = Coalescer(shell.requester, registry, settings)
         stack.push_async_callback(coalescer.close)
-        listener = _listen(settings, registry, verifier)
-        health.add("database", lambda: pool.fetchval("SELECT 1"))
-        health.add_obstacle("broker", lambda: requester.obstacle)
-        health.add_flag("events", lambda: listener.alive, "the broker does not have this listener")
-        health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
+        shell.health.add_flag("registry", lambda: registry.loaded, "assets are not loaded yet")
         assets, lists = Assets(pool), Lists(pool)
-        proxies = TrustedProxies(settings.trusted_proxies)
-        endpoint = TelemetryEndpoint(verifier, coalescer, trail, settings.max_body_bytes, proxies)
-        application = create_app(
-            "ESP ingest",
-            health=health,
-            verifier=verifier,
-            routers=[
+        endpoint = TelemetryEndpoint(
+            shell.verifier, coalescer, shell.trail, settings.max_body_bytes, shell.proxies
+        )
+        application = shell.create_app(
+            [
                 telemetry_router(endpoint),
                 assets_router(assets),
                 quality_router(lists, assets),
-                quarantine_router(lists, Quarantine(pool, requester)),
-                dead_letters_router(DeadLetters(settings.amqp_url), requester, pool),
+                quarantine_router(lists, Quarantine(pool, shell.requester)),
+                dead_letters_router(DeadLetters(settings.amqp_url), shell.requester, pool),
             ],
             max_body_bytes=settings.max_body_bytes,
-            trail=trail,
-            limiter=limiter,
-            request_timeout_s=settings.request_timeout_s,
-            cors_origins=settings.cors_origins,
-            proxies=proxies,
         )
-        questions = GatewayQuestions(settings.amqp_url, registry, requester)
-        background = [
-            _keep(registry),
-            listener.run(),
-            questions.run(),
-            verifier.run(),
-            trail.run(),
-            limiter.run(),
-        ]
-        await stack.enter_async_context(serve_health(health, settings))
-        yield FastLane(application, endpoint), background
+        questions = GatewayQuestions(settings.amqp_url, registry, shell.requester)
+        await stack.enter_async_context(serve_health(shell.health, settings))
+        yield FastLane(application, endpoint), [*shell.background(), _keep(registry), questions.run()]
 
 
 async def run_worker(settings: IngestSettings, stop: asyncio.Event) -> None:
@@ -178,19 +150,3 @@ def _tell_engine(health: Health, engine: str) -> None:
 async def _keep(registry: LiveRegistry) -> None:
     await registry.load()
     await registry.run()
-
-
-def _listen(settings: IngestSettings, registry: LiveRegistry, verifier: Verifier) -> EventListener:
-    def on_event(event: Event) -> None:
-        if event.type in tokens.EVENTS:
-            verifier.on_event(event)
-        else:
-            registry.note_change()
-
-    def on_connected() -> None:
-        # Events may have been missed: whatever they would have changed is asked for again.
-        verifier.forget()
-        registry.note_change()
-
-    patterns = ["asset.*", *tokens.EVENTS]
-    return EventListener(settings.amqp_url, patterns, on_event=on_event, on_connected=on_connected)

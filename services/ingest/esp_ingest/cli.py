@@ -23,7 +23,7 @@ from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
 from esp_common.messaging import Publisher
 from esp_common.progress import progress_bar
-from esp_common.settings import settings_table
+from esp_common.service_cli import add_service_commands
 
 from esp_ingest.asset_files import read_assets
 from esp_ingest.assets import SERVICE, Assets
@@ -82,42 +82,13 @@ for name, commands in (
     app.add_typer(commands, name=name)
 
 
-# --- roles ------------------------------------------------------------------------------------------------
+ROLES: Final = {
+    "api": "Serve the HTTP API.",
+    "worker": "Store the readings that arrive on the queue, and publish the accepted ones.",
+    "maintenance": "Keep partitions, aggregates and data quality current, and publish events.",
+}
 
-
-@app.command("api")
-def run_api() -> None:
-    """Serve the HTTP API."""
-    _run_role("api")
-
-
-@app.command("worker")
-def run_worker() -> None:
-    """Store what arrives on the queue, and publish what was accepted."""
-    _run_role("worker")
-
-
-@app.command("maintenance")
-def run_maintenance() -> None:
-    """Keep partitions, aggregates and data quality current, and publish events."""
-    _run_role("maintenance")
-
-
-@app.command("migrate")
-def run_migrate() -> None:
-    """Bring the database's schema up to date."""
-    # Alembic takes longer to load than most commands take.
-    from esp_ingest.store.migrations import migrate
-
-    settings = IngestSettings.load()
-    engine = migrate(settings.database_url, settings.engine)
-    typer.echo(f"schema is up to date; storage engine: {engine}")
-
-
-@app.command("settings")
-def show_settings() -> None:
-    """Print every setting with its default and meaning."""
-    typer.echo(settings_table(IngestSettings))
+add_service_commands(app, IngestSettings, ROLES)
 
 
 # --- assets -----------------------------------------------------------------------------------------------
@@ -325,16 +296,6 @@ def drop_raw_days(
 
 
 # --- shared -----------------------------------------------------------------------------------------------
-
-
-def _run_role(name: str) -> None:
-    # Only the roles need their frameworks, which take longer to load than most commands take.
-    from esp_common.roles import run_role
-
-    from esp_ingest import app as roles
-
-    role = {"api": roles.run_api, "worker": roles.run_worker, "maintenance": roles.run_maintenance}[name]
-    run_role(SERVICE, name, role, IngestSettings.load())
 
 
 @asynccontextmanager
