@@ -6,11 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from esp_common.api_shell import Part, open_pool, open_shell
-from esp_common.database import Pool, create_pool
 from esp_common.health import Health, serve_health
 from esp_common.messaging import Publisher
 from esp_common.outbox import Relay
-from esp_common.progress import Progress, silent
 from esp_common.roles import await_pool, until_first_ends
 from esp_common.serving import make_server, serve
 from starlette.types import ASGIApp
@@ -64,12 +62,3 @@ async def run_worker(settings: BackupSettings, stop: asyncio.Event) -> None:
         await until_first_ends(
             Worker(settings, pool, work).run(), Relay(pool, publisher, SERVICE).run(), stop.wait()
         )
-
-
-@asynccontextmanager
-async def open_work(
-    settings: BackupSettings, progress: Progress = silent
-) -> AsyncIterator[tuple[Pool, Work]]:
-    """Open what a command needs that does one thing: the catalogue, which may be away, and the work."""
-    async with await create_pool(settings, role="esp-backup cli", min_size=0, max_size=4) as pool:
-        yield pool, Work.of(settings, pool, progress)

@@ -14,7 +14,6 @@ from esp_common.progress import progress_bar
 from esp_common.service_cli import add_service_commands
 from esp_common.times import EXAMPLE, parse_time
 
-from esp_backup.app import open_work
 from esp_backup.blobs import Blobs
 from esp_backup.doctor import Diagnosis, Doctor
 from esp_backup.domain.modes import Mode, require
@@ -26,7 +25,7 @@ from esp_backup.repository import AZURE, LOCAL, Repository
 from esp_backup.sets import Sets
 from esp_backup.settings import BackupSettings
 from esp_backup.store import catalogue, jobs
-from esp_backup.work import owner_of
+from esp_backup.work import open_work, owner_of
 
 TAKEN: Final = ("dump", *TYPES, "set")
 PHYSICAL_WORK: Final = (*TYPES, "verify", "drill")

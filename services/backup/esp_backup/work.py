@@ -1,13 +1,14 @@
 """Each kind of work, from taking a backup to what it leaves in storage and in the catalogue."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from esp_common.database import Pool
+from esp_common.database import Pool, create_pool
 from esp_common.errors import EspError, NotFound, Unavailable
 from esp_common.progress import Progress, silent
 from prometheus_client import Counter
@@ -334,3 +335,12 @@ def _physical_entry(each: Physical) -> Entry:
 
 def _set_entry(each: DailySet) -> Entry:
     return Entry("set", AZURE, each.name, each.taken_at, each.stored_at, each.bytes, each.bytes)
+
+
+@asynccontextmanager
+async def open_work(
+    settings: BackupSettings, progress: Progress = silent
+) -> AsyncIterator[tuple[Pool, Work]]:
+    """Open what a command needs that does one thing: the catalogue, which may be away, and the work."""
+    async with await create_pool(settings, role="esp-backup cli", min_size=0, max_size=4) as pool:
+        yield pool, Work.of(settings, pool, progress)

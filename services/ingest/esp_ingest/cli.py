@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
@@ -21,22 +21,21 @@ from esp_common.cli import (
 from esp_common.contracts.channels import MASK_NAMES
 from esp_common.database import Pool, create_pool
 from esp_common.errors import Conflict, InvalidInput, NotFound, run_cli
-from esp_common.messaging import Publisher
 from esp_common.progress import progress_bar
 from esp_common.service_cli import add_service_commands
 
-from esp_ingest.asset_files import read_assets
 from esp_ingest.assets import SERVICE, Assets
-from esp_ingest.dead_letters import DeadLetters
 from esp_ingest.domain.decode import ARROW_TYPE, JSON_TYPE
 from esp_ingest.domain.readings import Reason
 from esp_ingest.quarantine import Edited, Quarantine, body_of
 from esp_ingest.quarantine import every as every_refused
-from esp_ingest.reconcile import reconcile
 from esp_ingest.retention import drop_before
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.lists import Lists, QuarantineFilter
 from esp_ingest.store.telemetry import installed_engine
+
+if TYPE_CHECKING:
+    from esp_ingest.dead_letters import DeadLetters
 
 ReadingIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `quarantine list` shows them.")]
 ReasonFilter = Annotated[Reason | None, typer.Option("--reason", help="Only those refused for this.")]
@@ -61,7 +60,9 @@ REFUSED_COLUMNS: Final = (
 LETTER_COLUMNS: Final = ("id", "died_at", "routing_key", "message_id", "reason")
 
 
-def _dead_letters() -> tuple[IngestSettings, DeadLetters]:
+def _dead_letters() -> tuple[IngestSettings, "DeadLetters"]:
+    from esp_ingest.dead_letters import DeadLetters
+
     settings = IngestSettings.load()
     return settings, DeadLetters(settings.amqp_url)
 
@@ -97,6 +98,7 @@ add_service_commands(app, IngestSettings, ROLES)
 @assets.command("import")
 def import_assets(file: Annotated[Path, typer.Argument(help="YAML (all kinds) or CSV (one kind).")]) -> None:
     """Make everything that FILE states true, or nothing of it; stating it again changes nothing."""
+    from esp_ingest.asset_files import read_assets
 
     async def command() -> None:
         async with _tools() as (_, pool):
@@ -219,6 +221,8 @@ def _resolve(
     ids: list[UUID] | None, wanted: QuarantineFilter, every: bool, act: Resolution, done: str
 ) -> None:
     """Do `act` to the readings named, or to all pending ones that fit; say of each that it is `done`."""
+    from esp_common.messaging import Publisher
+
     many = every or wanted != QuarantineFilter(state="pending")
     if bool(ids) == many:
         raise InvalidInput("which readings?", fix="give ids, or else filters or --all")
@@ -253,6 +257,7 @@ def run_reconcile(
     receipt: Annotated[Path | None, typer.Option(help="JSON lines of confirmed readings.")] = None,
 ) -> None:
     """Compare the service's accounts with what is stored; fail when readings are lost or duplicated."""
+    from esp_ingest.reconcile import reconcile
 
     async def command() -> None:
         async with _tools() as (settings, pool):
