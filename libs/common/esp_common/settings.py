@@ -90,7 +90,7 @@ class FileSettings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             # Only the place and the reason: the value itself may be a secret.
-            wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+            wrong = "; ".join(_problem(cls, e["loc"], e["msg"]) for e in error.errors())
             raise InvalidInput(wrong, fix="see the `settings` command") from None
 
 
@@ -224,6 +224,12 @@ class ServiceSettings(FileSettings):
             for name in type(self).model_fields
             if _comparable(name, getattr(fresh, name)) != _comparable(name, getattr(self, name))
         ]
+
+
+def _problem(cls: type[BaseSettings], place: tuple[int | str, ...], message: str) -> str:
+    """Return one problem with its variable; one of several settings together has no place."""
+    message = message.removeprefix("Value error, ")
+    return f"{env_name(cls, str(place[0]))}: {message}" if place else message
 
 
 def _comparable(name: str, value: Any) -> Any:
