@@ -1,1 +1,1 @@
-"""What every service of the platform shares; it knows no service."""
+"""Code that the platform's services share; it imports no service."""

@@ -1,6 +1,6 @@
-"""Readings as an Arrow IPC stream: the form in which services and gateways exchange batches.
+"""Readings as an Arrow IPC stream, the format in which services and gateways exchange batches.
 
-Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channels that carry any value
+Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channels with at least one value
 (float64, null = not measured), `running`, `trip_code`, and in accepted batches the quality masks.
 """
 
@@ -53,16 +53,16 @@ def encode(
 ) -> bytes:
     """Return `readings` as an Arrow IPC stream.
 
-    `channels`: the columns to write, whether or not they carry a value; None writes those that do.
-    `masks`: any of those of `AcceptedBatch`, left out when all zero.
+    `channels`: the columns to write, with or without values; None writes those with values. `masks`: any of
+    those of `AcceptedBatch`, omitted if all are zero.
     """
     return _stream(_batch(readings, channels, masks))
 
 
 def encode_parts(readings: Readings, ends: Sequence[int], **masks: Int32Array) -> list[bytes]:
-    """Return a stream for each part of `readings`, of which part i ends before row `ends[i]`.
+    """Return a stream for each part of `readings`; part i ends before row `ends[i]`.
 
-    The columns are made once and cut: with small parts most of the time goes into making columns.
+    The columns are built once and sliced: with small parts, building them takes most of the time.
     """
     whole = _batch(readings, None, masks)
     return [_stream(whole.slice(start, end - start)) for start, end in zip([0, *ends], ends, strict=False)]
@@ -101,10 +101,9 @@ def _stream(batch: Any) -> bytes:
 
 
 def decode(body: bytes) -> Readings:
-    """Return the readings of a stream that `encode` wrote; raise InvalidInput on anything else.
+    """Return the readings of a stream written by `encode`; raise InvalidInput on anything else.
 
-    For streams of the platform's own services. What a gateway sends is decoded by ingest, leniently
-    and reading by reading.
+    For streams of the platform's own services. Ingest decodes gateways' bodies leniently, reading by reading.
     """
     return decode_accepted(body).readings
 
