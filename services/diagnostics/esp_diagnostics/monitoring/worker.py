@@ -34,7 +34,7 @@ from esp_common.roles import until_first_ends
 from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge, Histogram
 
-from esp_diagnostics.alerts.transitions import load_rules as load_alert_rules
+from esp_diagnostics.alerts.rule_sets import load_rules as load_alert_rules
 from esp_diagnostics.common.times import as_time, as_us
 from esp_diagnostics.detection.tree import Rules, load_rules
 from esp_diagnostics.live.broadcast import LivePublisher
