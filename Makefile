@@ -1,5 +1,6 @@
-# What one does with the platform on this machine. STACK=folder runs another stack beside the first.
-# HISTORY=hours is the past that the simulated field has when it is new.
+# Commands for the platform on this machine. STACK=folder runs another stack beside the first.
+# STACK_KIND=native|compose forces processes or containers. HISTORY=hours is the past of a new simulated field.
+# SCALE="ingest-worker=3 …" sets replicas of containers.
 STACK ?= .stack
 HISTORY ?= 24
 export ESP_STACK_FOLDER := $(abspath $(STACK))
@@ -7,25 +8,23 @@ export ESP_STACK_HISTORY_H := $(HISTORY)
 INSTALL := deploy/native/install.sh
 BIN := .venv/bin
 
-.PHONY: help up down status logs test check locks images test-images bench evaluate clean
+.PHONY: help up down status logs test check locks images test-images test-compose bench evaluate clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up:  ## Install what is missing, start the platform and a simulated field, print where it is
-	@$(INSTALL) run
-	@$(BIN)/esp-stack up
+up:  ## Start the platform and a simulated field, in containers where Docker can, else natively
+	@deploy/stack.sh up $(addprefix --scale=,$(SCALE))
 
 down:  ## Stop the platform; data stays
-	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack down
+	@deploy/stack.sh down
 
 status:  ## Show processes, storage engine, what was stored in the last minute, what waits
-	@[ -x $(BIN)/esp-stack ] || { echo "Nothing is installed yet. \`make up\` does it."; exit 1; }
-	@$(BIN)/esp-stack status
+	@deploy/stack.sh status
 
 logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
-	@$(BIN)/esp-stack logs $(NAME) $(if $(FOLLOW),--follow)
+	@deploy/stack.sh logs $(NAME) $(if $(FOLLOW),--follow)
 
 # ESP_TEST_ENGINES=postgres leaves out TimescaleDB, as on a machine without it.
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
@@ -40,7 +39,7 @@ check:  ## Lint, format check, types, import directions, security lint, secrets 
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/platform/esp_platform deploy/native/esp_stack
-	@$(BIN)/hadolint deploy/images/Dockerfile
+	@$(BIN)/hadolint deploy/images/Dockerfile deploy/compose/servers/Dockerfile
 	@$(BIN)/gitleaks dir --no-banner --redact --verbose --log-level warn .
 	@$(BIN)/gitleaks git --no-banner --redact --verbose --log-level warn .
 
@@ -53,8 +52,12 @@ images:  ## Build one image per service and print sizes (BASE=image, TAG=tag)
 	@deploy/images/engine.sh deploy/images/build.sh $(SERVICES)
 
 test-images:  ## Build the images and test them (BASE=image, TAG=tag)
-	@$(INSTALL) dev
+	@$(INSTALL) python
 	@deploy/images/engine.sh sh -c 'deploy/images/build.sh $(SERVICES) && exec $(BIN)/pytest tests/images'
+
+test-compose:  ## Start the platform in containers and run the end-to-end tests against it
+	@$(INSTALL) python
+	@STACK_KIND=compose deploy/images/engine.sh $(BIN)/pytest tests/e2e
 
 bench:  ## Measure against ceilings taken in the same run; prints ratios (BENCH=--quick or --full)
 	@$(INSTALL) dev
@@ -65,4 +68,4 @@ evaluate:  ## Judge diagnosis and anomaly detection on simulated faults and real
 	@$(BIN)/python tests/evaluation/run.py $(EVALUATE)
 
 clean:  ## Stop the platform and remove its data, credentials and logs
-	@[ ! -x $(BIN)/esp-stack ] || $(BIN)/esp-stack clean
+	@deploy/stack.sh clean

@@ -11,7 +11,7 @@ base=${BASE:-debian:13-slim}
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 tag=${TAG:-$(git rev-parse --short=12 HEAD 2>/dev/null || echo dev)}
 created=$(git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
-[ $# -gt 0 ] || set -- archiver auth backup diagnostics gateway ingest
+[ $# -gt 0 ] || set -- archiver auth backup diagnostics gateway ingest platform
 
 "$docker" version >/dev/null 2>&1 || {
   echo "error: no Docker engine answers; start one, or name its socket in DOCKER_HOST" >&2

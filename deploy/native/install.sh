@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what this machine lacks: Debian packages, .venv, Azurite, the accounts the services run as.
-# Usage: install.sh run|dev  (dev adds what checks and tests need). Quick when nothing is missing.
+# Usage: install.sh run|dev|python  Quick when nothing is missing.
+#   dev adds what checks and tests need; python is .venv of dev alone, for tests of containers on any Linux.
 set -eu
 # The services' accounts have to read what is installed, whatever the caller's mask.
 umask 022
@@ -17,14 +18,17 @@ find_python() {
   done
 }
 find_python || missing="$missing python3-venv"
-need /usr/lib/postgresql/15/bin/postgres postgresql-15
-need /usr/bin/pgbackrest pgbackrest
-need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
-command -v redis-server >/dev/null || missing="$missing redis-server"
-command -v nginx >/dev/null || missing="$missing nginx"
-command -v node >/dev/null || missing="$missing nodejs"
-command -v npm >/dev/null || missing="$missing npm"
-[ "$profile" = run ] || command -v wrk >/dev/null || missing="$missing wrk"
+servers_missing() {
+  need /usr/lib/postgresql/15/bin/postgres postgresql-15
+  need /usr/bin/pgbackrest pgbackrest
+  need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
+  command -v redis-server >/dev/null || missing="$missing redis-server"
+  command -v nginx >/dev/null || missing="$missing nginx"
+  command -v node >/dev/null || missing="$missing nodejs"
+  command -v npm >/dev/null || missing="$missing npm"
+  [ "$profile" = run ] || command -v wrk >/dev/null || missing="$missing wrk"
+}
+[ "$profile" = python ] || servers_missing
 
 install_packages() {
   echo "Installing from Debian:$missing"
@@ -70,7 +74,7 @@ create_accounts() {
 # One installation at a time: this file is the lock, let go when the script ends.
 exec 9<deploy/native/install.sh
 flock 9
-[ "$(id -u)" != 0 ] || create_accounts
+[ "$(id -u)" != 0 ] || [ "$profile" = python ] || create_accounts
 
 install_npm() {
   want=$(sha256sum "$1/package-lock.json")
@@ -89,7 +93,8 @@ install_python() {
   requirements='requirements/base.txt requirements/stack.txt'
   [ "$profile" = run ] || requirements="$requirements requirements/dev.txt"
   packages='libs/common libs/gateway services/ingest services/auth services/diagnostics services/archiver services/backup deploy/platform deploy/native'
-  stamp=.venv/.installed-$profile
+  stamp=.venv/.installed-dev
+  [ "$profile" != run ] || stamp=.venv/.installed-run
   # shellcheck disable=SC2086 # one word a file
   want=$({ cat $requirements; for package in $packages; do cat $package/pyproject.toml; done; pwd; } | sha256sum)
   [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return
@@ -103,6 +108,7 @@ install_python() {
   echo "$want" >"$stamp"
 }
 
+[ "$profile" != python ] || { install_python; exit; }
 install_all_npm &
 npm=$!
 trap 'wait' EXIT

@@ -16,6 +16,7 @@ PROJECTS = {
     "diagnostics": "services/diagnostics",
     "gateway": "libs/gateway",
     "ingest": "services/ingest",
+    "platform": "deploy/platform",
 }
 WORKSPACE = {"esp-common": "libs/common"}
 HEADER = "# Made by `make locks` from {source}. Do not edit.\n"

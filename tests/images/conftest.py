@@ -10,7 +10,7 @@ import pytest
 from docker_cli import DOCKER, docker
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("archiver", "auth", "backup", "diagnostics", "gateway", "ingest")
+SERVICES = ("archiver", "auth", "backup", "diagnostics", "gateway", "ingest", "platform")
 CONFINED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none"),
     *("--security-opt", "no-new-privileges"),

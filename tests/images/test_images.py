@@ -54,7 +54,7 @@ def test_image_has_no_compiler_no_installer_and_no_cache(run):
     assert run(PYTHON, "-c", FIND).strip() == ""
 
 
-@pytest.mark.parametrize("service", ["auth", "backup"], indirect=True)
+@pytest.mark.parametrize("service", ["auth", "backup", "platform"], indirect=True)
 def test_service_without_readings_has_no_numerical_packages(run):
     assert run(PYTHON, "-c", ABSENT, "scipy", "sklearn", "numpy", "pyarrow", "pint").strip() == ""
 

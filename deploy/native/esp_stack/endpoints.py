@@ -13,6 +13,7 @@ def write_endpoints(stack: Stack) -> None:
     """Write every address and credential, for the stack's owner only; what does not exist yet is null."""
     rabbitmq = stack.rabbitmq
     endpoints = {
+        "kind": "native",
         "http": stack.nginx.url,
         "ca_file": str(stack.ca_file),
         "amqp": rabbitmq.url + stack.amqp_query,

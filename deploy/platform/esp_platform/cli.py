@@ -1,6 +1,7 @@
 """`esp-platform`: renders the servers' configuration, applies the platform's state to them, checks it."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -16,6 +17,7 @@ from esp_common.errors import InvalidInput, Unavailable, run_cli
 from esp_common.settings import settings_table
 
 from esp_platform.changes import Change, apply
+from esp_platform.compose import Host, hand_over, prepare
 from esp_platform.credentials import SecretFolder
 from esp_platform.parts import PARTS, Part, part_named, secrets_of
 from esp_platform.render import TARGETS
@@ -55,6 +57,15 @@ def run_secrets(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Fold
     """Generate the secrets that are missing in DIR, one file for each."""
     for name in SecretFolder(folder).generate():
         typer.echo(f"generated {name}")
+
+
+@app.command("prepare")
+def run_prepare(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the host's state.")],
+) -> None:
+    """Write what the containers of deploy/compose need into DIR, each folder for its container's user."""
+    prepare(folder, Host.of(os.environ))
+    hand_over(folder, os.environ)
 
 
 @app.command("apply")

@@ -1,1 +1,1 @@
-"""Code that the platform's services share; it imports no service."""
+"""What every service of the platform shares; it knows no service."""

@@ -1,6 +1,6 @@
-"""The HTTP edge of every API: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
+"""The HTTP edge every API shares: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
 
-Only `/health/*` answers without a credential. Metrics are on the role's second listener:
+Nothing but `/health/*` answers without a credential. Metrics are on the role's second listener:
 `esp_common.health.serve_health`.
 """
 
@@ -51,7 +51,7 @@ SECURITY_HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Added to every response that does not set its own."""
+"""On every answer that does not have its own."""
 
 _CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID")
 _UNAUDITED: Final = "/health/"
@@ -66,8 +66,11 @@ _SECONDS: Final = Histogram(
 )
 
 
+# --- problems ---------------------------------------------------------------------------------------------
+
+
 class Problem(BaseModel):
-    """An RFC 9457 problem, with the error id used in the log."""
+    """An error as RFC 9457 has it, with the id under which the log knows it."""
 
     type: str
     title: str
@@ -81,7 +84,7 @@ class Problem(BaseModel):
 
 
 def problem_response(error: EspError, instance: str) -> Response:
-    """Return `error` as a problem document for the path `instance`."""
+    """Return `error` as a problem document about the path `instance`."""
     problem = {
         "type": f"urn:esp:problem:{error.code}",
         "title": error.title,
@@ -102,7 +105,7 @@ def problem_response(error: EspError, instance: str) -> Response:
 
 
 class _FrameworkError(EspError):
-    """Errors of the framework: unknown route (404), method not allowed (405), malformed body (400)."""
+    """What the framework itself refuses: no such route (404), no such method (405), a broken body (400)."""
 
     def __init__(self, error: HTTPException) -> None:
         super().__init__(str(error.detail))
@@ -126,13 +129,16 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     try:
-        await _ask_guards(request)  # the body is parsed before the route's guards run
+        await _ask_guards(request)  # a body is read before the route's guards are asked
     except EspError as refusal:
         return problem_response(refusal, request.url.path)
-    # Without the input itself: it may be large or a secret.
+    # Not the input itself: it may be large, or a secret.
     fields = [{"where": list(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()]
     what = "; ".join(f"{'.'.join(field['where'])}: {field['what']}" for field in fields[:3])
     return problem_response(InvalidInput(what, fields=fields), request.url.path)
+
+
+# --- every route ------------------------------------------------------------------------------------------
 
 
 def _query_names(dependant: Dependant) -> set[str]:
@@ -147,7 +153,7 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 async def _ask_guards(request: HTTPConnection) -> None:
-    """Run the route's own guards first: only an authorized caller gets details of an invalid request."""
+    """Have the route's own guards speak first: what a request does wrong is told only to who may make it."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
     for guard in _guards(dependant) if dependant else []:
         await guard(request)
@@ -159,7 +165,7 @@ def _guards(dependant: Dependant) -> list[Authenticated]:
 
 
 async def refuse_unknown_query(request: HTTPConnection) -> None:
-    """Reject unknown query parameters; a dependency of every route."""
+    """Dependency of every route: a query parameter that the route does not know is an error, not a wish."""
     route = request.scope.get("route")
     if not request.query_params or not isinstance(route, APIRoute | APIWebSocketRoute):
         return
@@ -173,21 +179,22 @@ async def refuse_unknown_query(request: HTTPConnection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Audit outcome and subject of a request whose status does not determine them."""
+    """What the audit trail is to say of a request whose status does not tell how it ended, and for whom."""
 
     actor_id: str | None
     outcome: Outcome
 
 
 def set_verdict(request: HTTPConnection, verdict: Verdict) -> None:
-    """Set the audit outcome of this request."""
+    """Have the audit trail say `verdict` of this request."""
     setattr(request.state, _VERDICT, verdict)
 
 
 class Edge:
-    """ASGI middleware of every API: request id, audit, body limit, timeout, metrics, error handling.
+    """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
 
-    `trail`: records every request except health checks; None: no audit. `proxies`: trusted proxies.
+    `trail`: takes note of every request but those for health; None: nobody does.
+    `proxies`: who may say from where a request comes.
     """
 
     def __init__(
@@ -206,7 +213,7 @@ class Edge:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or one WebSocket."""
+        """Serve one request, or one WebSocket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -232,7 +239,7 @@ class Edge:
             self._note(scope, origin, status)
 
     async def _serve(self, exchange: "_Exchange") -> int:
-        """Run the application, answer its errors, and return the status."""
+        """Have the application answer, and answer what it does not; return the status."""
         try:
             exchange.check_length()
             async with asyncio.timeout(self._timeout_s) as exchange.timeout:
@@ -254,9 +261,9 @@ class Edge:
         return exchange.status
 
     async def _serve_socket(self, socket: "_Socket") -> int | None:
-        """Run the application for a WebSocket; return the status of a refusal, None if it was accepted.
+        """Have the application serve a WebSocket; return the status it was refused with, None if it was not.
 
-        If the application fails, the connection is refused (before it is accepted: HTTP 403) or closed.
+        Where the application fails, the connection is refused (before it is accepted: HTTP 403) or closed.
         """
         code = None
         try:
@@ -300,7 +307,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _template(scope: Scope) -> str:
-    """Return the full path template of the route; an included router knows only its own part."""
+    """Return the whole template of the route: a router that is included knows its own part only."""
     route = scope.get("route")
     path: str | None = getattr(route, "path", None)
     if path is None:
@@ -314,7 +321,7 @@ def _template(scope: Scope) -> str:
 
 
 def _audited_object(scope: Scope) -> str:
-    """Return the path with known secrets and values that look like secrets masked."""
+    """Return the path without secrets: those it is known to hold, and those that look like some."""
     path: str = scope["path"]
     if secret := scope.get("path_params", {}).get(_SECRET_PARAMETER):
         path = path.replace(str(secret), "***")
@@ -322,14 +329,14 @@ def _audited_object(scope: Scope) -> str:
 
 
 def _log_failure(scope: Scope, error: Exception) -> EspError:
-    # A response that has begun can only be cut short; the log has the reason.
+    # Where an answer has begun it can only be cut short; the log has the reason.
     failure = EspError("the request could not be served; the log knows it by its error id")
     log.exception("request.failed", error_id=failure.error_id, path=_audited_object(scope), error=repr(error))
     return failure
 
 
 class _Exchange:
-    """One request and its response."""
+    """One request and its answer, as they pass the edge."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, request_id: str
@@ -347,7 +354,7 @@ class _Exchange:
         self.too_large: TooLarge | None = None
 
     def check_length(self) -> None:
-        """Raise TooLarge if the announced body exceeds the limit."""
+        """Raise TooLarge when the announced body is."""
         announced = self._headers.get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._limit()
@@ -356,7 +363,7 @@ class _Exchange:
         return TooLarge(f"bodies may have {self._max_body_bytes} bytes here", fix="send smaller batches")
 
     async def receive(self) -> Message:
-        """Receive the client's body, up to the limit."""
+        """Pass on what the client sends, up to the limit."""
         message = await self._receive()
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
@@ -365,13 +372,13 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send the response with the request id added."""
+        """Pass on the answer, with the request's id on it."""
         if self.too_large and not self.status:
-            return  # the framework would answer TooLarge as a malformed body (400); `fail` answers instead
+            return  # the framework takes our TooLarge for a broken body and says 400: `fail` answers instead
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.timeout is not None and not self.timeout.expired():
-                self.timeout.reschedule(None)  # a long response is not a late one
+                self.timeout.reschedule(None)  # a long answer is not a late one
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
             headers += [header for header in SECURITY_HEADERS if header[0] not in present]
@@ -379,14 +386,14 @@ class _Exchange:
         await self._send(message)
 
     async def fail(self, error: EspError) -> None:
-        """Send a problem, unless the response has begun."""
+        """Answer with a problem, unless an answer has begun."""
         self.timeout = None
         if not self.status:
             self.too_large = None
             await problem_response(error, self.scope["path"])(self.scope, self._receive, self.send)
 
     def observe(self) -> None:
-        """Count the request under its route's template: paths would create a series for each pump."""
+        """Count the request under its route's template: a path would make a series of each pump."""
         route = getattr(self.scope.get("route"), "path", "unmatched")
         method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
         _REQUESTS.labels(method, route, self.status).inc()
@@ -394,7 +401,7 @@ class _Exchange:
 
 
 class _Socket:
-    """One WebSocket; `on_accepted` is called with its scope once it is accepted."""
+    """One WebSocket, as it passes the edge. `on_accepted` is called with its scope when it is let in."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, on_accepted: Callable[[Scope], None]
@@ -408,7 +415,7 @@ class _Socket:
         self._ended = False
 
     async def send(self, message: Message) -> None:
-        """Forward the application's messages."""
+        """Pass on what the application says."""
         if message["type"] == "websocket.accept":
             self.accepted = True
             self._on_accepted(self.scope)
@@ -419,15 +426,18 @@ class _Socket:
         await self._send(message)
 
     def log_refusal(self, error: EspError) -> None:
-        """Log why a WebSocket was refused, since it has no problem document."""
+        """Say why nobody is served: a WebSocket has no place for a problem document."""
         log.info("socket.refused", path=_audited_object(self.scope), code=error.code, error_id=error.error_id)
 
     async def end(self, code: int | None) -> None:
-        """Close the connection unless the application or the other side already did."""
+        """Close the connection unless the application did; the other side may have closed it already."""
         if not self._ended:
             code = code or (_NORMAL_CLOSURE if self.accepted else _POLICY_VIOLATION)
             with suppress(RuntimeError, OSError):
                 await self._send({"type": "websocket.close", "code": code})
+
+
+# --- the application --------------------------------------------------------------------------------------
 
 
 def create_app(
@@ -444,12 +454,12 @@ def create_app(
     cors_origins: Sequence[str] = (),
     proxies: TrustedProxies | None = None,
 ) -> FastAPI:
-    """Return an application with `routers` under `/api/v1` behind the shared edge.
+    """Return an application with `routers` under `/api/v1` and everything of this page around them.
 
     Routes of `routers` guard themselves with `esp_common.auth.require`, `authenticated` or `PUBLIC`. `trail`
-    records every request, `limiter` limits requests per caller, a response begins within `request_timeout_s`,
-    and pages of `cors_origins` (empty: none) may use the API. `proxies`: trusted proxies (None: this machine
-    only).
+    takes note of every request, `limiter` counts those of each caller, an answer begins within
+    `request_timeout_s`, and pages of `cors_origins` (none: of no other origin) may use the API. `proxies` say
+    where requests come from (None: those on this machine).
     """
     app = FastAPI(
         title=title,

@@ -111,8 +111,7 @@ class Doctor:
     async def _storage(self) -> str:
         async with Blobs(self._settings) as blobs:
             await blobs.ensure()
-        account = "identity of the process" if self._settings.blob_account_url else "connection string"
-        return f"container {self._settings.blob_container}, by {account}"
+        return f"container {self._settings.blob_container}"
 
     async def _encryption(self) -> str:
         if self._settings.key is None:

@@ -26,7 +26,7 @@ from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from prometheus_client import Counter as Metric
 from prometheus_client import Gauge, Histogram
 
-from esp_ingest.domain.decode import Body, decode
+from esp_ingest.domain.decode import ARROW_TYPE, Body, decode
 from esp_ingest.domain.frozen import FrozenTracker
 from esp_ingest.domain.readings import Reason
 from esp_ingest.domain.registry import Registry
@@ -37,7 +37,6 @@ from esp_ingest.settings import MIB, IngestSettings
 from esp_ingest.store.batch import FlushCounts, StoreResult
 from esp_ingest.store.telemetry import TelemetryStore
 from esp_ingest.suspects import SUSPICIOUS, groups, risk_limit
-from esp_ingest.turns import about, gateway_of, select
 
 log = structlog.get_logger()
 
@@ -71,6 +70,10 @@ FIRST_PREFETCH: Final = 1
 POISON_PAUSE_S: Final = 1.0
 """Pause before a message that failed goes back, in case its trouble passes."""
 
+_ARROW_BYTES: Final = 200
+_JSON_BYTES: Final = 650
+"""What a reading of all channels takes: how large a flush is to be is no exact science."""
+
 _LOG_EVERY_S: Final = 10.0
 
 
@@ -89,6 +92,15 @@ class Assets(Protocol):
 
 class GivenBack(Exception):
     """The database has been away for so long that the messages went back to the queue."""
+
+
+def gateway_of(routing_key: str) -> str:
+    """Return the gateway that published under `telemetry.<gateway_id>[.<pump_id>]`.
+
+    MQTT topics come with slashes turned to dots, so this holds for them too.
+    """
+    parts = routing_key.split(".", 2)
+    return parts[1] if len(parts) > 1 else ""
 
 
 class Intake:
@@ -143,7 +155,7 @@ class Intake:
             self._waiting.append(delivery)
         size = len(delivery.body)
         self._bytes += size
-        self._readings += about(delivery)
+        self._readings += _about(delivery)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._settings.flush_ms / 1000, self._due.set)
@@ -222,24 +234,17 @@ class Intake:
             await self.queue.limit(fitting)
 
     def _take(self) -> list[Delivery]:
-        """Return the deliveries of the next flush; what is left is due as soon as there is a slot for it."""
-        taken, self._waiting = select(self._waiting, self._settings.flush_readings)
-        self._readings = sum(map(about, self._waiting))
-        if not self._waiting:
-            self._due.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-        return taken
+        deliveries, self._waiting = self._waiting, []
+        self._readings = 0
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return deliveries
 
     async def _flush_waiting(self) -> None:
-        """Start one flush: what comes while it waits for a slot takes part in the selection."""
-        await self._slots.acquire()
-        deliveries = self._take()
-        if deliveries:
-            self._start_in_slot(deliveries)
-        else:
-            self._slots.release()
+        for part in _parts(self._take(), self._settings.flush_readings):
+            await self._start(part)
 
     async def _flush_suspects(self) -> None:
         """Take what may be killing workers while nothing else is in a flush, a group at a time."""
@@ -252,9 +257,6 @@ class Intake:
 
     async def _start(self, deliveries: Sequence[Delivery]) -> None:
         await self._slots.acquire()
-        self._start_in_slot(deliveries)
-
-    def _start_in_slot(self, deliveries: Sequence[Delivery]) -> None:
         task = asyncio.create_task(self._flush(deliveries))
         self._flushing.add(task)
         task.add_done_callback(self._flushed)
@@ -391,8 +393,7 @@ class Intake:
         """
         log.warning("intake.paused", reason="database", effect="messages went back to the queue")
         await self.queue.pause(give_back=True)
-        self._release([*self._waiting, *self._suspects])
-        self._waiting.clear()
+        self._release([*self._take(), *self._suspects])
         self._suspects.clear()
         try:
             async for attempt in stamina.retry_context(
@@ -560,13 +561,18 @@ def _screen(bodies: Sequence[Body], registry: Registry, now_us: int) -> Screened
     return screen(decode(bodies), registry, now_us)
 
 
+def _about(delivery: Delivery) -> int:
+    """Return about how many readings a message holds, without reading it."""
+    return 1 + len(delivery.body) // (_ARROW_BYTES if delivery.content_type == ARROW_TYPE else _JSON_BYTES)
+
+
 def _parts(deliveries: Sequence[Delivery], readings: int) -> Iterator[Sequence[Delivery]]:
     """Split what waited while all slots were taken into flushes of about `readings`."""
     part: list[Delivery] = []
     size = 0
     for delivery in deliveries:
         part.append(delivery)
-        size += about(delivery)
+        size += _about(delivery)
         if size >= readings:
             yield part
             part, size = [], 0

@@ -35,11 +35,11 @@ from esp_ingest.domain.registry import Registry
 from esp_ingest.domain.scaling import RESOLUTIONS
 from esp_ingest.domain.screen import Screened, as_datetime, screen
 from esp_ingest.domain.verdicts import Refusal
+from esp_ingest.intake import gateway_of
 from esp_ingest.quarantine import body_of
 from esp_ingest.store import operations
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.batch import Key
-from esp_ingest.turns import gateway_of
 
 _CHUNK: Final = 5_000
 _END_OF_TIME_US: Final = 2**62

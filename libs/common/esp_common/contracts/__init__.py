@@ -1,1 +1,1 @@
-"""Message formats shared by services and gateways: channels, readings, Arrow batches, events."""
+"""What services and gateways say to each other: channels, readings, Arrow batches, events."""

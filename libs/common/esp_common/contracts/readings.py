@@ -1,4 +1,4 @@
-"""Readings as columns: the in-memory form of telemetry that services and gateways share."""
+"""Readings as columns: the one in-memory shape of telemetry that services and gateways exchange."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,16 +9,16 @@ import numpy.typing as npt
 from esp_common.contracts.channels import CHANNEL_COUNT
 
 RUNNING_ABSENT: Final = -1
-"""`Readings.running` of a reading without that state."""
+"""Value of `Readings.running` where the reading did not carry the state."""
 
 TRIP_CODE_ABSENT: Final = np.iinfo(np.int32).min
-"""`Readings.trip_code` of a reading without a code."""
+"""Value of `Readings.trip_code` where the reading did not carry a code."""
 
 API_GATEWAY: Final = "_api"
-"""Gateway id of readings posted with a key that belongs to no gateway; reserved."""
+"""The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
 
 JUDGED_HEADER: Final = "esp-judged-us"
-"""Header with the time at which the ingest API judged the readings, in microseconds since 1970 UTC."""
+"""Header of a message of the ingest API: when it judged the readings, in microseconds since 1970 UTC."""
 
 FloatMatrix = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Readings:
         return len(self.time_us)
 
     def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Readings":
-        """Return the readings selected by `index` (positions or a mask), in its order."""
+        """Return the readings that `index` (positions or a mask) selects, in its order."""
         return Readings(
             self.pump_id[index],
             self.time_us[index],
@@ -58,7 +58,7 @@ class Readings:
 
 
 def empty_readings(n: int) -> Readings:
-    """Return n readings without values, all at the epoch with an empty pump id."""
+    """Return n readings in which nothing is measured, all at the epoch with an empty pump id."""
     return Readings(
         pump_id=np.full(n, "", dtype=object),
         time_us=np.zeros(n, dtype=np.int64),

@@ -1,1 +1,1 @@
-"""Helpers shared by capabilities: request types, response cache, times."""
+"""Helpers that several capabilities share: answers, cache, times."""

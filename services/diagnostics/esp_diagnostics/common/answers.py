@@ -1,9 +1,8 @@
-"""Request types shared by the routes."""
+"""Ids that the routes share."""
 
 from typing import Annotated, Final
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict
 
 NO_NUL: Final = "^[^\\u0000]+$"
 PumpId = Annotated[
@@ -18,9 +17,3 @@ FieldFilter = Annotated[
 PumpFilter = Annotated[
     str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this pump.")
 ]
-
-
-class RequestBody(BaseModel):
-    """Request body that rejects unknown fields."""
-
-    model_config = ConfigDict(extra="forbid")

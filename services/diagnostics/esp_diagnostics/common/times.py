@@ -1,4 +1,4 @@
-"""Convert between microseconds since 1970 (UTC), as used by the core, and datetimes."""
+"""Times as the core has them, microseconds since 1970 (UTC), and as the database has them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,5 +13,5 @@ def as_us(time: datetime) -> int:
 
 
 def as_time(time_us: int) -> datetime:
-    """Return the datetime (UTC) of microseconds since 1970."""
+    """Return the instant, UTC."""
     return _EPOCH + timedelta(microseconds=int(time_us))

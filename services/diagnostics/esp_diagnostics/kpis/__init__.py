@@ -1,1 +1,1 @@
-"""Key figures: uptime, run life, production, energy and health."""
+"""Run life, downtime and other key figures."""

@@ -1,1 +1,1 @@
-"""Registered pumps: nameplates copied from ingest, and user settings."""
+"""The pumps that ingest registers, as diagnostics knows them."""

@@ -4,110 +4,30 @@ import json
 import os
 import signal
 import ssl
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import httpx
 import paho.mqtt.client as mqtt
 import psutil
-import psycopg
 import pytest
 from aiormq.exceptions import ChannelAccessRefused, ProbableAuthenticationError
 from esp_common import topology
 from esp_common.auth import new_api_key
 from esp_common.errors import EspError
 from esp_common.messaging import Publisher
-from esp_gateway.link import with_credentials
 from readable import files_readable_by, readable_by
+from stacks import Stack, eventually
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("esp-stack")
-GUARD = 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; exec "$1" clean'
 KEYS = {
     *("http", "ca_file", "amqp", "postgres", "mqtt", "redis", "blob", "vault", "prometheus", "admin"),
-    *("api_key", "gateway", "engine", "processes"),
+    *("api_key", "gateway", "engine", "processes", "kind"),
 }
 PUBLIC = {
     *("ca.pem", "env", "layout", "lock", "ports.json", "simulated-field.yaml", "supervisord.pid"),
 }
 """Files of the stack that every account may read: none of them holds a secret."""
 
-pytestmark = pytest.mark.timeout(600)
-
-
-class NativeStack:
-    """A stack in a folder of its own, on ports of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "ESP_STACK_FOLDER": str(folder)}
-
-    def make(self, target: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = ["make", target, f"STACK={self.folder}", "HISTORY=0"]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"make {target}:\n{done.stdout}\n{done.stderr}"
-        return done
-
-    @property
-    def endpoints(self) -> dict:
-        return json.loads((self.folder / "endpoints.json").read_text())
-
-    @property
-    def trust(self) -> ssl.SSLContext:
-        """What a client needs to believe the stack's servers."""
-        return ssl.create_default_context(cafile=self.endpoints["ca_file"])
-
-    def http(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.endpoints["http"], verify=self.trust, **{"timeout": 30, **options})
-
-    def gateway_url(self, key: str) -> str:
-        """The broker's address with the engineer's gateway's id and `key`."""
-        return with_credentials(self.endpoints["amqp"], self.endpoints["gateway"]["id"], key)
-
-    def query(self, statement: str) -> object:
-        with psycopg.connect(self.endpoints["postgres"]) as connection:
-            return connection.execute(statement).fetchone()[0]
-
-    def processes(self) -> list[psutil.Process]:
-        """Every process that works in the stack's folder, whoever started it."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                place = f"{process.cwd()} {' '.join(process.cmdline())}"
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if f"{self.folder}" in place and process.pid != self.guard.pid:
-                found.append(process)
-        return found
-
-    def watch_over(self) -> None:
-        """Have the stack removed even if this process is killed."""
-        self.guard = subprocess.Popen(
-            ["sh", "-c", GUARD, str(os.getpid()), str(COMMAND)],
-            env=self.environment,
-            start_new_session=True,
-        )
-
-
-def eventually(holds: Callable[[], object], what: str, timeout_s: float = 90) -> None:
-    deadline = monotonic() + timeout_s
-    while not holds():
-        assert monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        sleep(0.2)
-
-
-@pytest.fixture(scope="module")
-def stack(server_home: Path) -> Iterator[NativeStack]:
-    stack = NativeStack(server_home / "e2e" / ".stack")
-    stack.watch_over()
-    stack.make("up")
-    yield stack
-    stack.make("clean")
-    stack.guard.kill()
-    stack.guard.wait()
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_readings_of_fifty_pumps_arrive_in_the_store(stack):
@@ -115,6 +35,17 @@ def test_readings_of_fifty_pumps_arrive_in_the_store(stack):
         lambda: stack.query("SELECT count(DISTINCT pump_no) FROM ingest.telemetry") == 50,
         "50 pumps in the store",
     )
+
+
+def test_readings_are_judged(stack):
+    key = {"Authorization": f"Bearer {stack.endpoints['api_key']}"}
+    with stack.http() as client:
+
+        def states() -> list[str]:
+            fleet = client.get("/api/v1/fleet", params={"limit": 100}, headers=key).raise_for_status().json()
+            return [pump["state"] for pump in fleet["items"]]
+
+        eventually(lambda: len(states()) == 50 and "unknown" not in states(), "a state of every pump")
 
 
 def test_endpoints_name_every_part_for_the_owner_only(stack):
@@ -182,7 +113,7 @@ def test_a_gateway_publishes_by_mqtt_with_its_key_only(stack):
     assert mqtt_publish(stack, gateway["id"], new_api_key("gw-demo")) != "Success"
 
 
-def mqtt_publish(stack: NativeStack, gateway_id: str, key: str) -> str:
+def mqtt_publish(stack: Stack, gateway_id: str, key: str) -> str:
     """Publish readings as a gateway; return how the broker answered the connection."""
     answers: list[str] = []
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{gateway_id}:test")
@@ -203,6 +134,7 @@ def mqtt_publish(stack: NativeStack, gateway_id: str, key: str) -> str:
     return answers[0]
 
 
+@pytest.mark.native
 def test_the_broker_has_no_gateways_of_its_own(stack):
     ports = json.loads((stack.folder / "ports.json").read_text())
     amqp = httpx.URL(stack.endpoints["amqp"])
@@ -211,6 +143,7 @@ def test_the_broker_has_no_gateways_of_its_own(stack):
     assert {user["name"] for user in users} == {"admin", "session-keeper", *topology.SERVICES}
 
 
+@pytest.mark.native
 def test_services_work_with_logins_that_the_vault_made(stack):
     applications = ("esp-auth api", "esp-auth worker", "esp-ingest api", "esp-ingest worker")
     listed = ",".join(f"'{name}'" for name in (*applications, "esp-ingest maintenance"))
@@ -239,6 +172,7 @@ def test_services_work_with_logins_that_the_vault_made(stack):
         assert client.get("/health/ready").json()["vault"] == "ok"
 
 
+@pytest.mark.native
 def test_status_shows_every_process_ready_and_what_flows(stack):
     output = stack.make("status").stdout
     assert all(name in output for name in stack.endpoints["processes"])
@@ -254,6 +188,7 @@ def test_a_second_up_changes_nothing(stack):
     assert stack.endpoints == before
 
 
+@pytest.mark.native
 def test_whatever_holds_a_secret_is_for_its_owner_only(stack):
     secrets = [
         value.encode() for value in json.loads((stack.folder / "credentials.json").read_text()).values()
@@ -266,6 +201,7 @@ def test_whatever_holds_a_secret_is_for_its_owner_only(stack):
     assert [path for path in holders if path.stat().st_mode & 0o077] == []
 
 
+@pytest.mark.native
 def test_no_process_can_read_a_file_or_the_environment_of_another_account(stack):
     users = {name: psutil.Process(pid).username() for name, pid in stack.endpoints["processes"].items()}
     del users["endpoints"]
@@ -284,17 +220,19 @@ def test_no_process_can_read_a_file_or_the_environment_of_another_account(stack)
         assert readable_by(user, [Path(f"/proc/{pid}/environ") for pid in others]) == set()
 
 
+@pytest.mark.native
 def test_no_secret_is_in_a_command_line_an_environment_or_a_log(stack):
     credentials = json.loads((stack.folder / "credentials.json").read_text())
     secrets = {*credentials.values(), stack.endpoints["vault"]["token"], stack.endpoints["api_key"]}
     seen = {log.name: log.read_text(errors="replace") for log in (stack.folder / "logs").iterdir()}
-    for process in stack.processes():
+    for process in stack.running():
         seen[f"command line of {process.name()}"] = " ".join(process.cmdline())
         seen[f"environment of {process.name()}"] = " ".join(process.environ().values())
     assert len(seen) > 20
     assert [place for place, text in seen.items() if any(secret in text for secret in secrets)] == []
 
 
+@pytest.mark.native
 def test_every_process_comes_back_after_a_kill(stack):
     for name, pid in stack.endpoints["processes"].items():
         os.kill(pid, signal.SIGKILL)
@@ -302,9 +240,10 @@ def test_every_process_comes_back_after_a_kill(stack):
     eventually(lambda: stack.make("status", check=False).returncode == 0, "all ready again", 180)
 
 
+@pytest.mark.native
 def test_a_killed_supervisor_leaves_nothing_running_and_up_recovers(stack):
     os.kill(int((stack.folder / "supervisord.pid").read_text()), signal.SIGKILL)
-    eventually(lambda: not stack.processes(), "no process of the stack")
+    eventually(lambda: not stack.running(), "no process of the stack")
     stack.make("up")
     assert stack.make("status").returncode == 0
 
@@ -312,7 +251,7 @@ def test_a_killed_supervisor_leaves_nothing_running_and_up_recovers(stack):
 def test_down_leaves_the_data_and_no_process(stack):
     stored = stack.query("SELECT count(*) FROM ingest.telemetry")
     stack.make("down")
-    assert stack.processes() == []
+    assert stack.running() == []
     assert stack.make("status", check=False).returncode != 0
     stack.make("up")
     assert stack.query("SELECT count(*) FROM ingest.telemetry") >= stored > 0
@@ -320,5 +259,5 @@ def test_down_leaves_the_data_and_no_process(stack):
 
 def test_clean_removes_everything(stack):
     stack.make("clean")
-    assert stack.processes() == []
+    assert stack.running() == []
     assert not stack.folder.exists()
