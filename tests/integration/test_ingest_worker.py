@@ -225,6 +225,27 @@ async def test_readings_of_every_form_are_stored_and_announced(site: Field) -> N
     }  # fmt: skip
 
 
+async def test_backlog_of_a_gateway_does_not_delay_the_reading_of_another(site: Field) -> None:
+    async with site.worker(flush_readings=2, flushes_in_flight=1):
+        await site.send(site.reading())  # the first message settles how many are sent ahead
+        await site.drained()
+        site.announced.clear()
+        async with site.admin.acquire() as connection, connection.transaction():
+            await connection.execute("LOCK TABLE ingest.telemetry IN SHARE ROW EXCLUSIVE MODE")
+            for _ in range(8):
+                await site.send([site.reading() for _ in range(10)])
+            await site.send(site.reading("P2"), "gw-02")
+            await until(lambda: _is_empty(site), "the worker holds all messages")
+        await site.drained()
+    fields = [message.routing_key for message in site.announced]
+    assert len(fields) == 9
+    assert fields.index("telemetry.south") <= 2
+
+
+async def _is_empty(site: Field) -> bool:
+    return await site.ready(topology.INGEST_TELEMETRY) == 0
+
+
 async def test_the_trace_of_a_message_goes_on_with_what_was_accepted_of_it(site: Field) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with site.worker():
