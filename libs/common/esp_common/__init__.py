@@ -1,1 +1,3 @@
-"""What every service of the platform shares; it knows no service."""
+"""Code that the platform's services share; it imports no service."""
+
+__version__ = "0.2.0"

@@ -28,10 +28,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from esp_common import __version__
 from esp_common.api_docs import docs_router
 from esp_common.audit import ORIGIN, AuditTrail, Origin, Outcome
 from esp_common.auth import Authenticated, CredentialVerifier, Principal
 from esp_common.client_address import TrustedProxies
+from esp_common.deprecation import deprecation_headers
 from esp_common.errors import EspError, InvalidInput, RateLimited, TooLarge, Unauthenticated, Unavailable
 from esp_common.health import Health
 from esp_common.rate_limit import RateLimiter
@@ -382,6 +384,7 @@ class _Exchange:
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
             headers += [header for header in SECURITY_HEADERS if header[0] not in present]
+            headers += deprecation_headers(self.scope)
             message = {**message, "headers": [*headers, (b"x-request-id", self._request_id.encode())]}
         await self._send(message)
 
@@ -463,6 +466,7 @@ def create_app(
     """
     app = FastAPI(
         title=title,
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -484,7 +488,7 @@ def create_app(
             allow_origins=list(cors_origins),
             allow_methods=sorted(_METHODS),
             allow_headers=_CORS_HEADERS,
-            expose_headers=["Retry-After", "X-Request-ID"],
+            expose_headers=["Deprecation", "Link", "Retry-After", "Sunset", "X-Request-ID"],
         )
     app.add_middleware(
         Edge,
