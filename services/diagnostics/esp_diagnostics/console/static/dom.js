@@ -21,15 +21,19 @@ function fill(element, properties, children) {
     else if (name === "value") element.value = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
 /** Puts `children` in the place of what `element` holds; the focus stays at the same place in it. */
 export function put(element, ...children) {
   const way = wayTo(element, document.activeElement);
-  element.replaceChildren(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
-  if (way) way.reduce((place, index) => place?.children[index], element)?.focus({preventScroll: true});
+  element.replaceChildren(
+    ...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false),
+  );
+  if (way) way.reduce((place, index) => place?.children[index], element)?.focus({ preventScroll: true });
   return element;
 }
 
@@ -37,7 +41,8 @@ export function put(element, ...children) {
 function wayTo(element, inner) {
   if (inner === element || !element.contains(inner)) return null;
   const way = [];
-  for (let at = inner; at !== element; at = at.parentElement) way.unshift([...at.parentElement.children].indexOf(at));
+  for (let at = inner; at !== element; at = at.parentElement)
+    way.unshift([...at.parentElement.children].indexOf(at));
   return way;
 }
 
@@ -55,21 +60,44 @@ export function words(name) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-const UNITS = {degC: "°C", g_0: "g", Mohm: "MΩ", dimensionless: "", percent: "%", "oil_bbl/day": "bpd", psi: "psi"};
+const UNITS = {
+  degC: "°C",
+  g_0: "g",
+  Mohm: "MΩ",
+  dimensionless: "",
+  percent: "%",
+  "oil_bbl/day": "bpd",
+  psi: "psi",
+};
 
 /** Returns a unit as people write it. */
 export const unitOf = unit => UNITS[unit] ?? unit ?? "";
 
 const NAMES = {
-  intake_pressure_psi: "Intake pressure", discharge_pressure_psi: "Discharge pressure",
-  intake_temp_c: "Intake temperature", motor_temp_c: "Motor temperature", vibration_x_g: "Vibration x",
-  vibration_y_g: "Vibration y", leakage_current_ma: "Leakage current",
-  insulation_resistance_mohm: "Insulation resistance", frequency_hz: "Frequency", motor_current_a: "Motor current",
-  current_a_a: "Current A", current_b_a: "Current B", current_c_a: "Current C", motor_voltage_v: "Motor voltage",
-  power_factor: "Power factor", active_power_kw: "Active power", motor_load_pct: "Motor load",
-  drive_temp_c: "Drive temperature", wellhead_pressure_psi: "Wellhead pressure",
-  casing_pressure_psi: "Casing pressure", wellhead_temp_c: "Wellhead temperature", flow_rate_bpd: "Flow rate",
-  water_cut_pct: "Water cut", choke_pct: "Choke",
+  intake_pressure_psi: "Intake pressure",
+  discharge_pressure_psi: "Discharge pressure",
+  intake_temp_c: "Intake temperature",
+  motor_temp_c: "Motor temperature",
+  vibration_x_g: "Vibration x",
+  vibration_y_g: "Vibration y",
+  leakage_current_ma: "Leakage current",
+  insulation_resistance_mohm: "Insulation resistance",
+  frequency_hz: "Frequency",
+  motor_current_a: "Motor current",
+  current_a_a: "Current A",
+  current_b_a: "Current B",
+  current_c_a: "Current C",
+  motor_voltage_v: "Motor voltage",
+  power_factor: "Power factor",
+  active_power_kw: "Active power",
+  motor_load_pct: "Motor load",
+  drive_temp_c: "Drive temperature",
+  wellhead_pressure_psi: "Wellhead pressure",
+  casing_pressure_psi: "Casing pressure",
+  wellhead_temp_c: "Wellhead temperature",
+  flow_rate_bpd: "Flow rate",
+  water_cut_pct: "Water cut",
+  choke_pct: "Choke",
 };
 
 /** Returns a channel as people call it. */
@@ -81,16 +109,20 @@ export function num(value, digits) {
   const number = Number(value);
   const size = Math.abs(number);
   const places = digits ?? (size >= 1000 || size === 0 ? 0 : size >= 100 ? 0 : size >= 10 ? 1 : 2);
-  return number.toLocaleString("en", {minimumFractionDigits: 0, maximumFractionDigits: places});
+  return number.toLocaleString("en", { minimumFractionDigits: 0, maximumFractionDigits: places });
 }
 
 /** Returns a share as a percentage. */
-export const percent = share => (share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`);
+export const percent = share =>
+  share === null || share === undefined ? "–" : `${Math.round(share * 100)} %`;
 
 /** Returns a time as `2026-05-01 13:05` UTC, with seconds if asked; a dash for none. */
 export function when(time, seconds = false) {
   if (!time) return "–";
-  return new Date(time).toISOString().replace("T", " ").slice(0, seconds ? 19 : 16);
+  return new Date(time)
+    .toISOString()
+    .replace("T", " ")
+    .slice(0, seconds ? 19 : 16);
 }
 
 /** Returns a span in seconds as `3 d 4 h`. */
@@ -107,66 +139,88 @@ export function lasting(seconds) {
 export const ago = time => (time ? lasting((Date.now() - new Date(time).getTime()) / 1000) : "–");
 
 /** Returns who did something: `me` as you, another user's id shortened. */
-export const whoIs = (actor, me) => (actor === me.id ? "you" : String(actor).replace(/^([0-9a-f]{8})-[0-9a-f-]{27}$/, "user $1"));
+export const whoIs = (actor, me) =>
+  actor === me.id ? "you" : String(actor).replace(/^([0-9a-f]{8})-[0-9a-f-]{27}$/, "user $1");
 
 /** Returns an element that shows an instant as its age, with the instant itself as its title. */
-export const age = time => h("time", {datetime: time, title: `${when(time, true)} UTC`}, time ? `${ago(time)} ago` : "–");
+export const age = time =>
+  h("time", { datetime: time, title: `${when(time, true)} UTC` }, time ? `${ago(time)} ago` : "–");
 
 // --- parts ---------------------------------------------------------------------------------------------
 
 /** Returns a severity as a shape and a word: not by colour alone. */
 export const badge = (severity, text) =>
-  h("span", {class: `badge ${severity ?? "none"}`}, h("i", {"aria-hidden": "true"}), text ?? words(severity ?? "none"));
+  h(
+    "span",
+    { class: `badge ${severity ?? "none"}` },
+    h("i", { "aria-hidden": "true" }),
+    text ?? words(severity ?? "none"),
+  );
 
 /** Returns a pump's state. */
-export const stateTag = state => h("span", {class: `state ${state ?? "unknown"}`}, h("i", {"aria-hidden": "true"}), state ?? "unknown");
+export const stateTag = state =>
+  h("span", { class: `state ${state ?? "unknown"}` }, h("i", { "aria-hidden": "true" }), state ?? "unknown");
 
 /** Returns a bar filled to `share`, with what it shows as its label. */
 export function bar(share, label, kind = "") {
-  const filled = h("i", {style: {width: `${Math.round(100 * Math.min(1, Math.max(0, share ?? 0)))}%`}});
-  return h("span", {class: `bar ${kind}`, role: "img", "aria-label": label, title: label}, filled);
+  const filled = h("i", { style: { width: `${Math.round(100 * Math.min(1, Math.max(0, share ?? 0)))}%` } });
+  return h("span", { class: `bar ${kind}`, role: "img", "aria-label": label, title: label }, filled);
 }
 
 /** Returns a button. */
-export const button = (label, onclick, properties = {}) => h("button", {type: "button", onclick, ...properties}, label);
+export const button = (label, onclick, properties = {}) =>
+  h("button", { type: "button", onclick, ...properties }, label);
 
 /** Returns a labelled control. */
 export const field = (label, control, hint) =>
-  h("label", {class: "field"}, h("span", {}, label), control, hint && h("small", {}, hint));
+  h("label", { class: "field" }, h("span", {}, label), control, hint && h("small", {}, hint));
 
 /** Returns a panel with a heading. */
 export const panel = (title, properties, ...children) =>
-  h("section", {class: "panel", "aria-label": title, ...properties}, h("header", {}, h("h2", {}, title)), ...children);
+  h(
+    "section",
+    { class: "panel", "aria-label": title, ...properties },
+    h("header", {}, h("h2", {}, title)),
+    ...children,
+  );
 
 /** Returns what can be unfolded; `opened` (a Set) remembers by `key` what is, over the next drawing. */
 export function fold(opened, key, summary, ...children) {
   const ontoggle = event => (event.target.open ? opened.add(key) : opened.delete(key));
-  return h("details", {open: opened.has(key), ontoggle}, h("summary", {}, summary), ...children);
+  return h("details", { open: opened.has(key), ontoggle }, h("summary", {}, summary), ...children);
 }
 
 /** Returns what is shown where there is nothing, or where something went wrong. */
-export const note = (text, kind = "") => h("p", {class: `note ${kind}`, role: kind === "bad" ? "alert" : null}, text);
+export const note = (text, kind = "") =>
+  h("p", { class: `note ${kind}`, role: kind === "bad" ? "alert" : null }, text);
 
 /** Shows a message for a few seconds, for readers of the screen as well. */
 export function say(text, kind = "") {
   let place = document.querySelector(".toasts");
-  if (!place) document.body.append((place = h("div", {class: "toasts", role: "status", "aria-live": "polite"})));
-  const toast = h("p", {class: kind}, text);
+  if (!place) {
+    place = h("div", { class: "toasts", role: "status", "aria-live": "polite" });
+    document.body.append(place);
+  }
+  const toast = h("p", { class: kind }, text);
   place.append(toast);
   setTimeout(() => toast.remove(), kind === "bad" ? 9000 : 4000);
 }
 
 /** Asks in a dialog; `parts` are inside of its form. Resolves with the form's data, null when it is left. */
-export const ask = (title, confirm, ...parts) => open(title, parts, dialog =>
-  [button("Cancel", () => dialog.close()), h("button", {type: "submit", class: "primary"}, confirm)]);
+export const ask = (title, confirm, ...parts) =>
+  open(title, parts, dialog => [
+    button("Cancel", () => dialog.close()),
+    h("button", { type: "submit", class: "primary" }, confirm),
+  ]);
 
 /** Shows `parts` in a dialog. Resolves when it is left. */
-export const show = (title, ...parts) => open(title, parts, () => [h("button", {type: "submit", class: "primary", autofocus: true}, "Done")]);
+export const show = (title, ...parts) =>
+  open(title, parts, () => [h("button", { type: "submit", class: "primary", autofocus: true }, "Done")]);
 
 function open(title, parts, buttons) {
   return new Promise(resolve => {
-    const form = h("form", {method: "dialog"}, h("h2", {}, title), ...parts);
-    const dialog = h("dialog", {"aria-label": title}, form);
+    const form = h("form", { method: "dialog" }, h("h2", {}, title), ...parts);
+    const dialog = h("dialog", { "aria-label": title }, form);
     let answer = null;
     form.addEventListener("submit", event => {
       event.preventDefault();

@@ -29,26 +29,33 @@ export const accessToken = () => tokens?.access_token ?? null;
 export const duties = () => tokens?.must ?? [];
 
 async function send(method, path, body, token, signal) {
-  const headers = {Accept: "application/json"};
+  const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (token) headers.Authorization = `Bearer ${token}`;
   let answer;
   try {
     const text = body === undefined ? undefined : JSON.stringify(body);
-    answer = await fetch(API + path, {method, headers, body: text, signal, credentials: "omit", cache: "no-store"});
+    answer = await fetch(API + path, {
+      method,
+      headers,
+      body: text,
+      signal,
+      credentials: "omit",
+      cache: "no-store",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, {title: "The platform does not answer", code: "no-answer"});
+    throw new Problem(0, { title: "The platform does not answer", code: "no-answer" });
   }
   if (answer.status === 204) return null;
-  const document = await answer.json().catch(() => ({title: answer.statusText}));
+  const document = await answer.json().catch(() => ({ title: answer.statusText }));
   if (!answer.ok) throw new Problem(answer.status, document);
   return document;
 }
 
 /** Asks the API as the user who is logged in. Raises Problem; logs out when the session is over. */
-export async function api(method, path, body, {signal} = {}) {
-  if (!tokens) throw new Problem(401, {title: "Logged out"});
+export async function api(method, path, body, { signal } = {}) {
+  if (!tokens) throw new Problem(401, { title: "Logged out" });
   if (Date.now() > expiresAt - AHEAD_S * 1000) await refresh();
   try {
     return await send(method, path, body, accessToken(), signal);
@@ -73,7 +80,7 @@ export function get(path, query = {}, options) {
 
 /** Logs in. Raises Problem with code `totp-required` when a code is wanted as well. */
 export async function logIn(username, password, totp) {
-  keep(await send("POST", "/auth/login", {username, password, ...(totp ? {totp} : {})}));
+  keep(await send("POST", "/auth/login", { username, password, ...(totp ? { totp } : {}) }));
   changes.dispatchEvent(new Event("in"));
 }
 
@@ -84,9 +91,9 @@ export function refresh() {
 }
 
 async function renew() {
-  if (!tokens) throw new Problem(401, {title: "Logged out"});
+  if (!tokens) throw new Problem(401, { title: "Logged out" });
   try {
-    keep(await send("POST", "/auth/refresh", {refresh_token: tokens.refresh_token}));
+    keep(await send("POST", "/auth/refresh", { refresh_token: tokens.refresh_token }));
     changes.dispatchEvent(new Event("renewed"));
   } catch (error) {
     if (error.status === 401 || error.status === 403) forget();

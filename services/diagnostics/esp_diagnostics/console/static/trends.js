@@ -1,13 +1,39 @@
 // Trends: one lane for each unit, drawn on a canvas; all lanes share the time axis.
 
-import {channelName, h, num, put, unitOf, when} from "./dom.js";
+import { channelName, h, num, put, unitOf, when } from "./dom.js";
 
-const LEFT = 62, RIGHT = 12, TOP = 8, AXIS = 22, GAP = 10, LANE = 118;
-const MINUTE = 60e3, HOUR = 3600e3, DAY = 86400e3;
-const STEPS = [1e3, 5e3, 15e3, 30e3, MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR,
-  12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 90 * DAY];
+const LEFT = 62,
+  RIGHT = 12,
+  TOP = 8,
+  AXIS = 22,
+  GAP = 10,
+  LANE = 118;
+const MINUTE = 60e3,
+  HOUR = 3600e3,
+  DAY = 86400e3;
+const STEPS = [
+  1e3,
+  5e3,
+  15e3,
+  30e3,
+  MINUTE,
+  5 * MINUTE,
+  15 * MINUTE,
+  30 * MINUTE,
+  HOUR,
+  3 * HOUR,
+  6 * HOUR,
+  12 * HOUR,
+  DAY,
+  2 * DAY,
+  7 * DAY,
+  14 * DAY,
+  30 * DAY,
+  90 * DAY,
+];
 const LEAST_SHARE = 0.03;
-const SHORTEST = 30e3, LONGEST = 3 * 366 * DAY;
+const SHORTEST = 30e3,
+  LONGEST = 3 * 366 * DAY;
 
 /**
  * A chart of channels over time. `onview(from, to)` is called, times in ms, when the user has moved to a span
@@ -22,9 +48,9 @@ export class Trends {
     this.from = this.to = 0;
     this.cursor = null;
     this.hidden = new Set();
-    this.canvas = h("canvas", {tabindex: "0", role: "img"});
-    this.legend = h("div", {class: "legend"});
-    this.element = h("div", {class: "trends"}, this.canvas, this.legend);
+    this.canvas = h("canvas", { tabindex: "0", role: "img" });
+    this.legend = h("div", { class: "legend" });
+    this.element = h("div", { class: "trends" }, this.canvas, this.legend);
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.element);
     this.#listen();
@@ -71,7 +97,10 @@ export class Trends {
     const lanes = this.lanes;
     const height = TOP + Math.max(1, lanes.length) * (LANE + GAP) + AXIS;
     const scale = window.devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * scale) || this.canvas.height !== Math.round(height * scale)) {
+    if (
+      this.canvas.width !== Math.round(width * scale) ||
+      this.canvas.height !== Math.round(height * scale)
+    ) {
       this.canvas.width = Math.round(width * scale);
       this.canvas.height = Math.round(height * scale);
       this.canvas.style.height = `${height}px`;
@@ -160,7 +189,7 @@ export class Trends {
   }
 
   #drawLine(pen, series, y, colour) {
-    const {times, min, max} = series;
+    const { times, min, max } = series;
     const values = series.value ?? series.avg;
     if (min && max) {
       pen.fillStyle = colour;
@@ -186,13 +215,15 @@ export class Trends {
   }
 
   #range(series) {
-    let low = Infinity, high = -Infinity;
+    let low = Infinity,
+      high = -Infinity;
     for (const each of series) {
       if (this.hidden.has(each.name)) continue;
       const values = each.value ?? each.avg;
       for (let i = 0; i < each.times.length; i++) {
         if (each.times[i] < this.from || each.times[i] > this.to) continue;
-        const bottom = each.min?.[i] ?? values[i], top = each.max?.[i] ?? values[i];
+        const bottom = each.min?.[i] ?? values[i],
+          top = each.max?.[i] ?? values[i];
         if (bottom !== null && bottom < low) low = bottom;
         if (top !== null && top > high) high = top;
       }
@@ -205,7 +236,7 @@ export class Trends {
   }
 
   #drawMarks(pen, ink, height) {
-    for (const {time, severity} of this.marks) {
+    for (const { time, severity } of this.marks) {
       if (time < this.from || time > this.to) continue;
       const x = Math.round(this.x(time)) + 0.5;
       pen.strokeStyle = ink(severity);
@@ -237,16 +268,26 @@ export class Trends {
   }
 
   #drawLegend(ink) {
-    const entries = this.lanes.flatMap(([, series]) => series).map((series, index) => {
-      const i = this.cursor === null ? lastWith(series) : nearest(series.times, this.cursor);
-      const value = (series.value ?? series.avg)[i];
-      const unit = unitOf(this.units.get(series.name));
-      return h("button", {
-        type: "button", "aria-pressed": String(!this.hidden.has(series.name)),
-        title: `Show or hide ${channelName(series.name)}`, onclick: () => this.#toggle(series.name),
-      }, h("i", {style: {background: ink(`series-${index % 8}`)}}), channelName(series.name), h("b", {}, `${num(value)} ${unit}`));
-    });
-    const at = this.cursor === null ? null : h("span", {class: "at"}, `${when(this.cursor, true)} UTC`);
+    const entries = this.lanes
+      .flatMap(([, series]) => series)
+      .map((series, index) => {
+        const i = this.cursor === null ? lastWith(series) : nearest(series.times, this.cursor);
+        const value = (series.value ?? series.avg)[i];
+        const unit = unitOf(this.units.get(series.name));
+        return h(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": String(!this.hidden.has(series.name)),
+            title: `Show or hide ${channelName(series.name)}`,
+            onclick: () => this.#toggle(series.name),
+          },
+          h("i", { style: { background: ink(`series-${index % 8}`) } }),
+          channelName(series.name),
+          h("b", {}, `${num(value)} ${unit}`),
+        );
+      });
+    const at = this.cursor === null ? null : h("span", { class: "at" }, `${when(this.cursor, true)} UTC`);
     put(this.legend, entries, at);
   }
 
@@ -258,10 +299,10 @@ export class Trends {
   // --- the user's hands ---
 
   #listen() {
-    const {canvas} = this;
+    const { canvas } = this;
     let held = null;
     canvas.addEventListener("pointerdown", event => {
-      held = {x: event.offsetX, from: this.from, to: this.to};
+      held = { x: event.offsetX, from: this.from, to: this.to };
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener("pointermove", event => {
@@ -280,10 +321,14 @@ export class Trends {
       this.cursor = null;
       this.draw();
     });
-    canvas.addEventListener("wheel", event => {
-      event.preventDefault();
-      this.#zoom(event.deltaY > 0 ? 1.25 : 0.8, this.time(event.offsetX));
-    }, {passive: false});
+    canvas.addEventListener(
+      "wheel",
+      event => {
+        event.preventDefault();
+        this.#zoom(event.deltaY > 0 ? 1.25 : 0.8, this.time(event.offsetX));
+      },
+      { passive: false },
+    );
     canvas.addEventListener("dblclick", () => this.onview(null, null));
     canvas.addEventListener("keydown", event => this.#key(event));
   }
@@ -295,8 +340,12 @@ export class Trends {
       this.#moved();
     };
     const acts = {
-      ArrowLeft: () => pan(-0.2), ArrowRight: () => pan(0.2), Home: () => this.onview(null, null),
-      "+": () => this.#zoom(0.7), "=": () => this.#zoom(0.7), "-": () => this.#zoom(1.4),
+      ArrowLeft: () => pan(-0.2),
+      ArrowRight: () => pan(0.2),
+      Home: () => this.onview(null, null),
+      "+": () => this.#zoom(0.7),
+      "=": () => this.#zoom(0.7),
+      "-": () => this.#zoom(1.4),
     };
     if (acts[event.key]) {
       event.preventDefault();
@@ -347,7 +396,8 @@ function typicalStep(times) {
 }
 
 function nearest(times, time) {
-  let low = 0, high = times.length - 1;
+  let low = 0,
+    high = times.length - 1;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (times[middle] < time) low = middle + 1;
@@ -369,5 +419,5 @@ export function niceTicks(low, high, count) {
   const step = [1, 2, 5, 10].map(factor => factor * power).find(each => each >= rough);
   const ticks = [];
   for (let n = Math.ceil(low / step); n * step <= high + step * 1e-9; n++) ticks.push(n * step || 0);
-  return Object.assign(ticks, {places: Math.max(0, -Math.floor(Math.log10(step) + 1e-9))});
+  return Object.assign(ticks, { places: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) });
 }
