@@ -7,12 +7,14 @@ export ESP_STACK_FOLDER := $(abspath $(STACK))
 export ESP_STACK_HISTORY_H := $(HISTORY)
 INSTALL := deploy/native/install.sh
 BIN := .venv/bin
+CONSOLE := services/diagnostics
+PACKAGES := $(wildcard libs/* services/*) deploy/platform deploy/native
 
-.PHONY: help up down status logs test check locks images test-images test-compose bench evaluate clean
+.PHONY: help up down status logs unit test coverage check lint types fmt locks images test-images test-compose bench evaluate clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "PACKAGE", $$1); printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up:  ## Start the platform and a simulated field, in containers where Docker can, else natively
 	@deploy/stack.sh up $(addprefix --scale=,$(SCALE))
@@ -26,22 +28,54 @@ status:  ## Show processes, storage engine, what was stored in the last minute, 
 logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
 	@deploy/stack.sh logs $(NAME) $(if $(FOLLOW),--follow)
 
+unit:  ## Run the unit tests: no servers, less than a minute
+	@$(INSTALL) dev
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet tests/unit $(PYTEST)
+
 # ESP_TEST_ENGINES=postgres leaves out TimescaleDB, as on a machine without it.
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
 test:  ## Install what is missing and run every test against real servers
 	@$(INSTALL) dev
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(PYTEST)
 
-check:  ## Lint, format check, types, import directions, security lint, secrets in files and history
+test-%:  ## Run the unit, contract and integration tests of one package, such as ingest or common
+	@$(INSTALL) dev
+	@folders=$$(ls -d tests/unit/$* tests/contract/$* tests/integration/$* 2>/dev/null) || [ -n "$$folders" ] || \
+	  { echo "There are no tests of \`$*\`; packages: $$(ls tests/unit | grep -v __ | xargs)" >&2; exit 2; }; \
+	  exec $(BIN)/pytest --numprocesses 2 --dist loadfile $$folders $(PYTEST)
+
+# The rest of a package's data is of processes that tests started; each writes a file of its own.
+coverage:  ## Measure covered lines, of processes started by tests too, by package (PYTEST=paths for some tests)
+	@$(INSTALL) dev
+	@rm -rf .coverage && mkdir -m 1777 .coverage
+	@$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	@$(BIN)/coverage combine --quiet
+	@for package in $(PACKAGES) .; do \
+	  printf '%-22s %s %%\n' $$package "$$($(BIN)/coverage report --include="$$package/*" --format=total)"; done
+
+check: lint types  ## Lint and check types
+
+lint:  ## Lint and check the format: Python, JavaScript, spelling, import directions, security, secrets
 	@$(INSTALL) dev
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive libs services deploy/platform/esp_platform deploy/native/esp_stack
+	@$(BIN)/typos
+	@cd $(CONSOLE) && node_modules/.bin/biome check --error-on-warnings
 	@$(BIN)/hadolint deploy/images/Dockerfile deploy/compose/servers/Dockerfile
 	@$(BIN)/gitleaks dir --no-banner --redact --verbose --log-level warn .
 	@$(BIN)/gitleaks git --no-banner --redact --verbose --log-level warn .
+
+types:  ## Check types (mypy --strict)
+	@$(INSTALL) dev
+	@$(BIN)/mypy
+
+fmt:  ## Format Python, JavaScript, CSS and HTML, and apply the safe fixes of the linters
+	@$(INSTALL) dev
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+	@cd $(CONSOLE) && node_modules/.bin/biome check --write
 
 locks:  ## Write the locks of the images anew, within requirements/base.txt
 	@$(INSTALL) dev

@@ -86,7 +86,9 @@ install_npm() {
 
 install_all_npm() {
   install_npm deploy/native
-  [ "$profile" = run ] || install_npm tests/wasm
+  [ "$profile" != run ] || return 0
+  install_npm tests/wasm
+  install_npm services/diagnostics
 }
 
 install_python() {

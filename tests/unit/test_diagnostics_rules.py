@@ -26,7 +26,7 @@ def test_every_condition_says_what_to_do():
 @pytest.mark.parametrize(
     ("before", "after", "where"),
     [
-        ("indicator: lowest_phase", "indicator: lowest_fase", "conditions.open_phase.require[0].indicator"),
+        ("indicator: lowest_phase", "indicator: lowest_phasor", "conditions.open_phase.require[0].indicator"),
         ("from: 75, to: 60", "from: 75, to: 75", "conditions.open_phase.require[0]"),
         ("$supply_swing_pct", "$no_such", "conditions.supply_fluctuation.require[0].to"),
         ("severity: critical", "severity: dreadful", "conditions.open_phase.severity"),

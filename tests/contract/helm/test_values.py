@@ -8,10 +8,10 @@ import pytest
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        ({"servcie": "ingest"}, "servcie"),
+        ({"service_name": "ingest"}, "service_name"),
         ({"service": "ingets"}, "/service"),
         ({}, "/service"),
-        ({"service": "ingest", "roles": {"wroker": {}}}, "wroker"),
+        ({"service": "ingest", "roles": {"workers": {}}}, "workers"),
         ({"service": "ingest", "roles": {"worker": {"replica": 3}}}, "replica"),
         ({"service": "ingest", "roles": {"worker": {"replicas": "3"}}}, "/roles/worker/replicas"),
         ({"service": "ingest", "roles": {"worker": {"autoscaling": {"maximum": 3}}}}, "maximum"),

@@ -152,7 +152,7 @@ def test_no_output_has_a_secret(applied):
     ("settings", "arguments", "code", "words"),
     [
         ({"DATABASE_ENGINE": "oracle"}, ["apply"], 2, "ESP_PLATFORM_DATABASE_ENGINE: Input should be"),
-        ({"DATABSE_URL": "x"}, ["apply"], 2, "unknown settings: ESP_PLATFORM_DATABSE_URL"),
+        ({"DATABASE_URI": "x"}, ["apply"], 2, "unknown settings: ESP_PLATFORM_DATABASE_URI"),
         ({}, ["apply", "kafka"], 2, "there is no part kafka — one of database, vault"),
         ({"REDIS_ADMIN_URL": "redis://127.0.0.1:{free}/0"}, ["apply", "redis"], 3, "redis: Error 111"),
         ({"BROKER_ADMIN_URL": "http://127.0.0.1:{free}/api"}, ["check", "broker"], 3, "broker: "),
