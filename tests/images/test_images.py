@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from docker_cli import docker
+from esp_common import __version__
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_bill_of_materials_lists_exactly_what_the_lock_installs(service, run):
     python = {"python_full_version": full, "python_version": full.rpartition(".")[0]}
     assert bill["bomFormat"] == "CycloneDX"
     listed = {re.sub(r"[-_.]+", "-", c["name"]).lower(): c["version"] for c in bill["components"]}
-    own = {"esp-common": "0.1.0", f"esp-{service}": "0.1.0"}
+    own = {"esp-common": __version__, f"esp-{service}": __version__}
     assert listed == pinned((ROOT / f"requirements/images/{service}.txt").read_text(), python) | own
 
 
