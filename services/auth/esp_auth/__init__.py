@@ -1,1 +1,1 @@
-"""The auth service: says whose an API key is and what it may do."""
+"""The auth service: identities, permissions, sessions, API keys and the audit log."""

@@ -1,4 +1,4 @@
-"""API keys for machines: made once and shown once, rotated with an overlap, revoked at once."""
+"""API keys for machines: shown once at creation, rotated with an overlap, revoked at once."""
 
 import asyncio
 import hmac
@@ -23,14 +23,14 @@ from esp_auth.store.api_keys import ApiKey, ApiKeyStore
 log = structlog.get_logger()
 
 USE_NOTED_S: Final = 60.0
-"""How often at most a key's use is written down, seconds."""
+"""Minimum seconds between two updates of a key's last use."""
 LONGEST_DAYS: Final = 3650
-"""How far ahead a key may expire that expires at all, days."""
+"""Maximum days until a key's expiry."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a key is to be. `gateway_id`: it may speak only for that gateway, over HTTP and on the broker."""
+    """A new key. `gateway_id`: it may act only for that gateway, over HTTP and on the broker."""
 
     name: str
     scopes: Collection[str]
@@ -40,14 +40,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A key as it is shown, once."""
+    """A key with its secret, shown only once."""
 
     record: ApiKey
     key: str = field(repr=False)
 
 
 class ApiKeys:
-    """Keeps keys as HMACs of their digests under `pepper`: the database alone verifies none.
+    """Store keys as HMACs of their digests under `pepper`, so that the database alone cannot verify any.
 
     `on_revoked` is called with each event `auth.key-revoked` after its transaction.
     """
@@ -67,7 +67,7 @@ class ApiKeys:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def verify(self, digest: str) -> Principal | None:
-        """Return whose valid key has this `esp_common.auth.key_digest`, and note that it is used."""
+        """Return the principal of the valid key with this digest (`esp_common.auth.key_digest`)."""
         wanted = mac(self._pepper, digest)
         async with self._pool.acquire() as connection:
             found = await ApiKeyStore(connection).by_hash(wanted)
@@ -80,7 +80,7 @@ class ApiKeys:
         return Principal(found.key_id, "key", frozenset(found.scopes), found.gateway_id, name=found.name)
 
     async def page(self, after: str | None, gateway_id: str | None, limit: int) -> list[ApiKey]:
-        """Return up to `limit` keys with ids above `after`, those of one gateway if named."""
+        """Return up to `limit` keys with ids above `after`, optionally those of one gateway."""
         async with self._pool.acquire() as connection:
             return await ApiKeyStore(connection).page(after, gateway_id, limit)
 
@@ -90,11 +90,11 @@ class ApiKeys:
             return _existing(await ApiKeyStore(connection).by_id(key_id), key_id)
 
     async def create(self, wanted: NewKey, actor: Actor) -> Issued:
-        """Make a key; raise InvalidInput for scopes, a gateway or an expiry that cannot be.
+        """Create a key; raise InvalidInput for invalid scopes, gateway or expiry.
 
-        Raises Forbidden when the actor is a key with fewer rights, as `rotate` and `revoke` do.
+        Raises Forbidden if the actor is a key with fewer rights, like `rotate` and `revoke`.
         """
-        check_key(wanted)  # a scope that does not exist is a mistake, not a right that is missing
+        check_key(wanted)  # an unknown scope is a mistake, not a missing right
         refuse_beyond(actor, wanted.scopes, wanted.gateway_id)
         key_id = token_hex(6)
         key = new_api_key(key_id)
@@ -102,7 +102,7 @@ class ApiKeys:
             return Issued(await self._insert(connection, key_id, key, wanted, actor), key)
 
     async def adopt(self, key: str, wanted: NewKey, actor: Actor) -> bool:
-        """Take over a key that was made elsewhere; return False when its id is there already."""
+        """Store a key that was created elsewhere; return False if its id exists."""
         check_key(wanted)
         key_id = key_id_of(key)
         if key_id is None:
@@ -114,15 +114,15 @@ class ApiKeys:
             return True
 
     async def exists(self, key: str) -> bool:
-        """Return whether there is a key with the id of `key`."""
+        """Return whether a key with the id of `key` exists."""
         key_id = key_id_of(key)
         async with self._pool.acquire() as connection:
             return key_id is not None and await ApiKeyStore(connection).by_id(key_id) is not None
 
     async def rotate(self, key_id: str, actor: Actor, *, overlap_s: float | None = None) -> Issued:
-        """Give the key a new secret; the one before stays good for `overlap_s` seconds (None: as is set).
+        """Give the key a new secret; the previous one stays valid for `overlap_s` seconds.
 
-        Raises NotFound, or Conflict for a key that is not valid any more.
+        `overlap_s` None: the setting. Raises NotFound, or Conflict for a key that is no longer valid.
         """
         overlap_s = self._overlap_s if overlap_s is None else overlap_s
         key = new_api_key(key_id)
@@ -138,7 +138,7 @@ class ApiKeys:
         return Issued(record, key)
 
     async def revoke(self, key_id: str, actor: Actor) -> ApiKey:
-        """Make the key invalid everywhere at once; raise NotFound. Once more changes nothing."""
+        """Revoke the key everywhere at once; raise NotFound. Idempotent."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = ApiKeyStore(connection)
             before = await _locked_for(store, key_id, actor)
@@ -151,12 +151,12 @@ class ApiKeys:
         return record
 
     async def gateway_may_write(self, gateway_id: str) -> bool:
-        """Return whether the gateway has a valid key to send readings with."""
+        """Return whether the gateway has a valid key for sending readings."""
         async with self._pool.acquire() as connection:
             return await ApiKeyStore(connection).gateway_has(gateway_id, GATEWAY_SCOPE)
 
     async def close(self) -> None:
-        """Wait for what is being noted."""
+        """Wait for pending updates of last uses."""
         await asyncio.gather(*self._noting, return_exceptions=True)
 
     async def _insert(
@@ -189,7 +189,7 @@ class ApiKeys:
 
 
 def check_key(wanted: NewKey) -> None:
-    """Raise InvalidInput with everything that is wrong with a new key."""
+    """Raise InvalidInput with all problems of a new key."""
     wrong = [
         ("scopes", f"not a permission: {scope}") for scope in sorted(set(wanted.scopes) - set(PERMISSIONS))
     ]
@@ -217,7 +217,7 @@ def _existing(record: ApiKey | None, key_id: str) -> ApiKey:
 
 
 async def _locked_for(store: ApiKeyStore, key_id: str, actor: Actor) -> ApiKey:
-    """Return a key whose row is held; raise NotFound, or Forbidden if the actor has fewer rights."""
+    """Return a key with its row locked; raise NotFound, or Forbidden if the actor has fewer rights."""
     record = _existing(await store.lock(key_id), key_id)
     refuse_beyond(actor, record.scopes, record.gateway_id)
     return record
@@ -230,7 +230,7 @@ def _refuse_if_over(record: ApiKey) -> None:
 
 
 def _ends_a_secret(before: ApiKey, overlap_s: float) -> bool:
-    """Return whether a rotation ends a secret that may still be good."""
+    """Return whether a rotation ends a secret that may still be valid."""
     return overlap_s == 0 or before.previous_key_hash is not None
 
 
@@ -239,7 +239,7 @@ async def _announce_revoked(connection: Connection, key_id: str) -> Event:
 
 
 def _is_of(record: ApiKey, wanted: bytes) -> bool:
-    """Return whether a hash is the key's present one or the one before, in constant time."""
+    """Return whether a hash is the key's current or previous one, in constant time."""
     previous = record.previous_key_hash or b""
     return hmac.compare_digest(record.key_hash, wanted) | hmac.compare_digest(previous, wanted)
 

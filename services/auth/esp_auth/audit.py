@@ -1,4 +1,4 @@
-"""What an auditor does with the audit log: page through it, take it away, and prove that it is whole."""
+"""Read the audit log: list, export, and verify its integrity."""
 
 import asyncio
 import csv
@@ -25,10 +25,10 @@ EXPORTED: Final = (
     *("seq", "time", "id", "service", "actor_id", "actor_kind", "action", "object", "outcome", "status"),
     *("source_address", "trace_id", "count", "detail", "hash"),
 )
-"""Columns of an export, in their order."""
+"""Columns of an export, in order."""
 
 _ROWS: Final = 2000
-"""Rows held at a time, whatever is verified or exported."""
+"""Rows held in memory during verification and export."""
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,7 +42,7 @@ class ExportFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What verifying found in the records from `from_seq` to `to_seq`, and the head it was held against."""
+    """Result of verifying the records from `from_seq` to `to_seq` against a head."""
 
     from_seq: int
     to_seq: int
@@ -50,7 +50,7 @@ class Verification:
     verdict: Verdict
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the API and the command show it."""
+        """Return the form used by the API and the command."""
         return {
             "intact": self.verdict.intact,
             "from_seq": self.from_seq,
@@ -72,10 +72,10 @@ class Verification:
 
 
 class AuditLog:
-    """The audit log as it can be read, on behalf of somebody who may; `chain_key` is the chain's.
+    """Read access to the audit log; `chain_key` is the chain's key.
 
-    It remembers the furthest head it has seen: a log that was cut back behind that is found by `verify`, as
-    long as this process lives. What was cut before it started, only a head noted elsewhere can show.
+    It remembers the furthest head it has seen, so that `verify` detects truncation behind it during this
+    process's life. Earlier truncation is detected only with a head noted elsewhere.
     """
 
     def __init__(self, pool: Pool, chain_key: bytes) -> None:
@@ -84,19 +84,19 @@ class AuditLog:
         self._furthest = Head(0, GENESIS)
 
     async def page(self, wanted: AuditFilter, after: Position | None, limit: int) -> list[Link]:
-        """Return up to `limit` records that fit, newest first, that come after time and number `after`."""
+        """Return up to `limit` matching records, newest first, after a time and number."""
         return await page(self._pool, wanted, after, limit)
 
     async def export(self, form: ExportFormat, wanted: AuditFilter) -> AsyncIterator[bytes]:
-        """Yield the records that fit, newest first, as one document in parts of some hundred kilobytes.
+        """Yield the matching records, newest first, as one document in parts of some hundred kilobytes.
 
-        What it holds is of one moment. In CSV a text that a spreadsheet would take for a formula has a `'`
-        before it.
+        The export is a consistent snapshot. In CSV, texts that a spreadsheet would take for formulas get a
+        leading `'`.
         """
         write = _csv if form is ExportFormat.CSV else _json_lines
         if form is ExportFormat.CSV:
             yield _csv_lines([EXPORTED])
-        # By pages, not from a cursor: whoever takes it slowly must not hold a transaction open meanwhile.
+        # Paged, without a cursor: a slow reader must not hold a transaction open.
         async with self._pool.acquire() as connection:
             end = await read_head(connection)
         after: Position | None = None
@@ -111,7 +111,7 @@ class AuditLog:
         *,
         noted: Iterable[Head] = (),
     ) -> Verification:
-        """Look through the chain, or its records `from_seq` to `to_seq`; time grows with their number.
+        """Verify the chain, or its records `from_seq` to `to_seq`; time grows with their number.
 
         `noted`: heads from the log or the event `auth.audit-head`, which the chain must contain. Raises
         InvalidInput for a range that begins after its end or after the head.
@@ -139,9 +139,9 @@ class AuditLog:
 
 
 async def note_head(connection: Connection) -> Head:
-    """Tell where the chain ends, in the log and as an event, and return it.
+    """Publish the head of the chain, in the log and as an event, and return it.
 
-    Whoever keeps either outside can show later that the table was cut together with its head.
+    A copy kept elsewhere proves later whether the table was truncated together with its head.
     """
     head = await read_head(connection)
     data = {"seq": head.seq, "hash": head.hash.hex()}
@@ -152,7 +152,7 @@ async def note_head(connection: Connection) -> Head:
 
 
 def noted_head(text: str) -> Head:
-    """Return the head that was noted as `<seq>:<hash>`; raise InvalidInput when that is none."""
+    """Return the head noted as `<seq>:<hash>`; raise InvalidInput if malformed."""
     seq, _, hash_ = text.partition(":")
     try:
         return Head(int(seq), bytes.fromhex(hash_))
@@ -164,7 +164,7 @@ def noted_head(text: str) -> Head:
 
 
 def shown(link: Link) -> dict[str, Any]:
-    """Return a record as it is shown: the fields of `EXPORTED`."""
+    """Return the public form of a record: the fields of `EXPORTED`."""
     record = link.record
     return {
         "seq": link.seq,

@@ -1,4 +1,4 @@
-"""The first user and keys of a new platform, from a file that only its owner reads."""
+"""Create the first users and keys of a new platform from a private file."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class FirstAdmin(BaseModel):
 
 
 class FirstOnes(BaseModel):
-    """What the file states: any part may be left out."""
+    """Contents of the file; every part is optional."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -40,18 +40,18 @@ class FirstOnes(BaseModel):
 
 @dataclass(slots=True)
 class Done:
-    """What was created, and what was there already; what it is, never the secret."""
+    """Objects that were created and that existed, by name, without secrets."""
 
     created: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
 
     def add(self, what: str, *, created: bool) -> None:
-        """Note one of them."""
+        """Add one of them."""
         (self.created if created else self.present).append(what)
 
 
 def read_first_ones(path: Path) -> FirstOnes:
-    """Return what the file states; raise InvalidInput, which quotes nothing of it."""
+    """Return the contents of the file; raise InvalidInput, which quotes nothing of it."""
     try:
         return FirstOnes.model_validate_json(read_secret(path))
     except ValidationError as error:
@@ -60,7 +60,7 @@ def read_first_ones(path: Path) -> FirstOnes:
 
 
 async def missing_of(first: FirstOnes, users: Users, api_keys: ApiKeys, signing: Signing) -> Done:
-    """Return what `bootstrap` would create, and what is there already."""
+    """Return what `bootstrap` would create, and what exists."""
     done = Done()
     done.add("signing key", created=not await signing.exists())
     if first.admin is not None:
@@ -75,7 +75,7 @@ async def missing_of(first: FirstOnes, users: Users, api_keys: ApiKeys, signing:
 async def bootstrap(
     first: FirstOnes, users: Users, api_keys: ApiKeys, signing: Signing, actor: Actor
 ) -> Done:
-    """Create what does not exist of the first signing key, administrator and keys; the rest stays."""
+    """Create the missing ones among the first signing key, administrator and keys."""
     done = Done()
     await signing.ensure()
     if first.admin is not None:

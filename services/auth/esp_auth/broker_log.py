@@ -1,7 +1,7 @@
-"""The broker's log, read for what MQTT 3.1.1 cannot say: refused bodies and client ids used twice.
+"""Read the broker's log for events that MQTT 3.1.1 cannot report: refused bodies and shared client ids.
 
-When RabbitMQ refuses a QoS 1 message with a channel error (a body over its `max_message_size`, say), its MQTT
-plugin keeps the connection open and acknowledges nothing on it any more. Only the log tells.
+If RabbitMQ refuses a QoS 1 message with a channel error (for example a body over `max_message_size`), its
+MQTT plugin keeps the connection open and acknowledges nothing on it any more. Only the log shows it.
 """
 
 import re
@@ -24,7 +24,7 @@ CHECK_S: Final = 1.0
 LISTED_WITHIN_S: Final = 15.0
 """How long the management API may take to list a new connection, seconds."""
 MAX_WAITING: Final = 1000
-# Matched at the start of a line only: what follows may hold text that a client chose.
+# Matched at the start of a line only: the rest may contain text chosen by a client.
 _PREFIX: Final = rb"\S+ \S+ \[\w+\] <[\d.]+> "
 _CHANNEL_ERROR: Final = re.compile(_PREFIX + rb"Channel error on connection <[\d.]+> \((\S+ -> \S+), vhost: ")
 _TAKEOVER: Final = re.compile(_PREFIX + rb'MQTT disconnecting client "\S+ -> \S+" with duplicate id \'(.*)\'')
@@ -36,19 +36,19 @@ _TAKEOVERS: Final = Counter(
 
 
 def channel_error_on(entry: bytes) -> str | None:
-    """Return the name of the connection that a log entry says had a channel error; None for other entries."""
+    """Return the connection with a channel error in a log entry; None for other entries."""
     found = _CHANNEL_ERROR.match(entry)
     return found[1].decode() if found else None
 
 
 def taken_over(entry: bytes) -> str | None:
-    """Return the MQTT client id that a log entry says was used by a second connection; None for others."""
+    """Return the MQTT client id that a log entry reports for a second connection; None for others."""
     found = _TAKEOVER.match(entry)
     return found[1].decode(errors="replace") if found else None
 
 
 class MqttGuard(Link):
-    """Reads the broker's log; closes stuck MQTT connections and counts takeovers of client ids."""
+    """Read the broker's log; close stuck MQTT connections and count takeovers of client ids."""
 
     def __init__(self, url: str, sessions: BrokerSessions) -> None:
         super().__init__(url, name="esp-auth broker log", confirms=False)
@@ -56,7 +56,7 @@ class MqttGuard(Link):
         self._failed: dict[str, float] = {}
 
     async def end_stuck(self) -> None:
-        """Close the MQTT connections among those that had a channel error; raise Unavailable."""
+        """Close the MQTT connections that had a channel error; raise Unavailable."""
         if not self._failed:
             return
         for name in await self._sessions.end_stuck(self._failed):

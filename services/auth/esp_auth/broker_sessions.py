@@ -1,6 +1,6 @@
-"""Gateways' open connections to the broker, ended when the key they were opened with is no longer good.
+"""End the broker connections of gateways whose key is no longer valid.
 
-The broker asks about a connection that never pauses only when it is opened, so somebody has to look.
+The broker authenticates a connection only when it is opened, so long-lived ones have to be checked.
 """
 
 from collections.abc import Collection
@@ -23,9 +23,9 @@ STUCK: Final = "a message was refused; nothing is acknowledged on this connectio
 
 
 class BrokerSessions:
-    """Looks after gateways' connections over the broker's management API.
+    """Manage gateways' connections through the broker's management API.
 
-    `management_url`: its base with the credentials of an administrator, `http://user:password@host:port/api`.
+    `management_url`: its base with an administrator's credentials, `http://user:password@host:port/api`.
     """
 
     def __init__(self, pool: Pool, management_url: str) -> None:
@@ -38,9 +38,9 @@ class BrokerSessions:
         )
 
     async def end_invalid(self) -> int:
-        """Close every connection whose key has been revoked, rotated or expired since; return how many.
+        """Close every connection whose key was revoked, rotated or expired; return how many.
 
-        A gateway that has another valid key connects again with it. Raises Unavailable without the broker.
+        A gateway with another valid key reconnects with it. Raises Unavailable without the broker.
         """
         try:
             sessions = await self._gateways()
@@ -55,7 +55,7 @@ class BrokerSessions:
     async def end_stuck(self, names: Collection[str]) -> list[str]:
         """Close those of the connections `names` that are gateways' by MQTT; return their names.
 
-        An AMQP client learns of a channel error itself. Raises Unavailable without the broker.
+        An AMQP client detects a channel error itself. Raises Unavailable without the broker.
         """
         try:
             stuck = [
@@ -70,11 +70,11 @@ class BrokerSessions:
         return [session.name for session in stuck]
 
     async def close(self) -> None:
-        """Let go of the connection to the management API."""
+        """Close the connection to the management API."""
         await self._client.aclose()
 
     async def _gateways(self) -> list[BrokerSession]:
-        # The broker's own users (services, its administrators) it knows by itself: they have no keys.
+        # The broker's own users (services, administrators) have no keys.
         own = {user["name"] for user in await self._get("users", "name")}
         return [
             BrokerSession(
@@ -84,7 +84,7 @@ class BrokerSessions:
                 found.get("protocol", ""),
             )
             for found in await self._get("connections", "name,user,connected_at,protocol")
-            # One that is just being opened has neither yet.
+            # A connection that is being opened has neither yet.
             if found.get("connected_at") and found.get("user") and found["user"] not in own
         ]
 
@@ -97,6 +97,6 @@ class BrokerSessions:
         answer = await self._client.delete(
             f"connections/{quote(session.name, safe='')}", headers={"X-Reason": reason}
         )
-        if answer.status_code != httpx.codes.NOT_FOUND:  # it has gone by itself
+        if answer.status_code != httpx.codes.NOT_FOUND:  # closed in the meantime
             answer.raise_for_status()
         log.warning("broker.session-ended", gateway_id=session.gateway_id, reason=reason)

@@ -1,4 +1,4 @@
-"""What is written with every change, in its transaction: the event that tells of it and the audit record."""
+"""Event and audit record of a change, written in its transaction."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,9 +14,9 @@ USER_CHANGED: Final = "auth.user-changed"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something: a principal's id and kind, and the address the request came from.
+    """Who makes a change: a principal's id and kind, and the address of the request.
 
-    `limits`: the key whose rights bound what this actor may act on; None: they are not bounded.
+    `limits`: the key whose rights bound the objects this actor may change; None: unbounded.
     """
 
     id: str | None
@@ -26,7 +26,7 @@ class Actor:
 
 
 async def announce(connection: Connection, type_: str, subject: str, data: dict[str, Any]) -> Event:
-    """Write the event that tells every service of a change, and return it."""
+    """Write the event of a change for the other services, and return it."""
     event = Event(type=type_, source=SERVICE, subject=subject, data=data)
     await outbox.enqueue(connection, event, topology.EVENTS)
     return event

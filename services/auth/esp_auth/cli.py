@@ -51,15 +51,12 @@ ROLES: Final = {
 add_service_commands(app, AuthSettings, ROLES)
 
 
-# --- the first ones, and signing keys ---------------------------------------------------------------------
-
-
 @app.command("bootstrap")
 def run_bootstrap(
     file: SecretFile,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Create nothing, print what would be.")] = False,
 ) -> None:
-    """Create the first signing key, administrator and API keys as FILE states; what exists stays as it is."""
+    """Create the first signing key, administrator and API keys from FILE; existing ones are unchanged."""
     first = read_first_ones(file)
 
     async def command() -> None:
@@ -86,9 +83,6 @@ def rotate_keys() -> None:
         )
 
     _run(command())
-
-
-# --- users ------------------------------------------------------------------------------------------------
 
 
 @users.command("create")
@@ -129,7 +123,7 @@ def list_users() -> None:
 
 @users.command("disable")
 def disable_user(username: Username) -> None:
-    """Keep a user from logging in, and refuse every token."""
+    """Disable a user and refuse all of the user's tokens."""
 
     async def command() -> None:
         async with _identity() as identity:
@@ -142,7 +136,7 @@ def disable_user(username: Username) -> None:
 
 @users.command("reset-password")
 def reset_password(username: Username, password_file: PasswordFile = None) -> None:
-    """Set a password the user has to change, end every session, and forget failed logins."""
+    """Set a password that the user has to change, end every session, and reset failed logins."""
     password = _password(password_file)
 
     async def command() -> None:
@@ -156,7 +150,7 @@ def reset_password(username: Username, password_file: PasswordFile = None) -> No
 
 @users.command("unlock")
 def unlock_user(username: Username) -> None:
-    """Forget a user's failed logins: somebody may have made them to keep the user out."""
+    """Reset a user's failed logins, which an attacker may have caused to lock the user out."""
 
     async def command() -> None:
         async with _identity() as identity:
@@ -167,9 +161,6 @@ def unlock_user(username: Username) -> None:
     _run(command())
 
 
-# --- API keys ---------------------------------------------------------------------------------------------
-
-
 @api_keys.command("create")
 def create_api_key(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
@@ -177,7 +168,7 @@ def create_api_key(
     gateway: Annotated[str | None, typer.Option(help="Id of the gateway whose key it is.")] = None,
     days: Annotated[float | None, typer.Option(min=0.001, max=3650, help="Days until it expires.")] = None,
 ) -> None:
-    """Make a key and print it; it cannot be shown again."""
+    """Create a key and print it; it cannot be shown again."""
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
 
     async def command() -> None:
@@ -216,7 +207,7 @@ def list_api_keys() -> None:
 
 @api_keys.command("revoke")
 def revoke_api_key(key_id: KeyId) -> None:
-    """Make a key invalid everywhere at once."""
+    """Revoke a key everywhere at once."""
 
     async def command() -> None:
         async with _identity() as identity:
@@ -243,9 +234,6 @@ def rotate_api_key(
     _run(command())
 
 
-# --- audit ------------------------------------------------------------------------------------------------
-
-
 @audit.command("verify")
 def verify_audit(
     from_seq: Annotated[int | None, typer.Option(min=1, help="First record looked at.")] = None,
@@ -255,7 +243,7 @@ def verify_audit(
         typer.Option(metavar="SEQ:HASH", help="A head noted before, which the log must contain; repeatable."),
     ] = None,
 ) -> None:
-    """Look for records that were changed, removed or put in another order; fail when there are any."""
+    """Look for records that were changed, removed or reordered; fail if any are found."""
 
     async def command() -> None:
         async with _audit_log() as trail:
@@ -272,9 +260,9 @@ def verify_audit(
 
 @audit.command("key")
 def show_audit_key() -> None:
-    """Print the key of the audit log's seals, for who verifies the log without the master key.
+    """Print the key of the audit log's seals, for verifiers without the master key.
 
-    Whoever has it can also make seals.
+    It also allows creating seals.
     """
     typer.echo(base64.b64encode(_audit_key(AuthSettings.load())).decode())
 
@@ -294,11 +282,8 @@ def export_audit(
     _run(command())
 
 
-# --- shared -----------------------------------------------------------------------------------------------
-
-
 def actor() -> Actor:
-    """Return who runs this command, for the audit trail."""
+    """Return the user running this command, for the audit trail."""
     return Actor(actor_id(), "cli")
 
 
@@ -310,7 +295,7 @@ async def _pool(settings: AuthSettings) -> AsyncIterator[Pool]:
 
 @asynccontextmanager
 async def _identity() -> AsyncIterator[Identity]:
-    """Open what a command needs; what it revokes is copied to Redis if there is one, else by the worker."""
+    """Open the service; revocations are copied to Redis if there is one, else by the worker."""
     settings = AuthSettings.load()
     redis = connect_redis(settings.redis_url)
     async with _pool(settings) as pool:
@@ -322,7 +307,7 @@ async def _identity() -> AsyncIterator[Identity]:
 
 @asynccontextmanager
 async def _audit_log() -> AsyncIterator[AuditLog]:
-    # Looking through years of records takes longer than any statement of the roles may.
+    # Reading years of records takes longer than the roles' statement timeout.
     settings = AuthSettings.load().model_copy(update={"statement_timeout_s": 0})
     async with _pool(settings) as pool:
         yield AuditLog(pool, _audit_key(settings))

@@ -1,7 +1,7 @@
-"""What the reverse proxy refuses by itself: counted in metrics, and sampled into the audit trail.
+"""Refusals by the reverse proxy: counted in metrics, and sampled into the audit trail.
 
-The proxy sends one syslog datagram a refusal to a Unix socket; each ends with a JSON object that has the
-fields of an audit record. It never waits for this end: what cannot be delivered is only in its access log.
+The proxy sends one syslog datagram per refusal to a Unix socket; each ends with a JSON object with the fields
+of an audit record. It never waits for the receiver: undelivered ones are only in its access log.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ log = structlog.get_logger()
 
 ACTION: Final = "edge.refused"
 WINDOW_S: Final = 60.0
-"""For how long refusals of one address with one status are only counted after the first was recorded."""
+"""Seconds during which further refusals of one address with one status are only counted."""
 MAX_SOURCES: Final = 500
-"""Addresses and statuses remembered in a window; the refusals of all others share one record a status."""
+"""Addresses and statuses remembered in a window; further ones share one record per status."""
 MAX_DATAGRAM_BYTES: Final = 65_536
 MAX_AT_ONCE: Final = 200
-"""Datagrams taken in one turn of the event loop."""
+"""Datagrams read in one turn of the event loop."""
 MAX_OBJECT_LENGTH: Final = 300
 
 _REFUSED: Final = Counter(
@@ -41,7 +41,7 @@ _TRACE_ID: Final = re.compile(r"[0-9a-f]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One request that the proxy answered itself."""
+    """One request that the proxy refused itself."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ class Refusal:
 
 
 def parse(datagram: bytes) -> Refusal | None:
-    """Return the refusal in a syslog datagram; None when it has none that can be read."""
+    """Return the refusal in a syslog datagram; None if it cannot be read."""
     text = datagram.decode(errors="replace")
     try:
         fields = json.loads(text[text.index("{") :])
@@ -87,9 +87,9 @@ def _printable(text: str) -> str:
 
 @dataclass(slots=True)
 class Sampler:
-    """Chooses what is recorded: the first refusal of a source in a window, then how many followed it.
+    """Select the refusals to record: the first of a source in a window, then the number that followed.
 
-    A source is an address with a status. `record` is called with a refusal and how many it stands for.
+    A source is an address with a status. `record` is called with a refusal and its count.
     """
 
     record: Callable[[Refusal, int], None]
@@ -109,7 +109,7 @@ class Sampler:
         self._last[source] = refusal
 
     def end_window(self) -> None:
-        """Record how many refusals each source had since its first, and begin anew."""
+        """Record the number of refusals of each source since its first, and start a new window."""
         for source, refusal in self._last.items():
             self.record(refusal, self._more[source])
         self._more.clear()
@@ -117,7 +117,7 @@ class Sampler:
 
 
 class EdgeLog:
-    """Receives the proxy's refusals on a Unix socket."""
+    """Receive the proxy's refusals on a Unix socket."""
 
     def __init__(self, listener: socket.socket, trail: AuditTrail) -> None:
         self._listener = listener
@@ -125,7 +125,7 @@ class EdgeLog:
         self._sampler = Sampler(self._note)
 
     async def run(self) -> None:
-        """Take what arrives until cancelled."""
+        """Receive until cancelled."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener, self._receive)
         try:

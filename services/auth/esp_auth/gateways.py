@@ -1,4 +1,4 @@
-"""Gateways on the broker: who may connect, and under which routing keys each may publish."""
+"""Authorize gateways on the broker: who may connect, and under which routing keys each may publish."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _WRITE: Final = "write"
 
 
 class Gateways:
-    """Answers the broker's questions about gateways: username is the gateway's id, password its API key."""
+    """Answer the broker's requests about gateways: username is the gateway's id, password its API key."""
 
     def __init__(self, api_keys: ApiKeys, *, vhost: str) -> None:
         self._api_keys = api_keys
@@ -24,7 +24,8 @@ class Gateways:
     async def may_connect(self, gateway_id: str, key: str, client_id: str | None = None) -> bool:
         """Return whether `key` is a valid key of this gateway, and `client_id` (MQTT only) one of its own.
 
-        The broker closes a connection when another opens with the same client id, so gateways must not share.
+        The broker closes a connection when another opens with the same client id, so gateways must not share
+        one.
         """
         if key_id_of(key) is None or gateway_id in topology.RESERVED_GATEWAY_IDS:
             return False

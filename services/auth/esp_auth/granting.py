@@ -1,4 +1,4 @@
-"""What a key may act on and hand on: nothing with more rights than itself, or one key would hold all."""
+"""Limit a key's actions: no key may act on, or grant, more rights than it has."""
 
 from collections.abc import Collection
 
@@ -8,20 +8,20 @@ from esp_common.errors import Forbidden
 from esp_auth.changes import Actor
 
 GATEWAY_SCOPE = "telemetry:write"
-"""The permission that a key bound to a gateway has for that gateway only."""
+"""Permission that a key bound to a gateway has for that gateway only."""
 
 
 def limits_of(caller: Principal) -> Principal | None:
-    """Return whose rights bound what `caller` may act on; None for a user.
+    """Return the key whose rights bound the caller's actions; None for a user.
 
-    A user who may manage users and keys is an administrator, who gives what the administrator has not: the
-    keys of gateways, the roles of engineers.
+    A user who may manage users and keys is an administrator, and may grant rights beyond the administrator's
+    own: keys of gateways, roles of engineers.
     """
     return caller if caller.kind == "key" else None
 
 
 def refuse_beyond(actor: Actor, permissions: Collection[str], gateway_id: str | None = None) -> None:
-    """Raise Forbidden when a key acts on, or hands on, a permission it has not itself.
+    """Raise Forbidden if a key acts on, or grants, a permission it does not have.
 
     `gateway_id`: the gateway that the permissions are bound to; None: they hold for every gateway.
     """

@@ -1,4 +1,4 @@
-"""Password hashing in threads: a bounded number at once, with the event loop free meanwhile."""
+"""Hash passwords in threads, a bounded number at once, without blocking the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,13 +13,13 @@ from esp_auth.turns import FairTurns
 
 _WAITING = Gauge("esp_auth_hashes_waiting", "Requests that wait for their turn to hash a password.")
 SHARES: Final = 4
-"""Part of all waiting requests that one address may have: a quarter."""
+"""Fraction of the queue that one address may fill: a quarter."""
 
 
 class Hashing:
-    """Gives `slots` turns to hash a password, fairly by address; each holds as much memory as the cost says.
+    """Give `slots` turns to hash a password, fairly by address; each uses the memory of the cost setting.
 
-    At most `max_waiting` requests wait: one that waits longer than a minute has given up.
+    At most `max_waiting` requests wait: after a minute a client has given up.
     """
 
     def __init__(self, passwords: Passwords, *, slots: int, max_waiting: int) -> None:
@@ -32,7 +32,7 @@ class Hashing:
     async def turn(self, source: str | None, after_s: float = 0.0) -> AsyncIterator["Turn"]:
         """Wait for a turn of `source`, an address, at least `after_s` seconds.
 
-        Raises RateLimited when too many of this source wait, Unavailable when too many of all do.
+        Raises RateLimited if too many requests of this source wait, Unavailable if the queue is full.
         """
         async with self._turns.turn(source or "", after_s):
             yield Turn(self._passwords, self._threads)
@@ -55,7 +55,7 @@ class Turn:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._passwords.hash, password)
 
     async def matches(self, stored: str | None, password: str) -> bool:
-        """Return whether this is the password; with nothing stored the answer takes as long, and is no."""
+        """Return whether this is the password; without a stored hash, take as long and return False."""
         compared = await asyncio.get_running_loop().run_in_executor(
             self._threads, self._passwords.matches, stored or self._passwords.nobodys, password
         )

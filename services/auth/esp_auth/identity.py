@@ -1,4 +1,4 @@
-"""Everything the service can do, put together once; its parts are made when they are needed."""
+"""The service's capabilities, wired together; each is created on first use."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -29,8 +29,8 @@ from esp_auth.users import Users
 class Identity:
     """The capabilities of the service.
 
-    `redis`: where revocations are copied to (None: nowhere). `on_event`: what hears at once of the keys and
-    tokens that this process revokes, and of the keys it signs with.
+    `redis`: where revocations are copied to (None: nowhere). `on_event`: called at once with the keys and
+    tokens that this process revokes, and the keys it signs with.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Identity:
 
     @cached_property
     def gateways(self) -> Gateways:
-        """The broker's questions."""
+        """Authorization of gateways on the broker."""
         return Gateways(self.api_keys, vhost=self._settings.broker_vhost)
 
     @cached_property
@@ -133,7 +133,7 @@ class Identity:
         )
 
     async def tidy(self) -> None:
-        """Forget what nobody needs any more: old sessions, failures, revocations and signing keys."""
+        """Delete expired sessions, failures, revocations and signing keys."""
         async with self._pool.acquire() as connection:
             now = await UserStore(connection).now()
             await AttemptStore(connection).prune(

@@ -1,4 +1,4 @@
-"""Which gateways exist: asked of ingest, whose assets they are."""
+"""Ask ingest, which owns the assets, whether a gateway exists."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ class KnownGateways:
         self._requester = requester
 
     async def check(self, gateway_id: str) -> None:
-        """Raise InvalidInput for a gateway that does not exist, Unavailable when ingest does not answer."""
+        """Raise InvalidInput for an unknown gateway, Unavailable if ingest does not answer."""
         question = orjson.dumps({"gateway_id": gateway_id})
         try:
             answer = await self._requester.request(

@@ -1,4 +1,4 @@
-"""Logins, and whatever else asks for a password: as slow for a wrong name as for a wrong password."""
+"""Logins and other password checks; wrong names take as long as wrong passwords."""
 
 from typing import ClassVar, Final
 from uuid import UUID
@@ -17,17 +17,17 @@ from esp_auth.store.users import User, UserStore
 from esp_auth.throttle import Guess, Throttle
 
 NOBODY: Final = ""
-"""What is looked up for a text that can be nobody's name, so that the database is asked all the same."""
+"""Looked up for texts that cannot be names, so that every login queries the database."""
 
 
 class SecondFactorRequired(Unauthenticated):
-    """The password is right, and this user has a second factor: send its code as well."""
+    """The password is correct and the user has a second factor: send its code as well."""
 
     code: ClassVar[str] = "totp-required"
 
 
 class Logins:
-    """Checks passwords and codes, counts what fails, and opens sessions."""
+    """Check passwords and codes, count failures, and open sessions."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Logins:
     async def log_in(self, username: str, password: str, code: str | None, actor: Actor) -> Grant:
         """Open a session; raise Unauthenticated, SecondFactorRequired or RateLimited.
 
-        A name that does not exist, a user who is disabled, a wrong password and a wrong code are answered
-        alike, and after the same work.
+        Unknown names, disabled users, wrong passwords and wrong codes get the same answer after the same
+        work.
         """
         guess = Guess(username, actor.source_address)
         async with self._pool.acquire() as connection:
@@ -61,7 +61,7 @@ class Logins:
             matches = await turn.matches(user.password_hash if user else None, password)
             fresh_hash = await _rehashed(turn, user, password) if matches else None
             if not matches:
-                # Before the next has its turn, so that guesses made at the same time are counted in between.
+                # Before the next turn, so that simultaneous guesses are counted in between.
                 await self._count(guess, user, actor)
         grant = None
         if user is not None and matches:
@@ -75,9 +75,9 @@ class Logins:
     async def change_password(
         self, user_id: UUID, session_id: UUID, current: str, new: str, actor: Actor
     ) -> None:
-        """Set another password and end the user's other sessions; the present one may be refreshed.
+        """Change the password and end the user's other sessions; the present one may be refreshed.
 
-        Raises Unauthenticated when `current` is wrong, InvalidInput when `new` is weak or the same.
+        Raises Unauthenticated if `current` is wrong, InvalidInput if `new` is weak or the same.
         """
         user = await self._with_password(user_id, session_id, current, actor)
         check_password(new, user.username)
@@ -96,14 +96,14 @@ class Logins:
     async def enrol_second_factor(
         self, user_id: UUID, session_id: UUID, password: str, actor: Actor
     ) -> Enrolment:
-        """Give a secret for codes; raise Unauthenticated when the password is wrong."""
+        """Return a secret for codes; raise Unauthenticated if the password is wrong."""
         await self._with_password(user_id, session_id, password, actor)
         return await self._second_factor.enrol(user_id, actor)
 
     async def remove_second_factor(
         self, user_id: UUID, session_id: UUID, password: str, actor: Actor
     ) -> None:
-        """Ask for no code at login any more; raise Unauthenticated when the password is wrong."""
+        """Remove the second factor; raise Unauthenticated if the password is wrong."""
         user = await self._with_password(user_id, session_id, password, actor)
         async with self._pool.acquire() as connection, connection.transaction():
             if (await locked(connection, user_id)).totp_secret is None:
@@ -111,10 +111,10 @@ class Logins:
             await self._second_factor.remove(connection, user.user_id, actor)
 
     async def _with_password(self, user_id: UUID, session_id: UUID, password: str, actor: Actor) -> User:
-        """Return the user whose password this is.
+        """Return the user if the password is correct.
 
-        Failures are counted by session: a stolen token does not serve to guess the password from many
-        addresses, nor to keep its user out.
+        Failures are counted by session: a stolen token cannot be used to guess the password from many
+        addresses, nor to lock its user out.
         """
         async with self._pool.acquire() as connection:
             user = await UserStore(connection).by_id(user_id)
@@ -140,7 +140,7 @@ class Logins:
             await _note_refusal(connection, user, actor)
 
     async def _open(self, user: User, code: str | None, fresh_hash: str | None, actor: Actor) -> Grant | None:
-        """Open the session of a user whose password was right, or count what else was wrong."""
+        """Open the session of a user whose password was correct, or count another failure."""
         async with self._pool.acquire() as connection, connection.transaction():
             grant = await self._accept(connection, user, code, fresh_hash, actor)
             if grant is None:
@@ -153,7 +153,7 @@ class Logins:
     async def _accept(
         self, connection: Connection, found: User, code: str | None, fresh_hash: str | None, actor: Actor
     ) -> Grant | None:
-        """Open the session if, with the user's row held, everything is still as it was found."""
+        """Open the session if, with the user's row locked, nothing has changed."""
         users = UserStore(connection)
         user = await users.lock(found.user_id)
         if user is None or user.disabled or user.password_hash != found.password_hash:
@@ -162,8 +162,8 @@ class Logins:
         if user.has_totp:
             if code is None:
                 raise SecondFactorRequired("this login needs a code", fix="send it as totp")
-            # Again, with the row held: codes guessed at the same time come one after another here. And over
-            # the same connection: those who wait for the row may have all the others.
+            # Check again with the row locked, which serialises simultaneous codes; on the same connection,
+            # since those who wait for the row may hold all the others.
             await self._throttle.check_code(connection, guess)
             step = self._second_factor.accepted(user, code, now)
             if step is None:
@@ -179,11 +179,11 @@ class Logins:
 
 
 async def _note_refusal(connection: Connection, user: User | None, actor: Actor) -> None:
-    """Audit a refused secret. A name nobody has is not written down: people type passwords there."""
+    """Audit a refused secret. Unknown names are not recorded: people type passwords there."""
     subject = str(user.user_id) if user else "unknown"
     await note(connection, actor, "session.refuse", subject, outcome="denied")
 
 
 async def _rehashed(turn: Turn, user: User | None, password: str) -> str | None:
-    """Return the hash at today's cost when the stored one was made at another."""
+    """Return the hash at the current cost if the stored one was made at another."""
     return await turn.hash(password) if user and turn.outdated(user.password_hash) else None

@@ -1,4 +1,4 @@
-"""Revocations: PostgreSQL has them, an event spreads each at once, and Redis holds a copy for all to read."""
+"""Revocations: stored in PostgreSQL, announced by events, and copied to Redis for all services."""
 
 import math
 from collections.abc import Callable, Collection
@@ -21,9 +21,10 @@ log = structlog.get_logger()
 REVOKED: Final = "auth.revoked"
 REDIS_KEY: Final = "esp:auth:revocations"
 COPY_LIVES_S: Final = 60
-"""A copy nobody renews goes, since it may lack what was revoked later: services then ask over the broker."""
+"""Lifetime of the copy: if nobody renews it, it may lack later revocations, and services ask over the broker.
+"""
 MARGIN_S: Final = 120
-"""How much longer than its tokens an entry is kept, for clocks that differ."""
+"""Seconds that an entry outlives its tokens, for clock differences."""
 
 _COPIES: Final = Counter(
     "esp_auth_revocation_copies_total", "Copies of the revocations to Redis.", ["outcome"]
@@ -31,10 +32,11 @@ _COPIES: Final = Counter(
 
 
 class Revocations:
-    """Refuses tokens before they expire. `token_s`: how long an access token lives, seconds.
+    """Revoke tokens before they expire.
 
-    `redis` None: services learn of revocations by events and by asking. `on_revoked` is called with each
-    event after its transaction: the process that revokes need not wait to hear of it.
+    `token_s`: lifetime of an access token, seconds. `redis` None: services learn of revocations by events and
+    requests. `on_revoked` is called with each event after its transaction, so that this process knows at
+    once.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Revocations:
     async def revoke_sessions(
         self, connection: Connection, session_ids: Collection[UUID], now: datetime
     ) -> list[Event]:
-        """Refuse the tokens of these sessions, in the caller's transaction; give the result to `spread`."""
+        """Revoke the tokens of these sessions in the caller's transaction; pass the result to `spread`."""
         if not session_ids:
             return []
         store, expires_at = RevocationStore(connection), self._expiry(now)
@@ -62,28 +64,28 @@ class Revocations:
         return [await self._announce(connection, {"sessions": entries}, "sessions")]
 
     async def revoke_user(self, connection: Connection, user_id: UUID, now: datetime) -> list[Event]:
-        """Refuse every token of the user issued up to `now`; give the result to `spread`."""
+        """Revoke every token of the user issued up to `now`; pass the result to `spread`."""
         store, expires_at = RevocationStore(connection), self._expiry(now)
-        # Tokens say when they were issued in milliseconds.
+        # Tokens carry their issue time in milliseconds.
         not_before = datetime.fromtimestamp(math.ceil(now.timestamp() * 1000) / 1000, UTC)
         await store.add_user(user_id, not_before, expires_at)
         entries = {str(user_id): [not_before.timestamp(), expires_at.timestamp()]}
         return [await self._announce(connection, {"users": entries}, str(user_id))]
 
     async def spread(self, revoked: Collection[Event]) -> None:
-        """Make what was committed known at once: here, and in Redis."""
+        """Publish committed revocations at once: in this process, and in Redis."""
         for event in revoked:
             self._on_revoked(event)
         if revoked:
             await self.copy()
 
     async def document(self) -> bytes:
-        """Return everything that is revoked."""
+        """Return all revocations."""
         async with self._pool.acquire() as connection:
             return await RevocationStore(connection).document()
 
     async def copy(self) -> bool:
-        """Write what is revoked to Redis and return whether that went well."""
+        """Copy the revocations to Redis and return whether it succeeded."""
         if self._redis is None:
             return False
         try:
@@ -99,7 +101,7 @@ class Revocations:
         return True
 
     async def prune(self, now: datetime) -> None:
-        """Forget what concerns only tokens that have expired."""
+        """Delete entries that only concern expired tokens."""
         async with self._pool.acquire() as connection:
             await RevocationStore(connection).prune(now)
 

@@ -1,4 +1,4 @@
-"""The second factor: enrolled by its user, confirmed by a first code, asked for at each login."""
+"""The second factor: enrolled by its user, confirmed by a first code, required at each login."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,14 +16,14 @@ from esp_auth.throttle import Guess, Throttle
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What an authenticator needs to know; shown once."""
+    """Data for an authenticator, shown only once."""
 
     secret: str = field(repr=False)
     otpauth_uri: str = field(repr=False)
 
 
 class SecondFactor:
-    """Keeps users' TOTP secrets, sealed under `key`; `throttle` counts wrong codes."""
+    """Store users' TOTP secrets, sealed under `key`; `throttle` counts wrong codes."""
 
     def __init__(self, pool: Pool, key: bytes, throttle: Throttle) -> None:
         self._pool = pool
@@ -31,7 +31,7 @@ class SecondFactor:
         self._throttle = throttle
 
     async def enrol(self, user_id: UUID, actor: Actor) -> Enrolment:
-        """Give the user a secret, good once a code confirms it; raise Conflict when one is in use."""
+        """Return a new secret, used once a code confirms it; raise Conflict if one is in use."""
         async with self._pool.acquire() as connection, connection.transaction():
             user = await locked(connection, user_id)
             if user.has_totp:
@@ -44,7 +44,7 @@ class SecondFactor:
     async def confirm(self, user_id: UUID, code: str, actor: Actor) -> None:
         """Require the second factor from now on.
 
-        Raises InvalidInput when the code is not the secret's, RateLimited after too many of those.
+        Raises InvalidInput for a wrong code, RateLimited after too many of those.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             user = await locked(connection, user_id)
@@ -65,12 +65,12 @@ class SecondFactor:
             raise InvalidInput("this is not the code of this moment", fix="check the clock of the device")
 
     async def remove(self, connection: Connection, user_id: UUID, actor: Actor) -> None:
-        """Ask for no second factor any more, in the caller's transaction, which holds the user's row."""
+        """Remove the second factor in the caller's transaction, which has locked the user's row."""
         await UserStore(connection).set_totp(user_id, None)
         await note(connection, actor, "totp.remove", str(user_id))
 
     def accepted(self, user: User, code: str, now: datetime) -> int | None:
-        """Return the step that `code` spends, None when it is wrong or spent."""
+        """Return the step of a valid code, None if it is wrong or spent."""
         if user.totp_secret is None:
             return None
         secret = unseal(self._key, user.totp_secret, str(user.user_id)).decode()
@@ -78,7 +78,7 @@ class SecondFactor:
 
 
 async def locked(connection: Connection, user_id: UUID) -> User:
-    """Return a user whose row is held from now on; raise NotFound."""
+    """Return a user with its row locked; raise NotFound."""
     user = await UserStore(connection).lock(user_id)
     if user is None:
         raise NotFound(f"no user {user_id}")

@@ -1,4 +1,4 @@
-"""Sessions: a login's access token, and the refresh tokens that follow one another."""
+"""Sessions: a login's access token, and its chain of refresh tokens."""
 
 import secrets
 from collections.abc import Collection
@@ -24,12 +24,12 @@ from esp_auth.store.users import User, UserStore
 log = structlog.get_logger()
 
 REFRESH_PREFIX: Final = "esp_refresh_"
-"""What a secret scanner finds a refresh token by."""
+"""Prefix by which secret scanners recognise a refresh token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds: of an access token, of a refresh token nobody uses, and of a session whatever is done."""
+    """Seconds: of an access token, of an unused refresh token, and of a session at most."""
 
     access_s: int
     refresh_s: int
@@ -38,7 +38,7 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a login or a refresh gives."""
+    """Tokens returned by a login or a refresh."""
 
     access_token: str = field(repr=False)
     refresh_token: str = field(repr=False)
@@ -47,7 +47,7 @@ class Grant:
 
 
 class Sessions:
-    """Opens, renews and ends sessions. Refresh tokens are kept as HMACs under `key`."""
+    """Open, renew and end sessions. Refresh tokens are stored as HMACs under `key`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Sessions:
         self._totp_required_for_admin = totp_required_for_admin
 
     async def open(self, connection: Connection, user: User, now: datetime) -> Grant:
-        """Begin a session of a user whose row the caller's transaction holds."""
+        """Begin a session of a user whose row the caller's transaction has locked."""
         session_id = uuid4()
         ends = now + timedelta(seconds=self._lifetimes.session_s)
         await SessionStore(connection).open(session_id, user.user_id, now, ends)
@@ -76,7 +76,7 @@ class Sessions:
     async def refresh(self, token: str, actor: Actor) -> Grant:
         """Return the next tokens; raise Unauthenticated.
 
-        A token that was used before is in two hands, of which one stole it: the session ends for both.
+        A token used twice is known to two parties, one of which stole it: the session ends for both.
         """
         revoked: list[Event] = []
         async with self._pool.acquire() as connection, connection.transaction():
@@ -92,7 +92,7 @@ class Sessions:
         store, users = SessionStore(connection), UserStore(connection)
         user_id = await store.holder(token_hash)
         user = await users.lock(user_id) if user_id else None
-        # Read again: another refresh may have had the row, and have spent the token.
+        # Read again: a concurrent refresh may have held the row and spent the token.
         token = await store.token(token_hash) if user else None
         if user is None or token is None:
             return None
@@ -114,7 +114,7 @@ class Sessions:
         only: UUID | None = None,
         but: UUID | None = None,
     ) -> list[Event]:
-        """End sessions of a user whose row is held, `only` one or all `but` one, and refuse their tokens."""
+        """End sessions of a user whose row is locked, `only` one or all `but` one; revoke their tokens."""
         now = await UserStore(connection).now()
         ended = await SessionStore(connection).end(
             user_id, now, why, over_since=self._tokens_good_since(now), only=only, but=but
@@ -122,7 +122,7 @@ class Sessions:
         return await self._revocations.revoke_sessions(connection, ended, now)
 
     async def end_all(self, connection: Connection, user_id: UUID, why: str) -> list[Event]:
-        """End every session of a user whose row is held, and refuse every token there is."""
+        """End every session of a user whose row is locked, and revoke all tokens."""
         now = await UserStore(connection).now()
         await SessionStore(connection).end(user_id, now, why, over_since=now)
         return await self._revocations.revoke_user(connection, user_id, now)
@@ -139,7 +139,7 @@ class Sessions:
         await self._revocations.spread(revoked)
 
     async def prune(self, before: datetime) -> None:
-        """Forget the sessions that were over before a time."""
+        """Delete sessions that ended before a time."""
         async with self._pool.acquire() as connection:
             await SessionStore(connection).prune(before)
 
@@ -159,7 +159,7 @@ class Sessions:
         return await self._revocations.revoke_sessions(connection, ended, now)
 
     def _tokens_good_since(self, now: datetime) -> datetime:
-        """Return since when access tokens were issued that may be good at `now`."""
+        """Return the issue time after which access tokens may be valid at `now`."""
         return now - timedelta(seconds=self._lifetimes.access_s)
 
     async def _grant(

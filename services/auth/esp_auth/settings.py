@@ -1,4 +1,4 @@
-"""Every setting of the auth service, with the default that the native stack runs on."""
+"""Settings of the auth service; the defaults suit the native stack."""
 
 import os
 from pathlib import Path
@@ -50,7 +50,7 @@ class AuthSettings(ServiceSettings):
     )
     hashes_waiting: int = Field(200, ge=1, description="Most logins waiting for their hash before 503.")
 
-    # Lockout: failures that cost nothing, then a wait that doubles.
+    # Lockout: free failures, then a wait that doubles.
     lockout_account_failures: int = Field(
         5, ge=1, description="Failed logins of an account from one address before that address is refused."
     )

@@ -1,4 +1,4 @@
-"""Signing keys: made, rotated with an overlap, published, and used for access tokens."""
+"""Signing keys: created, rotated with an overlap, published, and used for access tokens."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,10 +21,10 @@ SYSTEM: Final = Actor("auth", "service")
 
 
 class Signing:
-    """Signs tokens that live `token_s` seconds; a key is published `publish_s` seconds before it signs.
+    """Sign tokens that live `token_s` seconds; a key is published `publish_s` seconds before it signs.
 
-    `on_new_key` is called with the event `auth.keys-rotated` before this process first signs with a key: what
-    it signs, it can verify itself.
+    `on_new_key` is called with the event `auth.keys-rotated` before this process first signs with a key, so
+    that it can verify its own tokens.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Signing:
         self._opened: dict[str, Ed25519PrivateKey] = {}
 
     async def token(self, connection: Connection, holder: tokens.Holder, now: datetime) -> str:
-        """Return an access token issued at `now`, signed by the key whose time it is.
+        """Return an access token issued at `now`, signed by the current key.
 
-        The keys are read each time: a process that had not heard of a rotation would sign with a key that
-        is no longer published when its tokens are used.
+        The keys are read each time: a process unaware of a rotation would sign with a key that is no longer
+        published when its tokens are used.
         """
         key = signer(await SigningKeyStore(connection).every(), now)
         if key is None:
@@ -56,12 +56,12 @@ class Signing:
         return tokens.sign(self._private(key), key.kid, stated)
 
     async def ensure(self) -> None:
-        """Make the first key where there is none, and see that the one that signs can be opened."""
+        """Create the first key if there is none, and check that the current one can be decrypted."""
         async with self._pool.acquire() as connection, connection.transaction():
             now = await UserStore(connection).now()
             key = signer(await SigningKeyStore(connection).every(), now)
             key = key or await self._first_key(connection, now)
-        # Once it is committed: whoever is told of it looks it up.
+        # After the commit: listeners look it up.
         self._private(key)
 
     async def exists(self) -> bool:
@@ -79,9 +79,9 @@ class Signing:
         }
 
     async def rotate(self, actor: Actor) -> SigningKey:
-        """Publish a new key that will sign, and return it; raise Conflict while one waits for its time.
+        """Publish a new key that will sign, and return it; raise Conflict while one is waiting for its time.
 
-        Raises WrongMasterKey when the key that signs does not open.
+        Raises WrongMasterKey if the current key cannot be decrypted.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             store = SigningKeyStore(connection)
@@ -100,7 +100,7 @@ class Signing:
             return key
 
     async def prune(self) -> None:
-        """Remove the keys nobody needs any more."""
+        """Delete keys that are no longer needed."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = SigningKeyStore(connection)
             await store.lock()
@@ -109,7 +109,7 @@ class Signing:
 
     @property
     def _lifetime_s(self) -> float:
-        # A minute more, for clocks that differ.
+        # A minute more, for clock differences.
         return self._token_s + 60
 
     async def _first_key(self, connection: Connection, now: datetime) -> SigningKey:

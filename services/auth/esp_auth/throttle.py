@@ -23,7 +23,7 @@ from esp_auth.store.attempts import AttemptStore
 from esp_auth.store.users import UserStore
 
 IPV6_NETWORK_BITS: Final = 64
-"""One subscriber has a whole network of this size, and any address in it."""
+"""One subscriber has a whole network of this size, and may use any address in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Whose secret is tried, and from where: an address, or a session that is logged in already."""
+    """The account whose secret is tried, and the place: an address, or an open session."""
 
     username: str
     address: str | None = None
@@ -50,14 +50,14 @@ class Guess:
 
     @property
     def place(self) -> str:
-        """Where the guess comes from."""
+        """The place where the guess comes from."""
         if self.session_id is not None:
             return f"session:{self.session_id}"
         return f"address:{network_of(self.address)}"
 
 
 class Throttle:
-    """Counts failures and says who has to wait. Names and addresses are stored as HMACs under `key`."""
+    """Count failures and compute waits. Names and addresses are stored as HMACs under `key`."""
 
     def __init__(self, key: bytes, rules: Rules) -> None:
         self._key = key
@@ -66,7 +66,7 @@ class Throttle:
     async def check(self, connection: Connection, guess: Guess) -> None:
         """Raise RateLimited, the same for every account, while the account has to wait at this place.
 
-        Ask within one's turn to hash: what is guessed at the same time is then counted in between.
+        Call it within one's turn to hash, so that simultaneous guesses are counted in between.
         """
         await self._check(connection, self._pair(guess))
 
@@ -75,7 +75,7 @@ class Throttle:
         await self._check(connection, self._code(guess))
 
     async def delay_s(self, connection: Connection, guess: Guess) -> float:
-        """Return for how many seconds a login is to be held before its password is looked at."""
+        """Return for how many seconds to delay a login before its password is checked."""
         store = AttemptStore(connection)
         if await store.is_known(self._pair(guess)):
             return 0.0
@@ -84,24 +84,24 @@ class Throttle:
         return max(delay_s(known.get(subject), rule, now) for subject, rule in rules.items())
 
     async def count_failure(self, connection: Connection, guess: Guess) -> None:
-        """Count one wrong password more, in the caller's transaction."""
+        """Count one more wrong password, in the caller's transaction."""
         rules = {self._pair(guess): self._rules.refusal}
         if guess.session_id is None and not await AttemptStore(connection).is_known(self._pair(guess)):
             rules |= self._delays(guess)
         await self._count(connection, guess, rules)
 
     async def count_code_failure(self, connection: Connection, guess: Guess) -> None:
-        """Count one wrong code more, in the caller's transaction."""
+        """Count one more wrong code, in the caller's transaction."""
         await self._count(connection, guess, {self._code(guess): self._rules.refusal})
 
     async def note_login(self, connection: Connection, guess: Guess, user_id: UUID) -> None:
-        """Forget the account's failures at this place, which is known from now on, and those of its codes."""
+        """Delete the account's failures at this place, which becomes a known one, and those of its codes."""
         store = AttemptStore(connection)
         await store.clear([self._pair(guess), self._code(guess)])
         await store.remember(self._pair(guess), user_id)
 
     async def clear(self, connection: Connection, username: str) -> None:
-        """Forget an account's failures everywhere, in the caller's transaction."""
+        """Delete an account's failures everywhere, in the caller's transaction."""
         await AttemptStore(connection).clear_account(self._mac(Guess(username).account))
 
     async def _check(self, connection: Connection, subject: bytes) -> None:
@@ -140,7 +140,7 @@ class Throttle:
 
 
 def network_of(address: str | None) -> str:
-    """Return the address, or the network that an IPv6 address is one of many of."""
+    """Return the address, or the IPv6 network it belongs to."""
     if address is None:
         return ""
     try:

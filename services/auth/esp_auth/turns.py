@@ -1,4 +1,4 @@
-"""Turns at a scarce resource, given round robin to the sources that wait."""
+"""Share a scarce resource: turns, given round robin to the waiting sources."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -13,17 +13,17 @@ RETRY_AFTER_S = 2
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    """One request that waits: first until its delay is over, then in the queue of its source."""
+    """One waiting request: first until its delay is over, then in the queue of its source."""
 
     source: str
     granted: asyncio.Future[None]
 
 
 class FairTurns:
-    """Gives `slots` turns at a time; those who wait are served round robin by source.
+    """Give `slots` turns at a time; waiting requests are served round robin by source.
 
-    A source may have `max_per_source` requests waiting. Where `max_waiting` wait in all, the newest request
-    of the source with the most makes room for a source that has fewer.
+    A source may have `max_per_source` requests waiting. If `max_waiting` wait in all, the newest request of
+    the source with the most makes room for a source that has fewer.
     """
 
     def __init__(self, slots: int, *, max_waiting: int, max_per_source: int) -> None:
@@ -35,14 +35,14 @@ class FairTurns:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Number of waiting requests."""
         return sum(map(len, self._waiters.values()))
 
     @asynccontextmanager
     async def turn(self, source: str, after_s: float = 0.0) -> AsyncIterator[None]:
-        """Hold a turn while inside, `after_s` seconds from now at the earliest.
+        """Hold a turn while in the context, `after_s` seconds from now at the earliest.
 
-        Raises RateLimited when the source has too many requests waiting, Unavailable when all have.
+        Raises RateLimited if too many requests of the source wait, Unavailable if the queue is full.
         """
         await self._wait(source, after_s)
         try:
@@ -96,7 +96,7 @@ class FairTurns:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give a turn that is over to the next source, or keep it free."""
+        """Pass a finished turn to the next source, or keep it free."""
         if not self._queues:
             self._free += 1
             return
@@ -108,7 +108,7 @@ class FairTurns:
         waiter.granted.set_result(None)
 
     def _forget(self, waiter: _Waiter) -> None:
-        """Remove a waiter from where it is; harmless when it is removed already."""
+        """Remove a waiter; idempotent."""
         _remove(self._waiters, waiter)
         _remove(self._queues, waiter)
 

@@ -1,4 +1,4 @@
-"""Users: added, changed and removed by administrators, of whom there is always one."""
+"""Users: added, changed and removed by administrators, of whom at least one remains."""
 
 from collections.abc import Collection
 from typing import Any, Final
@@ -24,7 +24,7 @@ ADMIN: Final = "admin"
 
 
 class Users:
-    """What administrators do; each change is announced and audited in the transaction that makes it."""
+    """Administrators' actions; each change is announced and audited in its transaction."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Users:
     async def create(self, username: str, password: str, roles: Collection[str], actor: Actor) -> User:
         """Add a user, who has to change the password at the first login.
 
-        Raises InvalidInput for a name, password or role that cannot be, Conflict when the name is taken.
+        Raises InvalidInput for an invalid name, password or role, Conflict if the name is taken.
         """
         name = canonical_username(username)
         check_roles(roles)
@@ -91,9 +91,9 @@ class Users:
         disabled: bool | None = None,
         drop_second_factor: bool = False,
     ) -> User:
-        """Change what is given; tokens with roles that were taken away are refused from now on.
+        """Change the given fields; tokens with roles that were taken away are refused from now on.
 
-        Raises NotFound, InvalidInput, or Conflict when it would leave no administrator.
+        Raises NotFound, InvalidInput, or Conflict if it would leave no administrator.
         """
         check_roles(roles or ())
         revoked: list[Event] = []
@@ -110,7 +110,7 @@ class Users:
             if off and not before.disabled:
                 revoked += await self._sessions.end_all(connection, user_id, "disabled")
             elif new_roles != before.roles:
-                # The session goes on: its next refresh gives a token with the new roles.
+                # The session continues: its next refresh gives a token with the new roles.
                 revoked += await self._revocations.revoke_user(connection, user_id, await users.now())
             if drop_second_factor and before.totp_secret is not None:
                 await self._second_factor.remove(connection, user_id, actor)
@@ -120,7 +120,7 @@ class Users:
         return user
 
     async def delete(self, user_id: UUID, actor: Actor) -> None:
-        """Remove a user and refuse every token; raise NotFound, or Conflict for the last administrator."""
+        """Delete a user and refuse every token; raise NotFound, or Conflict for the last administrator."""
         async with self._pool.acquire() as connection, connection.transaction():
             users = UserStore(connection)
             await users.lock_admins()
@@ -132,7 +132,7 @@ class Users:
         await self._revocations.spread(revoked)
 
     async def reset_password(self, user_id: UUID, password: str, actor: Actor) -> None:
-        """Set a password the user has to change; every session ends. Raises NotFound or InvalidInput."""
+        """Set a password that the user has to change; every session ends. Raises NotFound or InvalidInput."""
         user = await self.get(user_id)
         refuse_beyond(actor, scopes_of(user.roles))
         check_password(password, user.username)
@@ -146,7 +146,7 @@ class Users:
         await self._revocations.spread(revoked)
 
     async def revoke(self, user_id: UUID, actor: Actor) -> None:
-        """End every session of a user and refuse every token there is; raise NotFound."""
+        """End every session of a user and refuse all tokens; raise NotFound."""
         async with self._pool.acquire() as connection, connection.transaction():
             await _locked_for(connection, user_id, actor)
             revoked = await self._sessions.end_all(connection, user_id, "revoked")
@@ -154,7 +154,7 @@ class Users:
         await self._revocations.spread(revoked)
 
     async def unlock(self, user_id: UUID, actor: Actor) -> None:
-        """Forget the account's failed logins; raise NotFound."""
+        """Reset the account's failed logins; raise NotFound."""
         async with self._pool.acquire() as connection, connection.transaction():
             user = await _locked_for(connection, user_id, actor)
             await self._throttle.clear(connection, user.username)
@@ -166,7 +166,7 @@ class Users:
 
 
 def check_roles(roles: Collection[str]) -> None:
-    """Raise InvalidInput for roles that are not in the table."""
+    """Raise InvalidInput for unknown roles."""
     if unknown := sorted(set(roles) - set(ROLES)):
         raise InvalidInput(
             f"no such roles: {', '.join(unknown)}",
@@ -176,7 +176,7 @@ def check_roles(roles: Collection[str]) -> None:
 
 
 async def _locked_for(connection: Connection, user_id: UUID, actor: Actor) -> User:
-    """Return a user whose row is held; raise NotFound, or Forbidden if the actor has fewer rights."""
+    """Return a user with its row locked; raise NotFound, or Forbidden if the actor has fewer rights."""
     user = await locked(connection, user_id)
     refuse_beyond(actor, scopes_of(user.roles))
     return user

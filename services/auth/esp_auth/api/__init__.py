@@ -1,1 +1,1 @@
-"""The HTTP API: routers that parse, authorise, call and answer."""
+"""HTTP API: routers that parse, authorize, call and answer."""

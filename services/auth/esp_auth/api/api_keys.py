@@ -22,7 +22,7 @@ GatewayId = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9][A-Za-z0-9-]{0
 
 
 class KeyWanted(BaseModel):
-    """A key to be: its permissions, and the gateway it is bound to if it is a gateway's."""
+    """A new key: its permissions, and the gateway it is bound to, if any."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -38,7 +38,7 @@ class KeyWanted(BaseModel):
 
 
 class Rotation(BaseModel):
-    """How long the old secret stays good, seconds; null: as the service is set, 0: not at all."""
+    """Seconds that the old secret stays valid; null: the setting's, 0: none."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"overlap_s": 3600}]})
 
@@ -62,13 +62,13 @@ class KeyShown(BaseModel):
 
 
 class KeyIssued(KeyShown):
-    """A key with its secret, shown this once."""
+    """A key with its secret, which is shown only this once."""
 
     key: str = Field(repr=False)
 
 
 def shown(record: ApiKey) -> KeyShown:
-    """Return what is shown of a key."""
+    """Return the public form of a key."""
     return KeyShown(**_fields(record))
 
 
@@ -96,7 +96,7 @@ def _add_reads(router: APIRouter, api_keys: ApiKeys) -> None:
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Any:
-        """Return the keys by id, those of one gateway if named."""
+        """Return the keys by id, optionally those of one gateway."""
         (after,) = position(cursor, text_field) or (None,)
         rows = await api_keys.page(after, gateway_id, limit + 1)
         return page([shown(record) for record in rows], limit, lambda key: [key.id])
@@ -110,9 +110,10 @@ def _add_reads(router: APIRouter, api_keys: ApiKeys) -> None:
 def _add_changes(router: APIRouter, api_keys: ApiKeys, gateways: KnownGateways) -> None:
     @router.post("", status_code=201, response_model=KeyIssued, responses=problems(*BODY, 409))
     async def create_api_key(body: KeyWanted, caller: Writer, request: Request, response: Response) -> Any:
-        """Make a key; its secret is shown this once. A key gives another no permission it has not itself.
+        """Create a key; its secret is shown only this once.
 
-        A gateway must be registered before a key can be bound to it.
+        A key cannot grant permissions that it does not have. A gateway must be registered before a key can be
+        bound to it.
         """
         wanted = NewKey(body.name, body.scopes, body.gateway_id, body.expires_at)
         check_key(wanted)
@@ -129,17 +130,17 @@ def _add_changes(router: APIRouter, api_keys: ApiKeys, gateways: KnownGateways) 
         request: Request,
         body: Rotation | None = None,
     ) -> Any:
-        """Give the key a new secret, shown this once; the old one stays good for a while.
+        """Give the key a new secret, shown only this once; the old one stays valid for a while.
 
-        A key rotates none that has a permission it has not itself.
+        A key cannot rotate a key with more permissions than its own.
         """
         overlap_s = body.overlap_s if body else None
         return _issued(await api_keys.rotate(id, actor_of(request, caller), overlap_s=overlap_s))
 
     @router.post("/{id}/revoke", response_model=KeyShown, responses=problems(404))
     async def revoke_api_key(id: KeyId, caller: Writer, request: Request) -> Any:  # noqa: A002
-        """Make the key invalid everywhere at once.
+        """Revoke the key everywhere at once.
 
-        A key revokes none that has a permission it has not itself.
+        A key cannot revoke a key with more permissions than its own.
         """
         return shown(await api_keys.revoke(id, actor_of(request, caller)))

@@ -1,4 +1,4 @@
-"""The audit log over HTTP: read by the page, taken away as a file, verified."""
+"""The audit log over HTTP: list, export and verify."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -26,7 +26,7 @@ MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.
 
 
 class AuditRecord(BaseModel):
-    """One record: who did what to which object, how it ended, and its place in the chain."""
+    """One record: who did what to which object, the outcome, and its place in the chain."""
 
     seq: int
     time: datetime
@@ -46,14 +46,14 @@ class AuditRecord(BaseModel):
 
 
 class ChainHead(BaseModel):
-    """The last record's number and seal."""
+    """Number and seal of the last record."""
 
     seq: Annotated[int, Field(ge=0, le=MAX_SERIAL)]
     hash: HashHex
 
 
 class VerifyRequest(BaseModel, extra="forbid"):
-    """What to verify: all, or the records of a range; `noted`: heads that the chain must contain."""
+    """Range to verify, or everything; `noted`: heads that the chain must contain."""
 
     from_seq: Seq | None = None
     to_seq: Seq | None = None
@@ -61,7 +61,7 @@ class VerifyRequest(BaseModel, extra="forbid"):
 
 
 class AuditFinding(BaseModel):
-    """What is wrong with the records `seq` to `until_seq`."""
+    """The fault of the records `seq` to `until_seq`."""
 
     kind: Kind
     seq: int
@@ -71,7 +71,7 @@ class AuditFinding(BaseModel):
 
 
 class VerifyAnswer(BaseModel):
-    """Whether the chain is whole; the first 100 findings if it is not."""
+    """Whether the chain is intact; the first 100 findings if it is not."""
 
     intact: bool
     from_seq: int
@@ -91,7 +91,7 @@ def wanted(
     since: Since = None,
     until: Until = None,
 ) -> AuditFilter:
-    """Return the filter that a query asks for."""
+    """Return the filter for a query."""
     return AuditFilter(actor, object, action, service, outcome, since, until)
 
 
@@ -118,7 +118,7 @@ def audit_router(trail: AuditLog) -> APIRouter:
         responses={**problems(), 200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
     )
     async def export_audit(wanted: Wanted, format: ExportFormat = ExportFormat.CSV) -> Any:  # noqa: A002
-        """Return the audit records that fit as one file, newest first."""
+        """Return the matching audit records as one file, newest first."""
         name = f'attachment; filename="audit.{format}"'
         return StreamingResponse(
             trail.export(format, wanted),
@@ -130,7 +130,7 @@ def audit_router(trail: AuditLog) -> APIRouter:
     async def verify_audit(request: VerifyRequest | None = None) -> Any:
         """Look for records that were changed, removed, added or moved.
 
-        It reads each of them: a log of millions is verified by ranges, or with `esp-auth audit verify`.
+        Reads every record: verify a log of millions in ranges, or with `esp-auth audit verify`.
         """
         asked = request or VerifyRequest()
         noted = [Head(head.seq, bytes.fromhex(head.hash)) for head in asked.noted]

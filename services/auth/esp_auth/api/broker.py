@@ -1,7 +1,7 @@
-"""The broker's authentication backend: RabbitMQ asks here whether a gateway may connect and publish.
+"""Authentication backend of the broker: RabbitMQ asks whether a gateway may connect and publish.
 
-Forms as in rabbitmq-auth-backend-http; the answer is the text `allow` or `deny`. The broker shows who it is
-by a secret in the path, which is taken out of it before anything could log or count it.
+Forms as in rabbitmq-auth-backend-http; the response is the text `allow` or `deny`. The broker authenticates
+with a secret in the path, which is removed before logging and metrics.
 """
 
 import hmac
@@ -24,14 +24,14 @@ _ADMITTED: Final = "esp_auth.broker"
 
 
 class BrokerDoor:
-    """ASGI middleware: `/broker/<secret>/user` goes on as `/broker/user`, marked if the secret is right."""
+    """ASGI middleware: forward `/broker/<secret>/user` as `/broker/user`, marked if the secret is correct."""
 
     def __init__(self, app: ASGIApp, secret: str | None) -> None:
         self._app = app
         self._secret = secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; one to the broker's routes without its secret."""
+        """Forward the request; requests to the broker's routes without their secret."""
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
             given, _, question = scope["path"].removeprefix(PREFIX).partition("/")
             path = PREFIX + question
@@ -41,13 +41,13 @@ class BrokerDoor:
 
 
 async def admitted(request: Request) -> None:
-    """FastAPI dependency: the broker asks; to anybody else there is nothing here."""
+    """FastAPI dependency that admits the broker only; for others the route does not exist."""
     if not request.scope.get(_ADMITTED):
         raise NotFound("nothing is here")
 
 
 async def form(request: Request) -> dict[str, str]:
-    """FastAPI dependency: the fields of a form."""
+    """FastAPI dependency that returns the fields of a form."""
     return dict(parse_qsl((await request.body()).decode(errors="replace"), keep_blank_values=True))
 
 
@@ -55,7 +55,7 @@ Form = Annotated[dict[str, str], Depends(form)]
 
 
 def broker_router(gateways: Gateways) -> APIRouter:
-    """Return the four questions of the broker."""
+    """Return the four routes that the broker calls."""
     router = APIRouter(
         prefix=PREFIX.rstrip("/"),
         include_in_schema=False,
@@ -64,7 +64,7 @@ def broker_router(gateways: Gateways) -> APIRouter:
 
     async def answer(request: Request, gateway_id: str, allowed: Awaitable[bool]) -> PlainTextResponse:
         is_allowed = await allowed
-        # Only what can be a gateway's name: anything else may be a secret that was typed in its place.
+        # Only valid gateway names: other text may be a secret entered in the wrong field.
         actor_id = gateway_id if GATEWAY_ID.fullmatch(gateway_id) else None
         set_verdict(request, Verdict(actor_id, "success" if is_allowed else "denied"))
         return PlainTextResponse("allow" if is_allowed else "deny")

@@ -1,4 +1,4 @@
-"""Logging in and out, the caller's own password and second factor, and the public keys."""
+"""Log in and out, manage the caller's password and second factor, and publish the public keys."""
 
 from typing import Annotated, Any
 
@@ -28,7 +28,7 @@ def _example(**fields: Any) -> ConfigDict:
 
 
 class Login(BaseModel):
-    """Who logs in; `totp`: the code, of a user with a second factor."""
+    """A login; `totp`: the code, for users with a second factor."""
 
     model_config = _example(username="maria", password=_EXAMPLE_PASSWORD)
 
@@ -38,7 +38,7 @@ class Login(BaseModel):
 
 
 class Refresh(BaseModel):
-    """The last refresh token, which this spends."""
+    """The last refresh token; it can be used once."""
 
     model_config = _example(refresh_token="esp_refresh_…")  # noqa: S106 - of the documentation
 
@@ -46,7 +46,7 @@ class Refresh(BaseModel):
 
 
 class Logout(BaseModel):
-    """Whether to end every session of the user, or this one."""
+    """Whether to end all sessions of the user, or only this one."""
 
     model_config = _example(everywhere=False)
 
@@ -54,7 +54,7 @@ class Logout(BaseModel):
 
 
 class PasswordChange(BaseModel):
-    """The password as it is, and as it is to be."""
+    """The current and the new password."""
 
     model_config = _example(current=_EXAMPLE_PASSWORD, new="nine-pumps-below-the-ice")
 
@@ -63,7 +63,7 @@ class PasswordChange(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """The code the authenticator shows."""
+    """The code shown by the authenticator."""
 
     model_config = _example(code="492039")
 
@@ -79,9 +79,9 @@ class PasswordProof(BaseModel):
 
 
 class Tokens(BaseModel):
-    """`access_token` is good for `expires_in` seconds, `refresh_token` once.
+    """`access_token` is valid for `expires_in` seconds, `refresh_token` once.
 
-    `must`: what the user has to do first; until then the access token is good for nothing else.
+    `must`: an action the user has to complete first; until then the access token permits nothing else.
     """
 
     access_token: str = Field(repr=False)
@@ -92,7 +92,7 @@ class Tokens(BaseModel):
 
 
 class Caller(BaseModel):
-    """Whose credential it is, and what it permits."""
+    """The caller and its permissions."""
 
     id: str
     kind: str
@@ -103,7 +103,7 @@ class Caller(BaseModel):
 
 
 class TotpSecret(BaseModel):
-    """What an authenticator needs; shown once."""
+    """Data for an authenticator, shown only once."""
 
     secret: str = Field(repr=False)
     otpauth_uri: str = Field(repr=False)
@@ -121,7 +121,7 @@ class Jwk(BaseModel):
 
 
 class Jwks(BaseModel):
-    """The keys that sign, will sign, or signed tokens that are still good."""
+    """Keys that sign, will sign, or signed tokens that are still valid."""
 
     keys: list[Jwk]
 
@@ -149,16 +149,16 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
 
     @router.post("/login", dependencies=public, response_model=Tokens, responses=problems(*BODY))
     async def log_in(body: Login, request: Request) -> Any:
-        """Open a session. A name nobody has, a wrong password and a wrong code are answered alike.
+        """Open a session. Unknown names, wrong passwords and wrong codes get the same response.
 
-        401 with code `totp-required`: the password is right, send the code of the second factor as well.
+        401 with code `totp-required`: the password is correct, send the code of the second factor as well.
         """
         grant = await identity.logins.log_in(body.username, body.password, body.totp, actor_of(request))
         return _tokens(grant)
 
     @router.post("/refresh", dependencies=public, response_model=Tokens, responses=problems(*BODY))
     async def refresh(body: Refresh, request: Request) -> Any:
-        """Return the next tokens. A refresh token that comes a second time ends its session."""
+        """Return the next tokens. Using a refresh token twice ends its session."""
         try:
             return _tokens(await identity.sessions.refresh(body.refresh_token, actor_of(request)))
         except Unauthenticated:
@@ -172,7 +172,7 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
 
     @router.post("/logout", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY))
     async def log_out(me: Me, request: Request, body: Logout | None = None) -> None:
-        """End this session, or all of the caller's; their tokens are refused from now on."""
+        """End this session, or all of the caller's; their tokens are refused at once."""
         await identity.sessions.log_out(
             me.user_id,
             me.session_id,
@@ -184,7 +184,7 @@ def _add_sessions(router: APIRouter, identity: Identity) -> None:
 def _add_own_account(router: APIRouter, identity: Identity) -> None:
     @router.get("/me", response_model=Caller, responses=problems())
     async def read_me(caller: Known) -> Any:
-        """Return whose credential this is, and what it permits."""
+        """Return the caller and its permissions."""
         return Caller(
             id=caller.id,
             kind=caller.kind,
@@ -196,7 +196,7 @@ def _add_own_account(router: APIRouter, identity: Identity) -> None:
 
     @router.post("/password", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 409))
     async def change_password(body: PasswordChange, me: Me, request: Request) -> None:
-        """Set another password; the other sessions end. Refresh to get a token without the duty to do so."""
+        """Change the password; other sessions end. Refresh to get a token without the pending duty."""
         await identity.logins.change_password(
             me.user_id, me.session_id, body.current, body.new, actor_of(request, me.principal)
         )
@@ -205,9 +205,9 @@ def _add_own_account(router: APIRouter, identity: Identity) -> None:
 def _add_second_factor(router: APIRouter, identity: Identity) -> None:
     @router.post("/totp", status_code=201, response_model=TotpSecret, responses=problems(*BODY, 404, 409))
     async def enrol(body: PasswordProof, me: Me, request: Request) -> Any:
-        """Make the secret of a second factor, which is asked for once a code confirms it.
+        """Create the secret of a second factor, which is required once a code has confirmed it.
 
-        The password proves who asks: with a stolen token one could lock its user out for good.
+        The password is required, since a stolen token could otherwise lock its user out.
         """
         enrolment = await identity.logins.enrol_second_factor(
             me.user_id, me.session_id, body.password, actor_of(request, me.principal)
@@ -216,12 +216,12 @@ def _add_second_factor(router: APIRouter, identity: Identity) -> None:
 
     @router.post("/totp/confirm", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
     async def confirm(body: Confirmation, me: Me, request: Request) -> None:
-        """Ask for the second factor at each login from now on."""
+        """Require the second factor from the next login on."""
         await identity.second_factor.confirm(me.user_id, body.code, actor_of(request, me.principal))
 
     @router.delete("/totp", status_code=status.HTTP_204_NO_CONTENT, responses=problems(*BODY, 404, 409))
     async def remove(body: PasswordProof, me: Me, request: Request) -> None:
-        """Ask for no second factor any more; the password proves who asks."""
+        """Remove the second factor; the password is required."""
         await identity.logins.remove_second_factor(
             me.user_id, me.session_id, body.password, actor_of(request, me.principal)
         )

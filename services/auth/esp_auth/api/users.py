@@ -23,7 +23,7 @@ Roles = Annotated[list[Role], Field(max_length=5)]
 
 
 class NewUser(BaseModel):
-    """A user to be, who will have to change this password."""
+    """A new user, who has to change this password."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -40,7 +40,7 @@ class NewUser(BaseModel):
 
 
 class UserChange(BaseModel):
-    """What to change; `totp_enabled` false takes a lost second factor away."""
+    """Fields to change; `totp_enabled` false removes a lost second factor."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"roles": ["operator"], "disabled": False}]}
@@ -52,7 +52,7 @@ class UserChange(BaseModel):
 
 
 class PasswordReset(BaseModel):
-    """The password the user will have to change."""
+    """A password that the user has to change."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"password": "seven-wells-under-the-rain"}]}
@@ -62,7 +62,7 @@ class PasswordReset(BaseModel):
 
 
 class UserShown(BaseModel):
-    """A user, as administrators see one."""
+    """A user as administrators see it."""
 
     id: UUID
     username: str
@@ -77,7 +77,7 @@ class UserShown(BaseModel):
 
 
 def shown(user: User) -> UserShown:
-    """Return what is shown of a user."""
+    """Return the public form of a user."""
     return UserShown(
         id=user.user_id,
         username=user.username,
@@ -120,7 +120,7 @@ def _add_changes(router: APIRouter, users: Users) -> None:
     async def create_user(body: NewUser, caller: Writer, request: Request, response: Response) -> Any:
         """Add a user, who has to change the password at the first login.
 
-        A key adds none who would have a permission it has not itself.
+        A key cannot add a user with more permissions than its own.
         """
         user = await users.create(body.username, body.password, body.roles, actor_of(request, caller))
         response.headers["Location"] = f"{request.url.path}/{user.user_id}"
@@ -128,9 +128,9 @@ def _add_changes(router: APIRouter, users: Users) -> None:
 
     @router.patch("/{id}", response_model=UserShown, responses=problems(*BODY, 404, 409))
     async def update_user(id: UUID, body: UserChange, caller: Writer, request: Request) -> Any:  # noqa: A002
-        """Change roles, disable or enable, or take a lost second factor away.
+        """Change roles, disable or enable, or remove a lost second factor.
 
-        A key changes none who has, or would have, a permission it has not itself.
+        A key cannot change a user who has, or would have, more permissions than its own.
         """
         user = await users.update(
             id,
@@ -143,9 +143,9 @@ def _add_changes(router: APIRouter, users: Users) -> None:
 
     @router.delete("/{id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
     async def delete_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Remove a user; the audit trail keeps what the user did.
+        """Delete a user; the audit trail keeps the user's actions.
 
-        A key removes none who has a permission it has not itself.
+        A key cannot delete a user with more permissions than its own.
         """
         await users.delete(id, actor_of(request, caller))
 
@@ -155,24 +155,24 @@ def _add_actions(router: APIRouter, users: Users) -> None:
 
     @router.post("/{id}/revoke", status_code=done, responses=problems(404))
     async def revoke_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """End every session of the user and refuse every token there is.
+        """End every session of the user and refuse all tokens.
 
-        A key ends none of a user who has a permission it has not itself.
+        A key cannot do this to a user with more permissions than its own.
         """
         await users.revoke(id, actor_of(request, caller))
 
     @router.post("/{id}/password", status_code=done, responses=problems(*BODY, 404))
     async def reset_password(id: UUID, body: PasswordReset, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Set a password the user has to change; every session ends.
+        """Set a password that the user has to change; every session ends.
 
-        A key sets none of a user who has a permission it has not itself.
+        A key cannot do this to a user with more permissions than its own.
         """
         await users.reset_password(id, body.password, actor_of(request, caller))
 
     @router.post("/{id}/unlock", status_code=done, responses=problems(404))
     async def unlock_user(id: UUID, caller: Writer, request: Request) -> None:  # noqa: A002
-        """Forget the account's failed logins.
+        """Reset the account's failed logins.
 
-        A key unlocks none who has a permission it has not itself.
+        A key cannot do this to a user with more permissions than its own.
         """
         await users.unlock(id, actor_of(request, caller))

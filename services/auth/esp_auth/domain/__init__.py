@@ -1,1 +1,1 @@
-"""The rules of identity: pure, no I/O, and no clock: time is an argument."""
+"""Identity rules: pure, no I/O, and time is an argument."""

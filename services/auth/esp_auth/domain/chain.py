@@ -1,8 +1,8 @@
-"""The audit log's hash chain: what is sealed, in which form, and what a look through it finds.
+"""The audit log's hash chain: sealing and verification.
 
-Each record is sealed with HMAC-SHA256 over the seal of the record before and the record's canonical form, its
-number included. Without the key nobody can make a seal that fits; whoever changes, removes, adds or moves a
-record leaves a place where one does not.
+Each record is sealed with HMAC-SHA256 over the previous seal and the record's canonical form, which includes
+its number. Without the key nobody can create a valid seal, so changed, removed, added or moved records are
+detected.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from uuid import UUID
 import orjson
 
 GENESIS: Final = bytes(32)
-"""What the first record is sealed with in place of a seal before it."""
+"""Seal before the first record."""
 
 MAX_FINDINGS: Final = 100
-"""Findings that are told one by one; beyond, they are counted."""
+"""Findings reported individually; beyond that they are counted."""
 
 _MAX_SUSPECTS: Final = 32
-"""Records that do not fit which are kept, to see at the end whether they are another place's."""
+"""Mismatched records kept in memory, to find out at the end whether they were moved."""
 
 _MAX_TWINS: Final = 16
-"""Records of one number that are kept: someone may have added any number of them."""
+"""Records of one number kept in memory; an attacker may have added any number of them."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,10 +35,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Who did what to which object, and how it ended; `time_us` is in microseconds since 1970 UTC.
+    """Who did what to which object, with the outcome; `time_us` is in microseconds since 1970 UTC.
 
-    `detail`: what JSON knows, with integers of 64 bits and no float that is whole (`esp_auth.domain.records`
-    sees to that): it must come back from the database as it went in.
+    `detail`: JSON with integers of 64 bits and no whole floats (`esp_auth.domain.records` ensures it), so
+    that it is read back from the database unchanged.
     """
 
     id: UUID
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def time(self) -> datetime:
-        """When it happened."""
+        """Time of the action."""
         return _EPOCH + timedelta(microseconds=self.time_us or 0)
 
 
@@ -80,12 +80,12 @@ EMPTY: Final = Head(0, GENESIS)
 
 
 def microseconds(time: datetime) -> int:
-    """Return `time`, which has a zone, in microseconds since 1970 UTC."""
+    """Return the aware `time` in microseconds since 1970 UTC."""
     return (time - _EPOCH) // _MICROSECOND
 
 
 def canonical(seq: int, record: Record) -> bytes:
-    """Return the one form of a record that is sealed: JSON with every field, keys sorted, without spaces."""
+    """Return the sealed form of a record: JSON with every field, keys sorted, without spaces."""
     return orjson.dumps(
         {
             "action": record.action,
@@ -108,7 +108,7 @@ def canonical(seq: int, record: Record) -> bytes:
 
 
 def seal(key: bytes, before: bytes, seq: int, record: Record) -> bytes:
-    """Return the seal of a record that follows one with the seal `before`."""
+    """Return the seal of a record that follows the seal `before`."""
     return hmac.digest(key, before + canonical(seq, record), hashlib.sha256)
 
 
@@ -124,7 +124,7 @@ def extend(key: bytes, head: Head, records: Iterable[Record]) -> list[Link]:
 
 
 class Kind(StrEnum):
-    """What can be wrong with a place of the chain."""
+    """Kinds of faults in the chain."""
 
     CHANGED = "changed"
     MISSING = "missing"
@@ -134,7 +134,7 @@ class Kind(StrEnum):
 
 
 class Finding(NamedTuple):
-    """Something wrong with the records `seq` to `until_seq`; `id` is of the record that stands there now."""
+    """A fault of the records `seq` to `until_seq`; `id` is that of the present record."""
 
     kind: Kind
     seq: int
@@ -145,7 +145,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a look through the chain found: the first findings, by place, and how many there are."""
+    """Result of a verification: the first findings, by place, and their total."""
 
     records: int
     findings: Sequence[Finding]
@@ -153,22 +153,22 @@ class Verdict:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether the chain is intact."""
         return not self.findings_total
 
 
 class _Suspect(NamedTuple):
-    """A record that does not fit where it stands, and the seals that could come before that place."""
+    """A mismatched record, and the seals that could precede its place."""
 
     link: Link
     before: Sequence[bytes]
 
 
 class Verifier:
-    """Looks through links in the order of their numbers; memory does not grow with their count.
+    """Verify links in the order of their numbers, in constant memory.
 
-    `first_seq`: the number the links begin with, `before`: the seal of the link before; None: not known, and
-    the first link cannot be checked. `witnesses`: heads noted elsewhere, which the chain must contain.
+    `first_seq`: number of the first link, `before`: the seal before it; None: unknown, and the first link
+    cannot be checked. `witnesses`: heads noted elsewhere, which the chain must contain.
     """
 
     def __init__(
@@ -193,11 +193,11 @@ class Verifier:
 
     @property
     def last_seq(self) -> int:
-        """Number of the last link taken; 0 before the first."""
+        """Number of the last link; 0 before the first."""
         return self._last.seq if self._last else 0
 
     def feed(self, links: Iterable[Link]) -> None:
-        """Take the next links."""
+        """Verify the next links."""
         for link in links:
             self._records += 1
             if self._twins and link.seq != self._twins[0].seq:
@@ -208,14 +208,14 @@ class Verifier:
                 self._find(Kind.FORGED, link.seq, "one of many records with this number", link.record.id)
 
     def finish(self, head: Head | None, until_seq: int | None = None) -> Verdict:
-        """Return what was found, with the links all taken.
+        """Return the result once all links are fed.
 
-        `head`: as the database has it, None if it has none. `until_seq`: the last number that was asked for;
-        None: all, so that the last link must be the head's.
+        `head`: as stored in the database, None if missing. `until_seq`: the last requested number; None: all,
+        so that the last link must be the head's.
         """
         if self._twins:
             self._take_place()
-        self._finishing = True  # what comes now may be of the first places, and is little
+        self._finishing = True  # the remaining suspects may belong to the first places, and are few
         self._check_end(head, until_seq)
         last_asked = until_seq or max(self._next, head.seq if head else 0)
         for witness in self._witnesses:
@@ -231,7 +231,7 @@ class Verifier:
         return Verdict(self._records, findings, self._total)
 
     def _take_place(self) -> None:
-        """Check all the records that bear one number."""
+        """Check all records of one number."""
         twins, self._twins = self._twins, []
         seq = twins[0].seq
         if seq < self._first:
@@ -245,13 +245,13 @@ class Verifier:
             self._suspect(twins[0])
         genuine = fitting or twins[0]
         if len(twins) > 1:
-            # With none that fits, one of them may be the record, changed.
+            # If none matches, one of them may be the changed record.
             others = [link for link in twins if link is not fitting]
             self._forged(others, f"one of {len(twins)} records with this number")
         self._advance(genuine, twins)
 
     def _advance(self, genuine: Link, twins: Sequence[Link]) -> None:
-        """Go on after `genuine`: the next record follows its seal as stored, or as it should be."""
+        """Continue after `genuine`: the next record follows its stored or its computed seal."""
         seals = [genuine.hash, *(link.hash for link in twins)]
         if self._before is not None:
             seals += [seal(self._key, before, genuine.seq, genuine.record) for before in self._before]
@@ -294,12 +294,12 @@ class Verifier:
             self._changed(link)
 
     def _settle_suspects(self) -> None:
-        """Tell records that were moved, and those that follow one, from records that were changed."""
+        """Distinguish moved records, and their followers, from changed records."""
         loose = [suspect.link.hash for suspect in self._suspects]
         for suspect in self._suspects:
             link = suspect.link
             if any(self._made_of(link, before, link.seq) for before in loose):
-                continue  # the record before it was moved away; this one is as it was
+                continue  # the previous record was moved away; this one is unchanged
             home = self._home_of(suspect, loose)
             if home is None:
                 self._changed(link)
@@ -307,7 +307,7 @@ class Verifier:
                 self._find(Kind.REORDERED, link.seq, f"this is record {home}", link.record.id)
 
     def _home_of(self, suspect: _Suspect, loose: Sequence[bytes]) -> int | None:
-        """Return the place among the suspect ones where a suspect's seal fits."""
+        """Return the place among the suspects where a suspect's seal matches."""
         for place in self._suspects:
             seq = place.link.seq
             for before in concatenated(place.before, loose):
@@ -329,7 +329,7 @@ class Verifier:
 def verify(
     key: bytes, links: Iterable[Link], head: Head | None, *, witnesses: Iterable[Head] = ()
 ) -> Verdict:
-    """Return what is wrong with a whole chain that is in memory."""
+    """Return the faults of a complete chain in memory."""
     verifier = Verifier(key, witnesses=witnesses)
     verifier.feed(links)
     return verifier.finish(head)

@@ -1,4 +1,4 @@
-"""Which signing key signs, and which are published: a key is known before it signs and long after."""
+"""Choose the signing key and the published keys: a key is published before it signs and long after."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ def signer(keys: Iterable[SigningKey], now: datetime) -> SigningKey | None:
 
 
 def retired(keys: Sequence[SigningKey], now: datetime, token_lifetime_s: float) -> list[SigningKey]:
-    """Return the keys nobody needs any more: the last token that each signed has expired."""
+    """Return the keys that are no longer needed: the last token that each signed has expired."""
     ordered = sorted(keys, key=lambda key: key.signs_from)
     lifetime = timedelta(seconds=token_lifetime_s)
     return [key for key, following in pairwise(ordered) if following.signs_from + lifetime < now]
 
 
 def published(keys: Sequence[SigningKey], now: datetime, token_lifetime_s: float) -> list[SigningKey]:
-    """Return the keys of the JWKS: the one that signs, those that will, and those whose tokens still live."""
+    """Return the keys of the JWKS: the current, future, and past ones with valid tokens."""
     gone = {key.kid for key in retired(keys, now, token_lifetime_s)}
     return sorted((key for key in keys if key.kid not in gone), key=lambda key: key.signs_from)

@@ -1,4 +1,4 @@
-"""How long a login has to wait after failed ones, whether or not its account exists."""
+"""Waiting time after failed logins, whether or not the account exists."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`free` failures cost nothing; then each doubles the wait, from `first_s` up to `longest_s` seconds.
+    """`free` failures have no effect; each further one doubles the wait, `first_s` to `longest_s` seconds.
 
     Failures are forgotten `forget_s` seconds after the last one, which is longer than any wait.
     """
@@ -19,14 +19,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """The failures of one subject that are not forgotten, and when the last one was."""
+    """Remembered failures of one subject, and the time of the last one."""
 
     failures: int
     last_at: datetime
 
 
 def wait_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
-    """Return the seconds until the next attempt is heard; 0: now."""
+    """Return the seconds until the next attempt is accepted; 0: now."""
     if attempts is None or _forgotten(attempts, rule, now):
         return 0.0
     over_at = attempts.last_at + timedelta(seconds=_penalty_s(attempts, rule))
@@ -34,14 +34,14 @@ def wait_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
 
 
 def delay_s(attempts: Attempts | None, rule: Rule, now: datetime) -> float:
-    """Return the seconds that each attempt is held, however long ago the last failure was; 0: not at all."""
+    """Return the seconds that each attempt is delayed, however old the last failure is; 0: not at all."""
     if attempts is None or _forgotten(attempts, rule, now):
         return 0.0
     return _penalty_s(attempts, rule)
 
 
 def after_failure(attempts: Attempts | None, rule: Rule, now: datetime) -> Attempts:
-    """Return the attempts with one failure more."""
+    """Return the attempts with one more failure."""
     if attempts is None or _forgotten(attempts, rule, now):
         return Attempts(1, now)
     return Attempts(attempts.failures + 1, max(now, attempts.last_at))
@@ -50,7 +50,7 @@ def after_failure(attempts: Attempts | None, rule: Rule, now: datetime) -> Attem
 def _penalty_s(attempts: Attempts, rule: Rule) -> float:
     if attempts.failures < rule.free:
         return 0.0
-    # A float has room for 2 ** 1000; no wait needs the sixty-fifth doubling.
+    # A float can hold 2 ** 1000; no wait needs the sixty-fifth doubling.
     doublings = min(attempts.failures - rule.free, 64)
     return min(rule.first_s * 2.0**doublings, rule.longest_s)
 

@@ -1,4 +1,4 @@
-"""Passwords: what is good enough for one (NIST SP 800-63B), and their Argon2id hashes."""
+"""Password strength (NIST SP 800-63B) and Argon2id hashes."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from esp_common.errors import InvalidInput
 SHORTEST: Final = 12
 LONGEST: Final = 128
 SHORTEST_TELLING_NAME: Final = 3
-"""A username shorter than this may stand in a password: it would by chance."""
+"""Minimum length of a username that a password must not contain; shorter ones occur by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one hash costs: memory in KiB, passes over it, and lanes."""
+    """Cost of one hash: memory in KiB, passes over it, and lanes."""
 
     memory_kib: int
     passes: int
@@ -27,7 +27,7 @@ class Cost:
 
 
 class Passwords:
-    """Hashes and compares passwords at one cost. Each call takes tens of milliseconds and holds no lock."""
+    """Hash and verify passwords at one cost. Each call takes tens of milliseconds and holds no lock."""
 
     def __init__(self, cost: Cost) -> None:
         self._hasher = PasswordHasher(
@@ -41,32 +41,32 @@ class Passwords:
         return self._hasher.hash(normal(password))
 
     def matches(self, stored: str, password: str) -> bool:
-        """Return whether `password` is what `stored` is the hash of."""
+        """Return whether `password` matches the hash `stored`."""
         try:
             return self._hasher.verify(stored, normal(password))
         except (VerificationError, InvalidHashError):
             return False
 
     def outdated(self, stored: str) -> bool:
-        """Return whether `stored` was made at another cost than today's."""
+        """Return whether `stored` was made at another cost than the current one."""
         return self._hasher.check_needs_rehash(stored)
 
 
 def normal(password: str) -> str:
-    """Return one form of what looks the same, however a keyboard composes it (NFKC)."""
+    """Return the NFKC form, equal for texts that look the same."""
     return unicodedata.normalize("NFKC", password)
 
 
 def check_password(password: str, username: str) -> None:
-    """Raise InvalidInput, naming every reason, when `username` should not have this password."""
+    """Raise InvalidInput with every weakness of the password for `username`."""
     if reasons := weaknesses(normal(password), username):
-        # Neither the password nor the list of near misses: this text is answered and logged.
+        # Without the password or similar ones: this text is returned and logged.
         fields = [{"where": ["password"], "what": reason} for reason in reasons]
         raise InvalidInput("; ".join(reasons), fields=fields, fix="choose a longer phrase of your own")
 
 
 def weaknesses(password: str, username: str) -> list[str]:
-    """Return why `password` is too weak for `username`; nothing when it is not."""
+    """Return the weaknesses of `password` for `username`, if any."""
     folded = password.casefold()
     reasons = []
     if not SHORTEST <= len(password) <= LONGEST:
@@ -79,7 +79,7 @@ def weaknesses(password: str, username: str) -> list[str]:
 
 
 def _is_common(folded: str) -> bool:
-    """Return whether the password is on the list (alone, decorated, or repeated), or one of a kind."""
+    """Return whether the password is common (alone, decorated, or repeated), or one repeated character."""
     core = _undecorated(folded)
     unit = _repeated_unit(folded)
     listed = bool({folded, core, _repeated_unit(core)} & common_passwords())
@@ -87,26 +87,26 @@ def _is_common(folded: str) -> bool:
 
 
 def _undecorated(folded: str) -> str:
-    """Return what is left without the digits and signs that a rule about them makes people add."""
+    """Return the text without the digits and signs that people add to satisfy rules."""
     ends = "".join({c for c in folded if not c.isalpha()})
     return folded.strip(ends)
 
 
 def _repeated_unit(text: str) -> str:
-    """Return the shortest text of which `text` is a repetition: itself when it is none."""
+    """Return the shortest text of which `text` is a repetition: itself if it is none."""
     return text[: (text + text).find(text, 1)] if text else text
 
 
 def _is_run(text: str) -> bool:
-    """Return whether each character follows from the one before by the same step: 123456789012."""
+    """Return whether each character follows from the previous one by the same step: 123456789012."""
     # By ten, so that 0 comes after 9.
     return len({(ord(after) - ord(before)) % 10 for before, after in pairwise(text)}) == 1
 
 
 @cache
 def common_passwords() -> frozenset[str]:
-    """Return the 30,000 passwords people use most (zxcvbn's list)."""
-    # Not loaded with the module: it takes a tenth of a second, and most commands never need it.
+    """Return the 30,000 most common passwords (zxcvbn's list)."""
+    # Loaded on demand: it takes a tenth of a second, and most commands never need it.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
     return frozenset(FREQUENCY_LISTS["passwords"])

@@ -1,4 +1,4 @@
-"""What services say happened, as records fit to be stored: complete, bounded, and without secrets."""
+"""Convert services' audit messages to complete, bounded records without secrets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -23,7 +23,7 @@ TEXT_LIMITS: Final[Mapping[str, int]] = {
     "source_address": 100,
     "trace_id": 100,
 }
-"""Characters of each text; an index entry of 500 still fits a page. What is longer is cut."""
+"""Maximum characters of each text; an index entry of 500 still fits a page. Longer ones are truncated."""
 
 DETAIL_TEXT: Final = 1000
 DETAIL_BYTES: Final = 16 * 1024
@@ -36,16 +36,15 @@ _HINTS: Final = (
     *("://", "esp_live_", "eyj", "bearer", "passw", "secret", "token", "apikey", "api_key", "api-key"),
     *("authorization", "credential", '"key":'),
 )
-"""Every text in which `mask` or `mask_secrets` find something has one of these; they take a hundred times as
-long to look."""
+"""Texts with something to mask contain one of these; `mask` and `mask_secrets` take 100 times longer."""
 
 
 class Unfit(Exception):
-    """The record cannot be stored: what is wrong with which field."""
+    """The record cannot be stored; the message names the field and the fault."""
 
 
 def bodies_of(headers: Mapping[str, Any], body: bytes) -> list[Any]:
-    """Return the records of a message, still as they came; raise InvalidInput if it is in neither form.
+    """Return the raw records of a message; raise InvalidInput if its form is unknown.
 
     A batch is `{"records": [...]}`; an event of a service's outbox carries one record as its data.
     """
@@ -62,7 +61,7 @@ def bodies_of(headers: Mapping[str, Any], body: bytes) -> list[Any]:
 
 
 def _completed(content: dict[str, Any], headers: Mapping[str, Any], body: bytes) -> dict[str, Any]:
-    """Return an event's record; what it does not say of itself, its envelope says."""
+    """Return an event's record, with missing fields taken from its envelope."""
     try:
         event = decode_event(headers, body)
     except InvalidInput:
@@ -71,9 +70,9 @@ def _completed(content: dict[str, Any], headers: Mapping[str, Any], body: bytes)
 
 
 def record_of(fields: Any) -> Record:
-    """Return a record as it is to be stored; raise Unfit naming the field that is wrong.
+    """Return a record in its stored form; raise Unfit naming the invalid field.
 
-    Texts that are too long are cut, and secrets are masked, by their field's name and by their form.
+    Long texts are truncated, and secrets are masked by field name and by form.
     """
     if not isinstance(fields, dict):
         raise Unfit("a record is an object")
@@ -130,7 +129,7 @@ def _integer(name: str, fields: Mapping[str, Any], least: int) -> int:
 
 
 class _TextReader:
-    """Reads texts of a record: cut, storable and masked."""
+    """Reads texts of a record: truncated, storable and masked."""
 
     def __init__(self, fields: Mapping[str, Any], suspicious: bool) -> None:
         self._fields = fields
@@ -149,17 +148,17 @@ class _TextReader:
 
 
 def _clean(text: str, limit: int, suspicious: bool) -> str:
-    """Return `text` without NUL, which PostgreSQL cannot hold, and secrets, and not longer than `limit`."""
+    """Return `text` without NUL and secrets, up to `limit` characters."""
     if "\0" in text:
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if suspicious:
-        # Before it is cut, or half a secret would be left that does not look like one.
+        # Before truncation: half a secret would not be recognised.
         text = mask(text[: 4 * limit])
     return text if len(text) <= limit else text[: limit - 1] + CUT
 
 
 def may_hold_secret(text: str) -> bool:
-    """Whether `mask` may find something in `text`; quick."""
+    """Return quickly whether `mask` may find anything in `text`."""
     folded = text.casefold()
     for hint in _HINTS:  # noqa: SIM110 - half as long as any() takes
         if hint in folded:
@@ -168,7 +167,7 @@ def may_hold_secret(text: str) -> bool:
 
 
 def _detail(value: Any, plain: bool) -> Any:
-    """Return the details as the database will give them back; `plain`: with texts as they are."""
+    """Return the details as the database will return them; `plain`: without masking."""
     if not value:
         return {}
     if not isinstance(value, dict):
@@ -182,7 +181,7 @@ def _detail(value: Any, plain: bool) -> Any:
 
 
 def _plain(value: Any, depth: int, text: Callable[[str], str]) -> Any:
-    """Return `value` so that jsonb gives it back unchanged; `text` is applied to each text."""
+    """Return `value` so that jsonb returns it unchanged; `text` is applied to each text."""
     match value:
         case str():
             return text(value)

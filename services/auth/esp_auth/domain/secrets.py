@@ -1,4 +1,4 @@
-"""What follows from the master key: the purposes that have a key each, and what is never read again."""
+"""Keys derived from the master key, one for each purpose, and one-way hashes of secrets."""
 
 import hashlib
 import hmac
@@ -30,5 +30,5 @@ LOGIN_ATTEMPTS: Final = "login attempts"
 
 
 def mac(key: bytes, text: str) -> bytes:
-    """Return the HMAC-SHA256 of `text`: what is stored of a secret that need never be read again."""
+    """Return the HMAC-SHA256 of `text`, stored for secrets that need never be read again."""
     return hmac.digest(key, text.encode(), hashlib.sha256)

@@ -1,4 +1,4 @@
-"""Access tokens as RFC 8725 and RFC 9068 want them: signed here, verified by every service itself."""
+"""Sign access tokens as in RFC 8725 and RFC 9068; every service verifies them itself."""
 
 import base64
 from collections.abc import Collection
@@ -18,7 +18,7 @@ TYPE: Final = "at+jwt"
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Whom a token speaks of; `must`: what the user has to do before the token is good for anything else."""
+    """Subject of a token; `must`: what the user has to do before the token permits anything else."""
 
     user_id: UUID
     username: str

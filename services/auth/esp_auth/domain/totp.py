@@ -1,4 +1,4 @@
-"""The second factor: six digits of RFC 6238, each good for one login."""
+"""The second factor: six digits of RFC 6238, each valid for one login."""
 
 import hmac
 from typing import Final
@@ -7,7 +7,7 @@ import pyotp
 
 STEP_S: Final = 30
 DRIFT_STEPS: Final = 1
-"""Steps by which the device's clock may be off, either way."""
+"""Tolerated steps of clock drift, in either direction."""
 ISSUER: Final = "ESP platform"
 
 
@@ -27,12 +27,12 @@ def code_at(secret: str, step: int) -> str:
 
 
 def accepted_step(secret: str, code: str, now_s: float, last_step: int | None) -> int | None:
-    """Return the step whose code this is, None when the code is wrong, out of time or was used.
+    """Return the step of a valid code, None if the code is wrong, out of time or used.
 
-    `now_s`: seconds since the epoch. `last_step`: of the last code accepted; it and those before are spent.
+    `now_s`: seconds since the epoch. `last_step`: of the last accepted code; it and earlier ones are spent.
     """
     now = int(now_s // STEP_S)
-    # Every candidate is compared: how long it takes says nothing about which one it was.
+    # Compare with every candidate, so that the time taken reveals nothing.
     matching = [
         step
         for step in range(max(0, now - DRIFT_STEPS), now + DRIFT_STEPS + 1)

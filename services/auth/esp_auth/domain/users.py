@@ -1,4 +1,4 @@
-"""Users: how they are named, and what they have to do before they may do anything."""
+"""Usernames, and the duties of users before they may do anything."""
 
 import re
 from collections.abc import Collection
@@ -14,7 +14,7 @@ TOTP_DUTY: Final = "totp"
 
 
 def canonical_username(text: str) -> str:
-    """Return the form in which a username is kept: case does not tell users apart."""
+    """Return the stored form of a username; case does not distinguish users."""
     if not _USERNAME.fullmatch(text):
         raise InvalidInput(
             "a username has 2 to 64 letters, digits or . _ @ - and begins with a letter or digit",
@@ -26,7 +26,7 @@ def canonical_username(text: str) -> str:
 def duties(
     roles: Collection[str], *, must_change_password: bool, has_totp: bool, totp_required_for_admin: bool
 ) -> frozenset[str]:
-    """Return what a user has to do first: change the password, enrol a second factor, or nothing."""
+    """Return the user's duties: change the password, enrol a second factor, or none."""
     found = set()
     if must_change_password:
         found.add(PASSWORD_DUTY)
@@ -36,5 +36,5 @@ def duties(
 
 
 def is_username(text: str) -> bool:
-    """Return whether anybody could be named so, in any case."""
+    """Return whether the text is a valid username, in any case."""
     return _USERNAME.fullmatch(text) is not None

@@ -1,1 +1,1 @@
-"""The only place with SQL: users, sessions, keys and the schema's history."""
+"""The service's SQL: users, sessions, keys and migrations."""

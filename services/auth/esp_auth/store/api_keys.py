@@ -1,4 +1,4 @@
-"""API keys as they are stored: never the key, only the HMAC of its digest."""
+"""Stored API keys: only the HMAC of a key's digest, never the key."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ _QUERIES: Final = load_queries("esp_auth.store", "api_keys.sql")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A row of auth.api_keys; the hashes are not shown."""
+    """A row of auth.api_keys; the hashes are not shown in its repr."""
 
     key_id: str
     name: str
@@ -45,7 +45,7 @@ class ApiKeyStore:
         by: str,
         expires_at: datetime | None,
     ) -> ApiKey | None:
-        """Add a key; return None when the id is taken."""
+        """Add a key; return None if the id is taken."""
         values = (key_id, name, sorted(scopes), gateway_id, key_hash, by, expires_at)
         return _key(await self._connection.fetchrow(_QUERIES.insert, *values))
 
@@ -54,28 +54,28 @@ class ApiKeyStore:
         return _key(await self._connection.fetchrow(_QUERIES.by_id, key_id))
 
     async def lock(self, key_id: str) -> ApiKey | None:
-        """Return a key as it is now, which nobody else changes until the transaction ends."""
+        """Return a key with its row locked until the transaction ends."""
         return _key(await self._connection.fetchrow(_QUERIES.lock, key_id))
 
     async def page(self, after: str | None, gateway_id: str | None, limit: int) -> list[ApiKey]:
-        """Return up to `limit` keys with ids above `after`, those of one gateway if named."""
+        """Return up to `limit` keys with ids above `after`, optionally those of one gateway."""
         rows = await self._connection.fetch(_QUERIES.page, after, gateway_id, limit)
         return [ApiKey(**row) for row in rows]
 
     async def by_hash(self, key_hash: bytes) -> ApiKey | None:
-        """Return the valid key with this hash, be it the present one or one within its overlap."""
+        """Return the valid key with this hash, either the current one or one within its overlap."""
         return _key(await self._connection.fetchrow(_QUERIES.by_hash, key_hash))
 
     async def note_use(self, key_id: str, period_s: float) -> None:
-        """Note that the key is used, unless that was noted less than `period_s` seconds ago."""
+        """Record that the key is used, unless recorded less than `period_s` seconds ago."""
         await self._connection.execute(_QUERIES.note_use, key_id, period_s)
 
     async def rotate(self, key_id: str, key_hash: bytes, overlap_s: float) -> ApiKey | None:
-        """Set a new hash; the one before stays good for `overlap_s` seconds, older ones do not."""
+        """Set a new hash; the previous one stays valid for `overlap_s` seconds, older ones do not."""
         return _key(await self._connection.fetchrow(_QUERIES.rotate, key_id, key_hash, overlap_s))
 
     async def revoke(self, key_id: str) -> ApiKey | None:
-        """Make the key invalid for good."""
+        """Revoke the key for good."""
         return _key(await self._connection.fetchrow(_QUERIES.revoke, key_id))
 
     async def gateway_has(self, gateway_id: str, scope: str) -> bool:

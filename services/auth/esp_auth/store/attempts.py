@@ -1,4 +1,4 @@
-"""Failed logins by subject (the HMAC of an account, an address, or both), and addresses that logged in."""
+"""Failed logins by subject (the HMAC of an account, an address, or both), and addresses with a login."""
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ class AttemptStore:
         self._connection = connection
 
     async def read(self, subjects: Collection[bytes]) -> tuple[dict[bytes, Attempts], datetime]:
-        """Return what is known of the subjects, and the database's time."""
+        """Return the attempts of the subjects, and the database's time."""
         rows = await self._connection.fetch(_QUERIES.read, list(subjects))
         known = {
             row["subject"]: Attempts(row["failures"], row["last_at"])
@@ -29,9 +29,9 @@ class AttemptStore:
         return known, rows[0]["now"]
 
     async def lock(self, accounts: Mapping[bytes, bytes | None], now: datetime) -> dict[bytes, Attempts]:
-        """Return the attempts of each subject, which nobody else counts until the transaction ends.
+        """Return the attempts of each subject, locked until the transaction ends.
 
-        `accounts`: the account with which each subject's failures are forgotten; None: with none.
+        `accounts`: the account with which each subject's failures are deleted; None: with none.
         """
         rows = await self._connection.fetch(_QUERIES.lock, list(accounts), list(accounts.values()), now)
         return {row["subject"]: Attempts(row["failures"], row["last_at"]) for row in rows}
@@ -41,11 +41,11 @@ class AttemptStore:
         await self._connection.execute(_QUERIES.write, subject, attempts.failures, attempts.last_at)
 
     async def clear(self, subjects: Collection[bytes]) -> None:
-        """Forget the failures of subjects."""
+        """Delete the failures of subjects."""
         await self._connection.execute(_QUERIES.clear, list(subjects))
 
     async def clear_account(self, account: bytes) -> None:
-        """Forget the failures of an account, wherever they came from."""
+        """Delete the failures of an account from every address."""
         await self._connection.execute(_QUERIES.clear_account, account)
 
     async def is_known(self, pair: bytes) -> bool:
@@ -53,10 +53,10 @@ class AttemptStore:
         return bool(await self._connection.fetchval(_QUERIES.is_known, pair))
 
     async def remember(self, pair: bytes, user_id: UUID) -> None:
-        """Note that the user has logged in from the address."""
+        """Record that the user has logged in from the address."""
         await self._connection.execute(_QUERIES.remember, pair, user_id)
 
     async def prune(self, before: datetime, known_before: datetime) -> None:
-        """Forget failures from before a time, and addresses that were last used before another."""
+        """Delete failures from before a time, and addresses that were last used before another."""
         await self._connection.execute(_QUERIES.prune, before)
         await self._connection.execute(_QUERIES.prune_known, known_before)

@@ -1,4 +1,4 @@
-"""The audit log's tables: a chain that is only ever appended to, read by pages and as a whole."""
+"""Tables of the audit log: an append-only chain, read by pages and as a whole."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from esp_common.errors import Unavailable
 from esp_auth.domain.chain import Head, Link, Record, extend
 
 Position = tuple[datetime, int]
-"""Where a page ends: time and number of its last record."""
+"""Time and number of the last record of a page."""
 
 
 COLUMNS: Final = (
@@ -30,12 +30,12 @@ _LIST: Final = _QUERIES.list.format(columns=_SHOWN, where="{where}", limit="{lim
 _FIRST, _LAST = -(2**63), 2**63 - 1
 _DAY_US: Final = 86_400_000_000
 _THURSDAY: Final = 3
-"""Weekday of the first of January 1970."""
+"""Weekday of 1 January 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which records: None is any; `since` included, `until` not."""
+    """Filter of records: None matches all; `since` is inclusive, `until` exclusive."""
 
     actor: str | None = None
     object: str | None = None
@@ -48,7 +48,7 @@ class AuditFilter:
     def conditions(self) -> tuple[list[str], list[Any]]:
         """Return SQL conditions on the log and their parameters, $1 first.
 
-        Only what is asked for becomes one: a plan that serves every combination serves none well.
+        Only given filters become conditions: a plan that serves every combination serves none well.
         """
         wanted = (
             ("actor_id = ${}", self.actor),
@@ -62,18 +62,18 @@ class AuditFilter:
         given = [(condition, value) for condition, value in wanted if value is not None]
         conditions = [condition.format(number) for number, (condition, _) in enumerate(given, 1)]
         if self.outcome not in (None, "success"):
-            conditions.append("outcome <> 'success'")  # says that the index of these will do
+            conditions.append("outcome <> 'success'")  # lets the planner use the index of these
         return conditions or ["true"], [value for _, value in given]
 
 
 class HeadMissing(Unavailable):
-    """Somebody removed the chain's head: nothing can be appended before it is put back from a noted one."""
+    """The chain's head is missing: nothing can be appended until it is restored from a noted one."""
 
     code, title = "audit-head-missing", "Audit log without a head"
 
 
 class AuditStore:
-    """Appends batches to the chain, for any number of writers at once."""
+    """Append batches to the chain, for any number of concurrent writers."""
 
     def __init__(self, pool: Pool, key: bytes) -> None:
         self._pool = pool
@@ -84,8 +84,8 @@ class AuditStore:
     async def append(self, records: Sequence[Record], *, repeated: bool = False) -> tuple[int, Head]:
         """Store those of `records` that are not stored yet, all or nothing; return how many and the new head.
 
-        `repeated`: some may well be there; else that is looked into only once one proves to be. Raises what
-        asyncpg raises.
+        `repeated`: some are probably stored already; otherwise that is checked only after a conflict. Raises
+        asyncpg's errors.
         """
         distinct = list({(record.id, record.time_us): record for record in records}.values())
         async with self._pool.acquire() as connection:
@@ -125,25 +125,25 @@ class AuditStore:
 
 
 class AuditReader:
-    """One look at the log: what it reads is of one moment, whatever is appended meanwhile."""
+    """A consistent snapshot of the log."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def head(self) -> Head | None:
-        """Return the head, None if somebody removed it."""
+        """Return the head, None if it is missing."""
         try:
             return await read_head(self._connection)
         except HeadMissing:
             return None
 
     async def hash_at(self, seq: int) -> bytes | None:
-        """Return the seal of the record `seq`, None unless there is just one."""
+        """Return the seal of the record `seq`, None unless there is exactly one."""
         rows = await self._connection.fetch(_QUERIES.hashes_at, seq)
         return bytes(rows[0]["hash"]) if len(rows) == 1 else None
 
     async def links(self, first: int | None, last: int | None, rows: int) -> AsyncIterator[list[Any]]:
-        """Yield the chain's rows from `first` to `last` (None: all there is), up to `rows` at a time."""
+        """Yield the chain's rows from `first` to `last` (None: to the end), up to `rows` at a time."""
         cursor = await self._connection.cursor(
             _CHAIN, _FIRST if first is None else first, _LAST if last is None else last
         )
@@ -153,7 +153,7 @@ class AuditReader:
 
 @asynccontextmanager
 async def reading(pool: Pool) -> AsyncIterator[AuditReader]:
-    """Take a look at the log."""
+    """Open a snapshot of the log."""
     async with (
         pool.acquire() as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
@@ -169,9 +169,9 @@ async def page(
     *,
     up_to: int | None = None,
 ) -> list[Link]:
-    """Return up to `limit` records that fit, newest first, that come after `after`.
+    """Return up to `limit` matching records, newest first, after `after`.
 
-    `up_to`: the last number; since records are only ever added, pages with the same one are of one moment.
+    `up_to`: the last number; since records are only added, pages with the same one are consistent.
     """
     conditions, parameters = wanted.conditions()
     if after is not None:
@@ -185,22 +185,22 @@ async def page(
 
 
 async def installed_engine(connection: Connection) -> Engine:
-    """Return the engine the log was made for."""
+    """Return the storage engine of the log."""
     return cast(Engine, await connection.fetchval(_QUERIES.engine))
 
 
 async def read_head(connection: Connection) -> Head:
-    """Return the head as it is now; raise HeadMissing."""
+    """Return the current head; raise HeadMissing."""
     return _head_of(await connection.fetchrow(_QUERIES.head))
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether `error` is the database's trouble, not the records': a missing head is one as well."""
+    """Return whether `error` is caused by the database and not the records; a missing head is one as well."""
     return isinstance(error, HeadMissing) or database.is_outage(error)
 
 
 def link_of(row: Any) -> Link:
-    """Return a row of the log as a link of the chain, whatever it has become."""
+    """Return a row of the log as a link of the chain, even if it was tampered with."""
     record = Record(
         id=row["id"],
         time_us=row["time_us"],
@@ -266,4 +266,4 @@ def _detail(text: str | None) -> Any:
     try:
         return orjson.loads(text or "null")
     except orjson.JSONDecodeError:
-        return text  # a number that only PostgreSQL knows, so nothing that was sealed
+        return text  # a number that only PostgreSQL can represent, so it was never sealed

@@ -1,4 +1,4 @@
-"""Which connections of gateways have outlived the keys they may have been opened with."""
+"""Find gateways' connections that have outlived their keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class BrokerSession:
 
 
 async def ended(connection: Connection, sessions: Sequence[BrokerSession]) -> list[BrokerSession]:
-    """Return those of `sessions` that no key justifies any more."""
+    """Return those of `sessions` that no valid key justifies."""
     columns = ([s.gateway_id for s in sessions], [s.since for s in sessions])
     rows = await connection.fetch(_QUERIES.ended, *columns)
     return [sessions[row["number"] - 1] for row in rows]

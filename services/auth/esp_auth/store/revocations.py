@@ -1,4 +1,4 @@
-"""Which tokens are refused before they expire."""
+"""Revoked tokens that have not expired."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -18,19 +18,19 @@ class RevocationStore:
         self._connection = connection
 
     async def add_sessions(self, session_ids: Collection[UUID], expires_at: datetime) -> None:
-        """Refuse the tokens of these sessions until `expires_at`, when the last has expired."""
+        """Revoke the tokens of these sessions until `expires_at`, when the last has expired."""
         await self._connection.execute(_QUERIES.add_sessions, list(session_ids), expires_at)
 
     async def add_user(self, user_id: UUID, not_before: datetime, expires_at: datetime) -> None:
-        """Refuse the user's tokens issued up to `not_before`, until `expires_at`."""
+        """Revoke the user's tokens issued up to `not_before`, until `expires_at`."""
         await self._connection.execute(_QUERIES.add_user, user_id, not_before, expires_at)
 
     async def bump(self) -> None:
-        """Number the change; others who revoke wait here, so do this last."""
+        """Number the change; concurrent revocations wait here, so do this last."""
         await self._connection.execute(_QUERIES.bump)
 
     async def document(self) -> bytes:
-        """Return everything that is revoked as the JSON that services read."""
+        """Return all revocations as the JSON that services read."""
         row = await self._connection.fetchrow(_QUERIES.document)
         if row is None:
             raise RuntimeError("no row: the schema is incomplete")
@@ -38,10 +38,10 @@ class RevocationStore:
         return orjson.dumps({"version": row["version"], "sessions": sessions, "users": users})
 
     async def lock_copy(self) -> None:
-        """Be the only one who writes a copy of the document until the transaction ends."""
+        """Lock the copying of the document until the transaction ends."""
         await self._connection.execute(_QUERIES.lock_copy)
 
     async def prune(self, before: datetime) -> None:
-        """Forget what concerns only tokens that expired before a time."""
+        """Delete entries that only concern tokens expired before a time."""
         await self._connection.execute(_QUERIES.prune_sessions, before)
         await self._connection.execute(_QUERIES.prune_users, before)

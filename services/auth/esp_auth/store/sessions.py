@@ -1,4 +1,4 @@
-"""Sessions and their refresh tokens; whoever changes them holds the user's row."""
+"""Sessions and their refresh tokens; writers hold the lock on the user's row."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,17 +39,17 @@ class SessionStore:
         await self._connection.execute(_QUERIES.add_token, token_hash, session_id, now, expires_at)
 
     async def holder(self, token_hash: bytes) -> UUID | None:
-        """Return whose refresh token this is."""
+        """Return the user of this refresh token."""
         user_id: UUID | None = await self._connection.fetchval(_QUERIES.holder, token_hash)
         return user_id
 
     async def token(self, token_hash: bytes) -> RefreshToken | None:
-        """Return a refresh token as it is now."""
+        """Return the current state of a refresh token."""
         row = await self._connection.fetchrow(_QUERIES.token, token_hash)
         return RefreshToken(**row) if row else None
 
     async def spend(self, token_hash: bytes, now: datetime) -> None:
-        """Note that a refresh token was used."""
+        """Record that a refresh token was used."""
         await self._connection.execute(_QUERIES.spend, token_hash, now)
 
     async def end(
@@ -62,17 +62,17 @@ class SessionStore:
         only: UUID | None = None,
         but: UUID | None = None,
     ) -> list[UUID]:
-        """End a user's sessions, `only` one or all `but` one, and return those that ended by it.
+        """End a user's sessions, `only` one or all `but` one, and return those it ended.
 
-        One that expired after `over_since` is among them: its last access token may still be good.
+        One that expired after `over_since` is among them: its last access token may still be valid.
         """
         rows = await self._connection.fetch(_QUERIES.end, user_id, only, but, now, why, over_since)
         return [row["session_id"] for row in rows]
 
     async def is_open(self, session_id: UUID, user_id: UUID) -> bool:
-        """Return whether the session goes on."""
+        """Return whether the session is open."""
         return bool(await self._connection.fetchval(_QUERIES.is_open, session_id, user_id))
 
     async def prune(self, before: datetime) -> None:
-        """Forget the sessions that were over before a time."""
+        """Delete the sessions that ended before a time."""
         await self._connection.execute(_QUERIES.prune, before)

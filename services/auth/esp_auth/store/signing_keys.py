@@ -1,4 +1,4 @@
-"""Signing keys as they are stored, the private ones sealed."""
+"""Stored signing keys; private keys are sealed."""
 
 from collections.abc import Collection
 from typing import Final
@@ -17,11 +17,11 @@ class SigningKeyStore:
         self._connection = connection
 
     async def lock(self) -> None:
-        """Be the only one who makes a key until the transaction ends."""
+        """Lock the creation of keys until the transaction ends."""
         await self._connection.execute(_QUERIES.lock)
 
     async def every(self) -> list[SigningKey]:
-        """Return all of them, by the time they sign from."""
+        """Return all keys, by the time they sign from."""
         return [SigningKey(**row) for row in await self._connection.fetch(_QUERIES.every)]
 
     async def insert(self, key: SigningKey) -> None:
@@ -30,5 +30,5 @@ class SigningKeyStore:
         await self._connection.execute(_QUERIES.insert, *values)
 
     async def delete(self, kids: Collection[str]) -> None:
-        """Remove keys that nobody needs any more."""
+        """Delete keys that are no longer needed."""
         await self._connection.execute(_QUERIES.delete, list(kids))

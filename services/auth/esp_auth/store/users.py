@@ -1,4 +1,4 @@
-"""Users as they are stored."""
+"""Stored users."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ _QUERIES: Final = load_queries("esp_auth.store", "users.sql")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of auth.users; the sealed secret and the hash are not shown."""
+    """A row of auth.users; the sealed secret and the hash are not shown in its repr."""
 
     user_id: UUID
     username: str
@@ -50,11 +50,11 @@ class UserStore:
         return _user(await self._connection.fetchrow(_QUERIES.by_name, username))
 
     async def lock(self, user_id: UUID) -> User | None:
-        """Return a user as it is now, whom nobody else changes until the transaction ends."""
+        """Return a user with its row locked until the transaction ends."""
         return _user(await self._connection.fetchrow(_QUERIES.lock, user_id))
 
     async def lock_admins(self) -> set[UUID]:
-        """Return the administrators who can log in, and keep them so until the transaction ends."""
+        """Return the administrators who can log in, with their rows locked until the transaction ends."""
         return {row["user_id"] for row in await self._connection.fetch(_QUERIES.lock_admins)}
 
     async def now(self) -> datetime:
@@ -69,12 +69,12 @@ class UserStore:
     async def insert(
         self, user_id: UUID, username: str, roles: Collection[str], password_hash: str, by: str
     ) -> User | None:
-        """Add a user who has to change the password; return None when the name is taken."""
+        """Insert a user who has to change the password; return None if the name is taken."""
         values = (user_id, username, sorted(roles), password_hash, True, by)
         return _user(await self._connection.fetchrow(_QUERIES.insert, *values))
 
     async def update(self, user_id: UUID, roles: Collection[str], *, disabled: bool) -> None:
-        """Set what an administrator sets."""
+        """Update the fields that administrators set."""
         await self._connection.execute(_QUERIES.update, user_id, sorted(roles), disabled)
 
     async def set_password(self, user_id: UUID, password_hash: str, *, must_change: bool) -> None:
@@ -82,27 +82,27 @@ class UserStore:
         await self._connection.execute(_QUERIES.set_password, user_id, password_hash, must_change)
 
     async def rehash(self, user_id: UUID, password_hash: str) -> None:
-        """Store the same password's hash at another cost."""
+        """Store a new hash of the same password at another cost."""
         await self._connection.execute(_QUERIES.rehash, user_id, password_hash)
 
     async def set_totp(self, user_id: UUID, sealed_secret: bytes | None) -> None:
-        """Set a secret that is yet to be confirmed, or none."""
+        """Set a secret that is still to be confirmed, or none."""
         await self._connection.execute(_QUERIES.set_totp, user_id, sealed_secret)
 
     async def confirm_totp(self, user_id: UUID, step: int) -> None:
-        """Require the second factor from now on; `step`: whose code confirmed it, and so is spent."""
+        """Require the second factor from now on; `step`: of the confirming code, which is spent."""
         await self._connection.execute(_QUERIES.confirm_totp, user_id, step)
 
     async def spend_code(self, user_id: UUID, step: int) -> None:
-        """Note that the codes up to `step` are spent."""
+        """Record that the codes up to `step` are spent."""
         await self._connection.execute(_QUERIES.spend_code, user_id, step)
 
     async def note_login(self, user_id: UUID, at: datetime) -> None:
-        """Note when the user last logged in."""
+        """Record the time of the last login."""
         await self._connection.execute(_QUERIES.note_login, user_id, at)
 
     async def delete(self, user_id: UUID) -> None:
-        """Remove a user, sessions and all."""
+        """Delete a user with its sessions."""
         await self._connection.execute(_QUERIES.delete, user_id)
 
 

@@ -1,4 +1,4 @@
-"""The schema's history, as `esp_common.migrations` runs it."""
+"""The service's database migrations, run by `esp_common.migrations`."""
 
 from esp_common import migrations
 from esp_common.database import Engine
