@@ -7,7 +7,7 @@ import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,11 @@ class Trail:
     async def writing(self, **options: Any) -> AsyncIterator[AuditWriter]:
         """A writer, stopped in good order."""
         stop = asyncio.Event()
+        limits = replace(audit_intake.LIMITS, **options)
         async with (
             await create_pool(self.settings, role="audit writer") as pool,
-            open_audit_writer(self.settings, pool) as writer,
+            open_audit_writer(self.settings, pool, limits) as writer,
         ):
-            for name, value in options.items():
-                setattr(writer.intake, f"_{name}", value)
             running = asyncio.create_task(writer.run(stop))
             try:
                 yield writer

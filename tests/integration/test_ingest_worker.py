@@ -27,7 +27,7 @@ from esp_common.contracts.events import Event
 from esp_common.contracts.readings import JUDGED_HEADER, empty_readings
 from esp_common.database import create_pool
 from esp_common.errors import Conflict, Nacked, NotFound
-from esp_common.messaging import Delivery, LeanConsumer, Publisher
+from esp_common.messaging import Delivery, LeanConsumer, Publisher, dead_letter
 from esp_ingest import intake
 from esp_ingest.coalescer import Coalescer
 from esp_ingest.consumers import Worker, open_worker
@@ -652,7 +652,7 @@ async def test_a_poison_message_is_buried_with_its_reason_and_its_neighbours_pas
         return decode(bodies)
 
     monkeypatch.setattr(intake, "decode", choke)
-    monkeypatch.setattr(intake, "POISON_PAUSE_S", 0.01)
+    monkeypatch.setattr(dead_letter, "POISON_PAUSE_S", 0.01)
     async with site.worker():
         await site.send(site.reading())
         await site.send(b'{"pump_id":"POISON"}', message_id="bad")
@@ -707,7 +707,7 @@ async def test_a_message_that_cannot_be_stored_is_found_by_halving(
         return decode(bodies)
 
     monkeypatch.setattr(intake, "decode", choke)
-    monkeypatch.setattr(intake, "POISON_PAUSE_S", 0.01)
+    monkeypatch.setattr(dead_letter, "POISON_PAUSE_S", 0.01)
     for _ in range(100):
         await site.send(site.reading())
     await site.send(b'{"pump_id":"POISON"}')
@@ -817,7 +817,7 @@ async def test_a_poison_message_that_cannot_be_buried_is_left_to_the_broker(
         with monkeypatch.context() as patch:
             patch.setattr(worker.publisher, "publish", refuse)
             patch.setattr(intake, "decode", choke)
-            patch.setattr(intake, "POISON_PAUSE_S", 0.01)
+            patch.setattr(dead_letter, "POISON_PAUSE_S", 0.01)
             await site.send(b"[]", headers={"x-delivery-count": "a lie"})
 
             async def buried() -> bool:

@@ -1,4 +1,4 @@
-"""What the worker listens to for the audit log, and the notes it leaves of where the log ends."""
+"""The worker's consumer of audit records, and the periodic notes of the log's head."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,10 +10,12 @@ import structlog
 from esp_common import topology
 from esp_common.database import Pool
 from esp_common.messaging import LeanConsumer, Publisher
+from esp_common.messaging.batch import BatchLimits
+from esp_common.messaging.batching import BatchConsumer
 from esp_common.roles import until_first_ends
 
 from esp_auth.audit import note_head
-from esp_auth.audit_intake import FIRST_PREFETCH, AuditIntake
+from esp_auth.audit_intake import BATCH_METRICS, LIMITS, AuditIntake
 from esp_auth.domain.secrets import AUDIT_CHAIN, derive
 from esp_auth.settings import AuthSettings
 from esp_auth.store.audit import AuditStore, is_outage
@@ -32,14 +34,18 @@ NOTE_AGAIN_S: Final = 5.0
 class AuditWriter:
     """The parts of a running writer of the audit log."""
 
-    intake: AuditIntake
-    consumer: LeanConsumer
+    intake: BatchConsumer
     pool: Pool
 
     @property
+    def consumer(self) -> LeanConsumer:
+        """The consumer of audit messages."""
+        return self.intake.consumer
+
+    @property
     def alive(self) -> bool:
-        """Whether it takes messages, or has paused on purpose."""
-        return self.consumer.alive or self.consumer.paused
+        """Whether the broker has its consumer, or it has paused on purpose."""
+        return self.intake.alive
 
     @property
     def stalled(self) -> bool:
@@ -49,15 +55,12 @@ class AuditWriter:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what is held, acknowledge it and return.
 
-        What cannot be finished in time goes back to the queue. Raises what a part of it died of.
+        What cannot be finished in time is requeued. Raises the error that ended a part of it.
         """
-        await until_first_ends(
-            self.intake.run(), self.consumer.run(), self._note_heads(), stop.wait(), finish=self._finish
-        )
+        await until_first_ends(self.intake.run(), self._note_heads(), stop.wait(), finish=self._finish)
 
     async def _finish(self) -> None:
-        await self.intake.drain(DRAIN_S)
-        await self.consumer.stop()
+        await self.intake.stop(DRAIN_S)
 
     async def _note_heads(self) -> None:
         while True:
@@ -79,16 +82,19 @@ def chain_key(settings: AuthSettings) -> bytes:
 
 
 @asynccontextmanager
-async def open_audit_writer(settings: AuthSettings, pool: Pool) -> AsyncIterator[AuditWriter]:
+async def open_audit_writer(
+    settings: AuthSettings, pool: Pool, limits: BatchLimits = LIMITS
+) -> AsyncIterator[AuditWriter]:
     """Put a writer of the audit log together over `pool`, of which it uses up to three connections."""
     async with Publisher(settings.amqp_url, name="esp-auth audit") as publisher:
-        intake = AuditIntake(AuditStore(pool, chain_key(settings)), publisher)
-        consumer = LeanConsumer(
+        handler = AuditIntake(AuditStore(pool, chain_key(settings)))
+        intake = BatchConsumer(
             settings.amqp_url,
             topology.AUTH_AUDIT,
-            prefetch=FIRST_PREFETCH,
-            on_message=intake.offer,
-            service="auth",
+            handler,
+            publisher,
+            limits,
+            BATCH_METRICS,
+            is_outage=is_outage,
         )
-        intake.queue = consumer
-        yield AuditWriter(intake, consumer, pool)
+        yield AuditWriter(intake, pool)

@@ -1,4 +1,4 @@
-"""What the worker listens to: readings for the intake, and asset events that renew the registry."""
+"""The worker's consumers: readings for the intake, and asset events that renew the registry."""
 
 import asyncio
 import os
@@ -14,11 +14,12 @@ import structlog
 from esp_common import topology
 from esp_common.database import Pool, is_outage
 from esp_common.messaging import EventListener, LeanConsumer, Publisher
+from esp_common.messaging.batching import BatchConsumer
 from esp_common.roles import until_first_ends
 
 from esp_ingest import seen
 from esp_ingest.domain.registry import Registry
-from esp_ingest.intake import FIRST_PREFETCH, Intake
+from esp_ingest.intake import BATCH_METRICS, Intake, batch_limits
 from esp_ingest.settings import IngestSettings
 from esp_ingest.store.assets import load_registry
 from esp_ingest.store.telemetry import TelemetryStore, installed_engine
@@ -100,8 +101,7 @@ class LiveRegistry:
 class Worker:
     """The parts of a running worker."""
 
-    intake: Intake
-    consumer: LeanConsumer
+    intake: BatchConsumer
     listener: EventListener
     registry: LiveRegistry
     publisher: Publisher
@@ -109,17 +109,21 @@ class Worker:
     engine: str
 
     @property
+    def consumer(self) -> LeanConsumer:
+        """The consumer of readings."""
+        return self.intake.consumer
+
+    @property
     def alive(self) -> bool:
-        """Whether it takes messages, or has paused on purpose."""
-        return self.consumer.alive or self.consumer.paused
+        """Whether the broker has its consumer, or it has paused on purpose."""
+        return self.intake.alive
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what is held, acknowledge it and return.
 
-        What cannot be finished in time goes back to the queue. Raises what a part of it died of.
+        What cannot be finished in time is requeued. Raises the error that ended a part of it.
         """
         await until_first_ends(
-            self.intake.run(),
             self._consume(),
             self.registry.run(),
             self.listener.run(),
@@ -128,13 +132,12 @@ class Worker:
         )
 
     async def _finish(self) -> None:
-        await self.intake.drain(DRAIN_S)
-        await self.consumer.stop()
+        await self.intake.stop(DRAIN_S)
 
     async def _consume(self) -> None:
-        """Take messages once there is a registry to screen them against."""
+        """Consume once the registry that messages are screened against is loaded."""
         await self.registry.load()
-        await self.consumer.run()
+        await self.intake.run()
 
 
 @asynccontextmanager
@@ -150,7 +153,7 @@ async def open_worker(settings: IngestSettings, pool: Pool) -> AsyncIterator[Wor
     registry = LiveRegistry(load, settings.registry_reload_s)
     remembered = seen.connect(settings.redis_url, settings.seen_ttl_s)
     async with Publisher(settings.amqp_url, name="ingest worker") as publisher:
-        intake = Intake(
+        handler = Intake(
             TelemetryStore(pool, engine, settings.quarantine_rows_per_day),
             publisher,
             registry,
@@ -158,14 +161,14 @@ async def open_worker(settings: IngestSettings, pool: Pool) -> AsyncIterator[Wor
             settings,
             worker=f"{socket.gethostname()}-{os.getpid()}",
         )
-        consumer = LeanConsumer(
+        intake = BatchConsumer(
             settings.amqp_url,
             topology.INGEST_TELEMETRY,
-            prefetch=FIRST_PREFETCH,
-            on_message=intake.offer,
-            service="ingest",
+            handler,
+            publisher,
+            batch_limits(settings),
+            BATCH_METRICS,
         )
-        intake.queue = consumer
         listener = EventListener(
             settings.amqp_url,
             ["asset.*"],
@@ -174,6 +177,6 @@ async def open_worker(settings: IngestSettings, pool: Pool) -> AsyncIterator[Wor
             on_connected=registry.note_change,
         )
         try:
-            yield Worker(intake, consumer, listener, registry, publisher, pool, engine)
+            yield Worker(intake, listener, registry, publisher, pool, engine)
         finally:
             await remembered.close()

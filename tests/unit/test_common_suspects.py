@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from esp_common import topology
-from esp_ingest.suspects import SUSPICIOUS, group_size, groups, risk_limit
+from esp_common.messaging.suspects import SUSPICIOUS, group_size, groups, risk_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
