@@ -92,7 +92,7 @@ def broker(server_home: Path) -> Iterator[RabbitMQ]:
     server.kill()
 
 
-async def test_with_the_broker_away_notes_are_spilled_and_arrive_once_and_in_order(
+async def test_with_the_broker_away_records_are_spooled_and_arrive_once_and_in_order(
     broker: RabbitMQ, auditor_at: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "audit"
@@ -110,8 +110,8 @@ async def test_with_the_broker_away_notes_are_spilled_and_arrive_once_and_in_ord
             async with asyncio.timeout(20):
                 while not list(folder.glob("*.json")):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            spilled = sorted(folder.glob("*.json"))
-            assert {oct(path.stat().st_mode & 0o777) for path in spilled} == {"0o600"}
+            spooled = sorted(folder.glob("*.json"))
+            assert {oct(path.stat().st_mode & 0o777) for path in spooled} == {"0o600"}
             assert oct(folder.stat().st_mode & 0o777) == "0o700"
             await asyncio.to_thread(broker.start)
             note(trail, "after")

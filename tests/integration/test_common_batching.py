@@ -36,6 +36,9 @@ class Handler:
     def weigh(self, delivery: Delivery) -> int:
         return 1
 
+    def source_of(self, delivery: Delivery) -> str:
+        return delivery.routing_key
+
     async def handle(self, batch: Batch) -> Sequence[Refused]:
         self.batches.append([delivery.body for delivery in batch.deliveries])
         refused = await self._act(batch) if self._act else None

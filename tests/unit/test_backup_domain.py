@@ -12,7 +12,7 @@ from esp_backup.domain.sealing import Unreadable, decode_key, passphrase, seal, 
 from esp_backup.domain.verification import UnknownReport, problems
 from esp_backup.domain.wal import Beat, Coverage, position, segment_end
 from esp_backup.domain.window import recovery_window
-from esp_backup.pgbackrest import configuration_text, connection_parts
+from esp_backup.pgbackrest import configuration_text
 from esp_backup.sealed_files import open_folder, seal_folder
 from esp_backup.settings import BackupSettings
 from esp_common.errors import InvalidInput
@@ -223,6 +223,37 @@ def test_azure_itself_is_addressed_by_host_and_its_stand_in_by_path():
     assert "repo1-azure-uri-style=path\nrepo1-storage-host=localhost\nrepo1-storage-port=17000\n" in stand_in
 
 
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        (
+            "https://esp1.blob.core.windows.net",
+            ("repo1-azure-account=esp1\n", "repo1-azure-endpoint=blob.core.windows.net\n"),
+        ),
+        (
+            "https://localhost:17000/esp",
+            (
+                "repo1-azure-account=esp\n",
+                "repo1-azure-uri-style=path\nrepo1-storage-host=localhost\nrepo1-storage-port=17000\n",
+            ),
+        ),
+    ],
+)
+def test_account_by_url_is_opened_with_a_sas_token(url, lines):
+    settings = BackupSettings(blob_account_url=url, repository_sas_token="?sv=2025&sig=x")
+    text = configuration_text(settings)
+    assert "repo1-azure-key=sv=2025&sig=x\nrepo1-azure-key-type=sas\n" in text
+    for line in lines:
+        assert line in text
+
+
+def test_account_by_url_without_a_sas_token_is_refused_for_pgbackrest():
+    settings = BackupSettings(blob_account_url="https://esp1.blob.core.windows.net")
+    with pytest.raises(InvalidInput, match=r"pgBackRest.* cannot use the identity") as refusal:
+        configuration_text(settings)
+    assert "ESP_BACKUP_REPOSITORY_SAS_TOKEN_FILE" in refusal.value.fix
+
+
 def test_nothing_is_encrypted_without_a_key_and_everything_with_one(tmp_path):
     plain = configuration_text(_settings(ACCOUNT, local_repository=tmp_path))
     assert "cipher" not in plain
@@ -237,7 +268,7 @@ def test_nothing_is_encrypted_without_a_key_and_everything_with_one(tmp_path):
 @pytest.mark.parametrize("text", ["", "AccountName=esp;", f"{ACCOUNT}BlobEndpoint=http://localhost/esp;"])
 def test_a_storage_account_that_cannot_be_used_is_refused(text):
     with pytest.raises(InvalidInput):
-        connection_parts(text)
+        configuration_text(_settings(text))
 
 
 # --- sealed files -----------------------------------------------------------------------------------------

@@ -62,7 +62,16 @@ def stream(**columns: pa.Array) -> bytes:
     return bytes(sink.getvalue())
 
 
+def twice(name: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_arrays([*GOOD.values(), GOOD[name]], names=[*GOOD, name])
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
 TIME = pa.array([0], pa.timestamp("us", "UTC"))
+NULL_TEXT = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([None], pa.string()))
 GOOD = {"pump_id": pa.array(["P"]), "time": TIME}
 
 
@@ -77,12 +86,33 @@ GOOD = {"pump_id": pa.array(["P"]), "time": TIME}
         stream(**GOOD | {"time": pa.array([0], pa.timestamp("us"))}),
         stream(**GOOD, pressure=pa.array([1.0])),
         stream(**GOOD, motor_temp_c=pa.array(["hot"])),
+        stream(**GOOD | {"pump_id": NULL_TEXT}),
+        twice("time"),
     ],
-    ids=["empty", "text", "truncated", "no pump", "null pump", "no zone", "unknown column", "wrong type"],
+    ids=[
+        *("empty", "text", "truncated", "no pump", "null pump", "no zone", "unknown column", "wrong type"),
+        *("null in the dictionary", "column twice"),
+    ],
 )
 def test_anything_else_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         arrow.decode(body)
+
+
+def test_stream_of_several_batches_is_one_batch() -> None:
+    sink = pa.BufferOutputStream()
+    pumps = pa.array(["P", "Q", "P"]).dictionary_encode()
+    times = pa.array([1, 2, 3], pa.timestamp("us", "UTC"))
+    whole = pa.RecordBatch.from_pydict(
+        {"pump_id": pumps, "time": times, "running": pa.array([True, None, False])}
+    )
+    with pa.ipc.new_stream(sink, whole.schema) as writer:
+        for row in range(3):
+            writer.write_batch(whole.slice(row, 1))
+    back = arrow.decode(bytes(sink.getvalue()))
+    assert back.pump_id.tolist() == ["P", "Q", "P"]
+    assert back.time_us.tolist() == [1, 2, 3]
+    assert back.running.tolist() == [1, -1, 0]
 
 
 def test_an_event_comes_back_as_it_was() -> None:

@@ -96,6 +96,14 @@ def test_a_backlog_is_read_in_full_slices_and_an_empty_stretch_soon_passed():
     assert (full.judged_us, full.pending, full.span_us) == (5 * MINUTE_US, True, NOW_US // 2)
 
 
+def test_backlog_with_many_live_readings_to_go_is_not_judged_to_its_end_in_one_turn():
+    backlog = Backlog("P-1", 0, 100, 100)
+    assert not backlog.meet(200, MAX_LIVE_READINGS)
+    assert (backlog.judged_us, backlog.until_us, backlog.pending) == (100, 200, True)
+    assert backlog.meet(300, MAX_LIVE_READINGS - 1)
+    assert (backlog.judged_us, backlog.pending) == (300, False)
+
+
 def test_pumps_take_turns_and_one_that_is_judged_settles_before_it_is_over():
     backlogs = Backlogs(settle_s=10)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Curves that users bring: read in any units, refused with the place and the cure."""
+"""Pump curves in JSON and CSV: units, and rejection with place and fix."""
 
 import json
 from contextlib import suppress
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from esp_common.errors import InvalidInput
 from esp_diagnostics.physics import units
-from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, Table
+from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, RateTable
 from esp_diagnostics.physics.curve_files import parse_csv, parse_json
 from esp_diagnostics.physics.curves import an550
 from hypothesis import given
@@ -54,7 +54,7 @@ def test_a_csv_table_is_converted_from_its_units():
     assert curve.brake_hp.at_rates[0] == pytest.approx(0.052 / 0.7457, rel=1e-4)
 
 
-def test_a_json_table_says_the_same():
+def test_equal_json_and_csv_tables_give_the_same_curve():
     table = {
         "rate [m3/d]": [0, 40, 70, 100, 130],
         "head [m]": [5.1, 4.9, 4.3, 3.2, 1.6],
@@ -76,19 +76,19 @@ def test_a_table_without_units_is_in_bpd_feet_and_horsepower():
         "\ufeff# model: x\r\n# min_bpd: 200\r\n# max_bpd: 400\r\nrate,head\r\n0,30\r\n200,25\r\n450,10\r\n"
     )
 
-    assert curve.head_ft == Table((0, 200, 450), (30, 25, 10))
+    assert curve.head_ft == RateTable((0, 200, 450), (30, 25, 10))
     assert curve == parse_json(json.dumps(TABLE))
 
 
-def test_a_best_rate_is_taken_over():
+def test_the_best_rate_is_read():
     assert parse_json(json.dumps(POLYNOMIAL | {"best_bpd": 300})).best_bpd == 300
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "text: is not JSON .*line 1 column 2"),
-        ("[" * 100_000, "text: is not JSON"),
+        ("{", "text: is not valid JSON .*line 1 column 2"),
+        ("[" * 100_000, "text: is not valid JSON"),
         ("[]", "text: is not an object"),
         (json.dumps({**POLYNOMIAL, "head_ft_per_stage": None}), "text: has no head"),
         (json.dumps({**POLYNOMIAL, "table": TABLE["table"]}), "has both polynomials and a table"),
@@ -102,10 +102,10 @@ def test_a_best_rate_is_taken_over():
         (json.dumps({**POLYNOMIAL, "min_bpd": float("nan")}), "min_bpd: nan is not a finite"),
         (json.dumps({**POLYNOMIAL, "min_bpd": None}), "min_bpd: is missing"),
         (json.dumps({**POLYNOMIAL, "model": " "}), "model: is missing"),
-        (json.dumps({**POLYNOMIAL, "stages": 3}), "stages: 'stages' is no field"),
+        (json.dumps({**POLYNOMIAL, "stages": 3}), "stages: 'stages' is not a field"),
         (json.dumps({**POLYNOMIAL, "gas_handler": [1]}), "gas_handler: .* neither true nor false"),
         (json.dumps({**POLYNOMIAL, "rated_frequency_hz": 0}), "rated frequency 0 Hz"),
-        (json.dumps({**POLYNOMIAL, "min_rate": 200}), "min_rate: says what min_bpd says"),
+        (json.dumps({**POLYNOMIAL, "min_rate": 200}), "min_rate: duplicates min_bpd"),
         (
             json.dumps({"model": "x", "min_bpd": 1, "max_bpd": 2, "bhp_per_stage": [1]}),
             "head_ft_per_stage: is missing",
@@ -123,7 +123,7 @@ def test_a_best_rate_is_taken_over():
         ),
     ],
 )
-def test_json_is_refused_with_its_place(text, message):
+def test_invalid_json_is_rejected_with_its_place(text, message):
     with pytest.raises(InvalidCurve, match=message):
         parse_json(text)
 
@@ -132,22 +132,22 @@ def test_json_is_refused_with_its_place(text, message):
     ("before", "after", "message"),
     [
         ("70,4.3", "70,4;3", "line 10, head .m.: '4;3' is not a finite number"),
-        ("70,4.3,0.060", "70,4.3", "line 10: has 2 values under 3 columns"),
+        ("70,4.3,0.060", "70,4.3", "line 10: has 2 values for 3 columns"),
         ("# min_rate: 50", "# min_rate: fifty", "line 3: 'fifty' is not a finite number"),
-        ("# min_rate", "# minrate", "line 3: 'minrate' is no field"),
-        ("head [m]", "head [psi]", "column 'head .psi.': unit 'psi' is unknown or cannot become ft"),
+        ("# min_rate", "# minrate", "line 3: 'minrate' is not a field"),
+        ("head [m]", "head [psi]", "column 'head .psi.': unit 'psi' is unknown or not convertible to ft"),
         ("head [m]", "lift", "column 'lift': is unknown"),
         ("power [kW]", "head [m]", "line 6: names a column twice"),
         ("40,4.9", "140,4.9", "bpd follows"),
-        (CSV, "# model: x\n", "text: has no header"),
+        (CSV, "# model: x\n", "text: has neither header"),
     ],
 )
-def test_csv_is_refused_with_its_line(before, after, message):
+def test_invalid_csv_is_rejected_with_its_line(before, after, message):
     with pytest.raises(InvalidCurve, match=message):
         parse_csv(CSV.replace(before, after))
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(InvalidCurve, match=r"and 2 more") as refused:
         parse_csv(CSV.replace("40,4.9", "forty,4.9").replace("100,3.2", "100,x").replace("130,1.6", "130,y"))
 
@@ -160,31 +160,31 @@ def test_every_problem_is_told_at_once():
 
 
 @given(text=st.text(max_size=200))
-def test_any_text_is_a_curve_or_refused(text):
+def test_arbitrary_text_is_rejected(text):
     for parse in (parse_json, parse_csv):
         with pytest.raises(InvalidCurve):
             parse(text)
 
 
 @given(text=st.text(alphabet='{}[]:,"0123456789.e-+ratehdnul#\n', max_size=80))
-def test_any_garbled_table_is_a_curve_or_refused(text):
+def test_a_garbled_table_is_parsed_or_rejected(text):
     with suppress(InvalidCurve):
         parse_csv(CSV.replace("0,5.1,", text))
 
 
 @pytest.mark.parametrize("unit", ["", "furlong", "psi", "m**3/day", "9" * 50, "m3/d" * 20])
-def test_units_that_are_no_rates_are_refused(unit):
-    with pytest.raises(InvalidInput, match="unknown or cannot become bpd"):
+def test_units_of_other_dimensions_are_rejected(unit):
+    with pytest.raises(InvalidInput, match="unknown or not convertible to bpd"):
         units.factor(unit, "bpd")
 
 
-def test_units_of_the_trade():
+def test_field_units_are_converted():
     assert units.factor("m3/d", "bpd") == pytest.approx(6.28981, rel=1e-5)
     assert units.factor("gpm", "bpd") == pytest.approx(34.2857, rel=1e-5)
     assert units.factor("m", "ft") == pytest.approx(3.28084, rel=1e-5)
     assert units.factor("kW", "hp") == pytest.approx(1.34102, rel=1e-5)
 
 
-def test_a_curve_is_a_value():
+def test_curves_compare_by_value():
     assert an550() == an550()
     assert replace(an550(), min_bpd=450) != an550()

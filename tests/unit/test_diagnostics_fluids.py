@@ -16,7 +16,7 @@ def test_oil_of_ten_degrees_api_is_water():
     assert fluids.oil_gravity(35.0) == pytest.approx(0.8498, abs=1e-4)
 
 
-def test_liquid_gravity_goes_by_volume():
+def test_liquid_gravity_is_mixed_by_volume():
     assert fluids.liquid_gravity(np.array([0.0, 25.0, 100.0]), 0.85, 1.05) == pytest.approx([0.85, 0.9, 1.05])
 
 
@@ -25,7 +25,7 @@ def test_head_and_pressure_are_each_others_inverse(head, gravity):
     assert fluids.head_ft(fluids.pressure_psi(head, gravity), gravity) == pytest.approx(head)
 
 
-def test_a_gravity_that_cannot_be_has_no_head():
+def test_a_nonpositive_gravity_has_no_head():
     assert np.isnan(fluids.head_ft(1000.0, np.array([0.0, -1.0, np.nan]))).all()
 
 
@@ -102,7 +102,7 @@ def test_less_gas_with_pressure_water_and_separation(pressure, temperature, wate
     assert gas.at_intake(better, pressure, temperature).gas_void_fraction <= void + 1e-12
 
 
-def test_intake_is_missing_only_where_an_input_is():
+def test_nan_inputs_affect_only_their_own_intake():
     pressures = np.array([[500.0, np.nan], [-20.0, 700.0]])
 
     intake = gas.at_intake(WELL, pressures, np.array([80.0, 80.0]))
@@ -117,7 +117,7 @@ def test_turpin_and_dunbar_of_their_formulas():
     assert gas.dunbar_minimum_psi(0.5) + gas.ATMOSPHERE_PSI == pytest.approx(935.0 * 0.5**1.724)
 
 
-def test_gas_handlers_lose_less_head_and_nobody_makes_negative_head():
+def test_gas_handlers_lose_less_head_and_head_is_never_negative():
     void = np.array([0.0, 0.1, 0.3, 0.5, 0.9, np.nan])
 
     standard, handler = gas.head_factor(void), gas.head_factor(void, gas_handler=np.full(6, True))
@@ -144,7 +144,7 @@ def test_published_factors_of_a_known_q_star():
     assert viscosity.factors(2.698)[1] == pytest.approx(0.9810, abs=5e-5)
 
 
-def test_viscosity_takes_efficiency_first_and_comes_in_without_a_jump():
+def test_viscosity_correction_is_continuous_and_strongest_on_efficiency():
     pumps = stack([Installed(an550(), 250)])
     thin, chart, thick = (viscosity.correction(pumps, 60.0, cst) for cst in (1.0, 5.0, 50.0))
 
@@ -157,7 +157,7 @@ def test_viscosity_takes_efficiency_first_and_comes_in_without_a_jump():
     assert near[0] == pytest.approx(near[1], rel=1e-3)
 
 
-def test_corrected_power_is_what_rate_head_and_efficiency_come_to():
+def test_corrected_power_follows_from_rate_head_and_efficiency():
     pumps = stack([Installed(an550(), 250)])
     thick = viscosity.correction(pumps, 60.0, 30.0)
     rate = 500.0 * thick.rate
@@ -171,7 +171,7 @@ def test_corrected_power_is_what_rate_head_and_efficiency_come_to():
     assert useful / brake_hp(pumps, 60.0, rate, 1.0, thick) == pytest.approx(expected)
 
 
-def test_a_slower_pump_suffers_more_and_one_beyond_the_chart_has_no_answer():
+def test_slower_pumps_lose_more_and_the_chart_end_is_nan():
     pumps = stack([Installed(an550(), 250)])
 
     assert viscosity.correction(pumps, 40.0, 30.0).head < viscosity.correction(pumps, 60.0, 30.0).head

@@ -1,12 +1,12 @@
-"""Key figures: what they come to by hand, and what is left out."""
+"""Key figures against hand-computed values."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
-from esp_diagnostics.kpis import formulas
-from esp_diagnostics.kpis.formulas import Intervals, Life, Spell
+from esp_diagnostics.kpis import formulas, scoring
+from esp_diagnostics.kpis.formulas import Intervals, Life, StateInterval
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +18,8 @@ def at(hours: float) -> datetime:
     return START + timedelta(hours=hours)
 
 
-def spell(state: str, begin: float, end: float | None, trip_code: int | None = None) -> Spell:
-    return Spell(state, at(begin), None if end is None else at(end), trip_code)
+def spell(state: str, begin: float, end: float | None, trip_code: int | None = None) -> StateInterval:
+    return StateInterval(state, at(begin), None if end is None else at(end), trip_code)
 
 
 # --- spells -----------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ STORY = [
 ]
 
 
-def test_uptime_is_of_the_known_time_and_says_how_much_that_is() -> None:
+def test_uptime_is_relative_to_known_time() -> None:
     ran = formulas.running(STORY, at(0), at(24))
     assert ran.up_s / HOUR_S == pytest.approx(15)
     assert ran.down_s / HOUR_S == pytest.approx(3)
@@ -44,7 +44,7 @@ def test_uptime_is_of_the_known_time_and_says_how_much_that_is() -> None:
     assert ran.known == pytest.approx(18 / 24)
 
 
-def test_starts_follow_rest_and_trips_have_a_code() -> None:
+def test_starts_follow_standstill_and_trips_have_a_code() -> None:
     ran = formulas.running(STORY, at(0), at(24))
     assert (ran.starts, ran.trips) == (2, 1)
     assert ran.mean_time_between_trips_days == pytest.approx(15 / 24)
@@ -53,15 +53,15 @@ def test_starts_follow_rest_and_trips_have_a_code() -> None:
     assert later.mean_time_between_trips_days is None
 
 
-def test_nothing_known_is_no_uptime() -> None:
+def test_uptime_is_none_without_known_time() -> None:
     assert formulas.running([], at(0), at(24)).uptime is None
     assert formulas.running([spell("unknown", 0, None)], at(0), at(24)).known == 0
 
 
-def test_a_field_is_its_pumps_together() -> None:
+def test_a_field_sums_its_pumps() -> None:
     one = formulas.running([spell("running", 0, None)], at(0), at(24))
     other = formulas.running([spell("off", 0, 12), spell("unknown", 12, None)], at(0), at(24))
-    both = formulas.together([one, other])
+    both = formulas.total_running([one, other])
     assert both.uptime == pytest.approx(24 / 36)
     assert both.known == pytest.approx(36 / 48)
 
@@ -69,7 +69,7 @@ def test_a_field_is_its_pumps_together() -> None:
 # --- run life ---------------------------------------------------------------------------------------------
 
 
-def test_mean_life_counts_pumps_that_still_run() -> None:
+def test_mean_life_includes_censored_pumps() -> None:
     lives = [Life(400, True), Life(700, True), Life(300, False), Life(600, False)]
     found = formulas.mean_life(lives)
     assert found.days == pytest.approx(1000)
@@ -79,7 +79,7 @@ def test_mean_life_counts_pumps_that_still_run() -> None:
     assert found.high_days == pytest.approx(4000 / 0.711, rel=1e-3)
 
 
-def test_without_a_failure_there_is_only_a_lower_bound() -> None:
+def test_mean_life_without_failures_has_only_a_lower_bound() -> None:
     found = formulas.mean_life([Life(300, False)])
     assert (found.days, found.high_days, found.failures) == (None, None, 0)
     assert found.low_days == pytest.approx(300 / -np.log(0.05))
@@ -103,7 +103,7 @@ def intervals(**columns: Any) -> Intervals:
     return Intervals(**{name: np.broadcast_to(np.asarray(v, dtype=float), n) for name, v in given.items()})
 
 
-def test_barrels_and_energy_of_a_day_that_ran_through() -> None:
+def test_production_and_energy_of_an_uninterrupted_day() -> None:
     made = formulas.output(intervals(inside_s=np.full(24, HOUR_S)))
     assert made.produced_bbl == pytest.approx(2400)
     assert made.energy_kwh == pytest.approx(1200)
@@ -112,7 +112,7 @@ def test_barrels_and_energy_of_a_day_that_ran_through() -> None:
     assert made.deferred_bbl == 0
 
 
-def test_standing_still_defers_what_is_usual() -> None:
+def test_standstill_defers_the_usual_rate() -> None:
     share = [1, 1, 1, 0.5, 0, 0]
     made = formulas.output(
         intervals(running_share=share, rate_bpd=[2400, 2400, 2640, 2400, np.nan, np.nan], rate_measured=share)
@@ -122,33 +122,33 @@ def test_standing_still_defers_what_is_usual() -> None:
     assert made.produced_bbl == pytest.approx(100 + 100 + 110 + 50)
 
 
-def test_a_rate_that_is_measured_at_rest_is_the_mean_already() -> None:
+def test_a_rate_measured_while_stopped_is_not_weighted() -> None:
     made = formulas.output(intervals(running_share=[0.5], rate_bpd=[1200], rate_measured=[1.0]))
     assert made.produced_bbl == pytest.approx(50)
 
 
-def test_energy_per_barrel_is_of_intervals_where_both_are_known() -> None:
+def test_energy_per_barrel_uses_intervals_with_both_known() -> None:
     made = formulas.output(intervals(rate_bpd=[2400, np.nan], power_kw=[50, 80]))
     assert made.energy_kwh == pytest.approx(130)
     assert made.kwh_per_bbl == pytest.approx(0.5)
     assert formulas.output(intervals(rate_bpd=[np.nan])).kwh_per_bbl is None
 
 
-def test_intervals_before_the_span_tell_what_is_usual_and_count_for_nothing_else() -> None:
+def test_intervals_before_the_span_only_determine_the_usual_rate() -> None:
     made = formulas.output(intervals(inside_s=[0, HOUR_S], running_share=[1, 0], rate_bpd=[2400, np.nan]))
     assert (made.produced_bbl, made.energy_kwh) == (0, pytest.approx(50))
     assert made.deferred_bbl == pytest.approx(100)
 
 
-def test_a_pump_that_never_ran_has_no_usual_rate_and_defers_nothing() -> None:
+def test_a_pump_that_never_ran_defers_nothing() -> None:
     made = formulas.output(intervals(running_share=[0.0], rate_bpd=[np.nan]))
     assert (made.usual_bpd, made.deferred_bbl) == (None, 0)
 
 
-def test_a_field_produces_what_its_pumps_do() -> None:
+def test_a_field_sums_production_of_its_pumps() -> None:
     one = formulas.output(intervals(rate_bpd=[2400]))
     other = formulas.output(intervals(rate_bpd=[1200], power_kw=[np.nan]))
-    both = formulas.sum_of([one, other])
+    both = formulas.total_output([one, other])
     assert both.produced_bbl == pytest.approx(150)
     assert both.kwh_per_bbl == pytest.approx(0.5)
     assert both.usual_bpd == pytest.approx(3600)
@@ -159,15 +159,15 @@ def test_a_field_produces_what_its_pumps_do() -> None:
 POINT = {"fraction_of_min": 1.2, "fraction_of_max": 0.8, "cooling_ft_s": 2.0, "load": 0.7}
 
 
-def test_a_pump_in_order_is_a_hundred() -> None:
-    health = formulas.health_score("running", [], POINT, gauge_fault=False, anomaly=0.5)
+def test_a_healthy_pump_scores_100() -> None:
+    health = scoring.health_score("running", [], POINT, gauge_fault=False, anomaly=0.5)
     assert (health.score, health.terms) == (100, ())
 
 
-def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
+def test_points_of_the_terms_add_up_to_the_deduction() -> None:
     found = [("scale", "medium", 0.8), ("phase_unbalance", "low", 1.0)]
     point = {**POINT, "fraction_of_min": 0.85, "load": 1.3}
-    health = formulas.health_score("running", found, point, gauge_fault=True, anomaly=2.0)
+    health = scoring.health_score("running", found, point, gauge_fault=True, anomaly=2.0)
     assert health.score is not None
     assert sum(term.points for term in health.terms) == pytest.approx(100 - health.score, abs=0.1)
     points = [term.points for term in health.terms]
@@ -183,8 +183,8 @@ def test_the_points_of_the_terms_add_up_to_what_is_missing() -> None:
     }
 
 
-def test_what_is_not_known_is_said_and_costs_nothing() -> None:
-    health = formulas.health_score("running", [], {"load": 0.5}, gauge_fault=False, anomaly=None)
+def test_unknown_terms_are_listed_without_deduction() -> None:
+    health = scoring.health_score("running", [], {"load": 0.5}, gauge_fault=False, anomaly=None)
     assert health.score == 100
     assert {term.term for term in health.terms if term.value is None} == {
         *("above range", "below range", "cooling", "anomaly")
@@ -192,13 +192,13 @@ def test_what_is_not_known_is_said_and_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", ["unknown", "running", "off"])
-def test_of_a_pump_nothing_is_known_of_there_is_no_score(state: str) -> None:
-    health = formulas.health_score(state, [], {}, gauge_fault=False, anomaly=None)
-    assert health == formulas.Health(None, ())
+def test_a_pump_without_data_has_no_score(state: str) -> None:
+    health = scoring.health_score(state, [], {}, gauge_fault=False, anomaly=None)
+    assert health == scoring.Health(None, ())
 
 
-def test_a_pump_at_rest_is_not_judged_by_where_it_runs() -> None:
-    health = formulas.health_score("off", [], {"fraction_of_min": 0.0}, gauge_fault=False, anomaly=0.0)
+def test_a_stopped_pump_is_not_scored_by_its_operating_point() -> None:
+    health = scoring.health_score("off", [], {"fraction_of_min": 0.0}, gauge_fault=False, anomaly=0.0)
     assert health.score == 100
 
 
@@ -212,15 +212,15 @@ def test_a_pump_at_rest_is_not_judged_by_where_it_runs() -> None:
     st.floats(0, 50),
     st.floats(0, 3),
 )
-def test_health_is_never_out_of_its_scale_and_never_better_for_another_finding(
+def test_health_stays_in_range_and_falls_with_each_finding(
     found: list[tuple[str, str, float]], anomaly: float, fraction: float
 ) -> None:
     point = {"fraction_of_min": fraction, "fraction_of_max": fraction, "load": fraction}
-    health = formulas.health_score("running", found, point, gauge_fault=False, anomaly=anomaly)
-    worse = formulas.health_score(
+    health = scoring.health_score("running", found, point, gauge_fault=False, anomaly=anomaly)
+    worse = scoring.health_score(
         "running", [*found, ("y", "high", 0.5)], point, gauge_fault=False, anomaly=anomaly
     )
     assert health.score is not None
     assert worse.score is not None
     assert 0 <= worse.score <= health.score <= 100
-    assert len(formulas.as_row(health)) == len(health.terms)
+    assert len(scoring.as_row(health)) == len(health.terms)

@@ -1,4 +1,4 @@
-"""The motor against its published formulas."""
+"""Motor formulas against published values."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def test_load_goes_with_frequency():
+def test_load_is_relative_to_frequency():
     assert motor.load(50.0, 100.0, np.array([60.0, 50.0, 30.0]), 60.0) == pytest.approx([0.5, 0.6, 1.0])
     assert np.isnan(motor.load(50.0, 100.0, np.array([0.0, np.nan]), 60.0)).all()
 
@@ -24,7 +24,7 @@ def test_induction_motors_draw_half_their_amps_at_a_third_of_their_load():
     assert shares[[0, 2]] == pytest.approx([0.47, 1.0])
 
 
-def test_permanent_magnet_motors_draw_what_they_turn():
+def test_permanent_magnet_current_is_proportional_to_load():
     assert motor.permanent_magnet_current_share(np.array([0.0, 0.3, np.nan])) == pytest.approx(
         [0.0, 0.3, np.nan], nan_ok=True
     )
@@ -35,7 +35,7 @@ def test_current_rises_with_load(low, step):
     assert motor.induction_current_share(low + step) > motor.induction_current_share(low)
 
 
-def test_efficiency_is_nameplate_at_full_load_and_none_at_no_load():
+def test_efficiency_is_nameplate_at_full_load_and_zero_at_no_load():
     share = motor.efficiency_at_load(np.array([0.0, 0.3, 0.7, 1.0]), 0.86)
 
     assert share[[0, 3]] == pytest.approx([0.0, 0.86])
@@ -46,11 +46,11 @@ def test_efficiency_is_nameplate_at_full_load_and_none_at_no_load():
 @pytest.mark.parametrize(
     ("pole_pairs", "frequency", "rpm"), [(1, 60.0, 3600), (2, 120.0, 3600), (4, 133.0, 1995)]
 )
-def test_permanent_magnet_motors_turn_by_their_pole_pairs(pole_pairs, frequency, rpm):
+def test_synchronous_speed_depends_on_pole_pairs(pole_pairs, frequency, rpm):
     assert motor.synchronous_rpm(frequency, pole_pairs) == pytest.approx(rpm)
 
 
-def test_pumps_are_read_at_the_frequency_of_their_speed():
+def test_curve_frequency_follows_shaft_speed():
     assert motor.curve_frequency_hz(motor.synchronous_rpm(120.0, 2)) == pytest.approx(61.71, abs=0.01)
     assert motor.curve_frequency_hz(motor.synchronous_rpm(60.0, 1, slip=100 / 3600)) == pytest.approx(60.0)
 
@@ -90,7 +90,7 @@ def test_winding_covers_63_percent_of_a_step_in_one_lag():
 
 
 @given(cuts=st.lists(st.floats(1, 999), max_size=8, unique=True))
-def test_winding_does_not_depend_on_how_often_it_is_looked_at(cuts):
+def test_winding_temperature_does_not_depend_on_step_size(cuts):
     elapsed = np.array([0.0, *sorted(cuts), 1000.0])
     target = winding.settled_c(80.0, 20.0, 2.0)
 
@@ -102,7 +102,7 @@ def test_winding_does_not_depend_on_how_often_it_is_looked_at(cuts):
     assert seen == pytest.approx(once)
 
 
-def test_a_missing_instant_is_missing_only_there():
+def test_nan_instants_affect_only_themselves():
     temperature = np.array([[np.nan, 80.0], [80.0, np.nan], [80.0, 80.0], [80.0, 80.0]])
 
     warmed = winding.winding_c(
@@ -114,11 +114,11 @@ def test_a_missing_instant_is_missing_only_there():
     assert warmed[2:, 1] == pytest.approx(100.0)
 
 
-def test_no_instants_no_temperatures():
+def test_an_empty_series_is_accepted():
     assert winding.winding_c(np.array([]), np.empty((0, 3)), np.empty((0, 3)), 2.0, 600.0).shape == (0, 3)
 
 
-def test_resistance_is_fitted_from_what_is_known():
+def test_resistance_is_fitted_from_complete_readings():
     heat = np.array([[5.0, np.nan], [10.0, np.nan], [np.nan, 8.0], [0.0, np.nan]])
     intake = np.array([[80.0, 80.0], [82.0, 80.0], [80.0, np.nan], [80.0, 80.0]])
 
@@ -127,5 +127,5 @@ def test_resistance_is_fitted_from_what_is_known():
     assert fitted == pytest.approx([2.5, np.nan], nan_ok=True)
 
 
-def test_heat_is_what_does_not_come_out_at_the_shaft():
+def test_heat_loss_is_input_less_shaft_power():
     assert winding.loss_kw(50.0, 0.86) == pytest.approx(7.0)

@@ -1,8 +1,8 @@
-"""Head, power and efficiency against the published worked example, and the laws they must keep."""
+"""Head, power and efficiency against a published example, and their invariants."""
 
 import numpy as np
 import pytest
-from esp_diagnostics.physics.curve import Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve, RateTable
 from esp_diagnostics.physics.curves import an550
 from esp_diagnostics.physics.fluids import pressure_psi
 from esp_diagnostics.physics.operating_point import Thrust, operating_point
@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 TABLE = PumpCurve(
     "table",
-    Table((0.0, 300.0, 600.0, 900.0, 1200.0), (31.0, 30.0, 27.0, 21.0, 10.0)),
+    RateTable((0.0, 300.0, 600.0, 900.0, 1200.0), (31.0, 30.0, 27.0, 21.0, 10.0)),
     500,
     1000,
-    brake_hp=Table((300.0, 600.0, 900.0, 1200.0), (0.17, 0.2, 0.22, 0.23)),
+    brake_hp=RateTable((300.0, 600.0, 900.0, 1200.0), (0.17, 0.2, 0.22, 0.23)),
 )
 BARE = PumpCurve("bare", Polynomial((40.0, -1e-3, -1e-5)), 600, 1200, rated_frequency_hz=50.0)
 CURVES = (an550(), TABLE, BARE)
@@ -73,7 +73,7 @@ def test_affinity_laws(curve, ratio, share, stages):
 
 
 @given(curve=st.sampled_from(CURVES), frequency=st.floats(20, 200))
-def test_head_falls_all_along_the_falling_branch(curve, frequency):
+def test_head_falls_along_the_falling_branch(curve, frequency):
     begins, ends = curve.falling_bpd
     rates = np.linspace(begins, ends, 200)[:, None] * frequency / curve.rated_frequency_hz
 
@@ -82,7 +82,7 @@ def test_head_falls_all_along_the_falling_branch(curve, frequency):
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_columns_are_what_each_pump_and_instant_gives_alone(data):
+def test_columns_equal_single_evaluations(data):
     instants = data.draw(st.integers(1, 4))
     numbers = st.one_of(st.floats(-50, 1600), st.just(float("nan")))
     rates, frequencies = (
@@ -107,7 +107,7 @@ def test_columns_are_what_each_pump_and_instant_gives_alone(data):
         assert together == pytest.approx(np.array(alone), rel=1e-9, nan_ok=True)
 
 
-def test_readings_of_any_pumps_in_any_order_take_their_columns(fleet):
+def test_take_selects_pumps_in_any_order(fleet):
     rows = np.array([2, 0, 0, 1, 2])
     rates = np.array([700.0, 500.0, 450.0, 800.0, 900.0])
 
@@ -126,17 +126,17 @@ def test_a_rate_beyond_the_curve_has_no_head(rate):
 
 
 @pytest.mark.parametrize("frequency", [0.0, -60.0, float("nan")])
-def test_a_pump_that_does_not_turn_has_no_curve(frequency):
+def test_a_stopped_pump_has_no_head(frequency):
     assert np.isnan(head_ft(one(an550()), frequency, 500.0)).all()
     assert operating_point(one(an550()), frequency, 500.0).thrust == [Thrust.UNKNOWN]
 
 
-def test_power_is_known_only_where_it_is_published(fleet):
+def test_power_is_nan_where_unpublished(fleet):
     assert np.isnan(brake_hp(fleet, 60.0, 200.0, 1.0)).tolist() == [False, True, True]
     assert np.isnan(brake_hp(fleet, 60.0, 600.0, 1.0)).tolist() == [False, False, True]
 
 
-def test_a_missing_value_is_missing_only_there():
+def test_nan_inputs_affect_only_their_own_results():
     pumps = stack([Installed(an550(), 250)] * 3)
 
     heads = head_ft(
@@ -163,7 +163,7 @@ def test_well_test_factors_scale_a_pumps_own_curve():
     assert head_ft(worn, 60.0, 475.0) == pytest.approx(0.9 * head_ft(one(an550(), 250), 60.0, 500.0))
 
 
-def test_recommended_range_goes_with_frequency():
+def test_the_recommended_range_scales_with_frequency():
     pumps = stack([Installed(an550(), 250)] * 4)
 
     point = operating_point(pumps, 45.0, np.array([299.0, 301.0, 526.0, np.nan]))

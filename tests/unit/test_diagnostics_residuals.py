@@ -1,4 +1,4 @@
-"""Residuals are nothing on a healthy pump, move as a fault moves them, and are never made up."""
+"""Residuals: zero for a healthy pump, known signs for faults, a reason where missing."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def healthy(frequency=55.0, rate=430.0, pumps=PUMPS, pumped=PUMPED):
     head=st.floats(0.5, 1.0),
     rate=st.floats(0.8, 1.0),
 )
-def test_a_healthy_pump_has_none(frequency, share, head, rate):
+def test_a_healthy_pump_has_zero_residuals(frequency, share, head, rate):
     pumped = PUMPED._replace(correction=Correction(head=head, rate=rate, power=1.1))
     measured = healthy(frequency, share * 560 * frequency / 60 * rate / 1.12, pumped=pumped)
 
@@ -57,7 +57,7 @@ def test_a_worn_pump_has_less_head():
     assert (found.flow.value > 0.05).all()
 
 
-def test_a_head_factor_from_a_well_test_takes_the_residuals_away():
+def test_calibration_removes_the_residuals():
     measured = healthy()
     gain = measured.discharge_pressure_psi - 400.0
     tested = measured._replace(discharge_pressure_psi=400.0 + 0.93 * gain)
@@ -69,7 +69,7 @@ def test_a_head_factor_from_a_well_test_takes_the_residuals_away():
     assert found.flow.value == pytest.approx(0.0)
 
 
-def test_a_hole_in_the_tubing_shows_in_flow_and_not_in_power_at_the_pumps_own_rate():
+def test_a_tubing_leak_shows_in_flow_but_not_in_power_at_virtual_flow():
     measured = healthy()._replace(flow_rate_bpd=np.full(3, 330.0))
 
     found = residuals(PUMPS, measured, PUMPED)
@@ -98,7 +98,7 @@ def test_a_rubbing_pump_takes_more_power():
         ("active_power_kw", {"power", "power_at_virtual_flow"}),
     ],
 )
-def test_a_missing_input_is_missing_in_what_needs_it_and_only_there(missing, gone):
+def test_nan_inputs_affect_only_the_residuals_that_need_them(missing, gone):
     measured = healthy()
     measured = measured._replace(**{missing: getattr(measured, missing) * np.array([1.0, np.nan, 1.0])})
 
@@ -125,7 +125,7 @@ def test_a_missing_input_is_missing_in_what_needs_it_and_only_there(missing, gon
         ({"discharge_pressure_psi": 300.0}, {"flow": Reason.BELOW_CURVE}),
     ],
 )
-def test_no_residual_without_a_reason(change, reasons):
+def test_missing_residuals_have_a_reason(change, reasons):
     found = residuals(PUMPS, healthy()._replace(**change), PUMPED)
 
     for name, reason in reasons.items():
@@ -133,7 +133,7 @@ def test_no_residual_without_a_reason(change, reasons):
         assert (np.isnan(getattr(found, name).value) == (reason != Reason.OK)).all()
 
 
-def test_a_gas_locked_pump_is_not_compared_with_a_head_of_nothing():
+def test_a_gas_locked_pump_has_no_head_residual():
     locked = PUMPED._replace(correction=Correction(head=gas.head_factor(0.5)))
 
     found = residuals(PUMPS, healthy(), locked)
@@ -154,7 +154,7 @@ def test_without_a_power_curve_or_an_efficiency_power_is_missing():
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_columns_are_what_each_reading_gives_alone(seed):
+def test_columns_equal_single_evaluations(seed):
     random = np.random.default_rng(seed)
     shape = (2, 3)
     measured = Measured(

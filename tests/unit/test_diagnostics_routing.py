@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from esp_common.contracts.events import Event
 from esp_common.errors import InvalidInput
-from esp_diagnostics.alerts.platform import signal_of
+from esp_diagnostics.alerts.platform import platform_signal
 from esp_diagnostics.notifications.destinations import DestinationRefused, Sender, message_of, shown
 from esp_diagnostics.notifications.routing import Message, Route, Shift, destinations, says_the_same
 from esp_diagnostics.settings import DiagnosticsSettings
@@ -183,7 +183,7 @@ def test_what_is_no_message_is_refused(data: Any) -> None:
 def test_failures_of_the_platform_are_ended_by_their_own_success(
     type_: str, data: Any, condition: str, subject: str, active: bool
 ) -> None:
-    signal = signal_of(Event(type_, type_.split(".")[0], "x", data))
+    signal = platform_signal(Event(type_, type_.split(".")[0], "x", data))
     assert signal is not None
     assert (signal.condition, signal.subject, signal.active) == (condition, subject, active)
     assert signal.pump_id is None
@@ -192,7 +192,7 @@ def test_failures_of_the_platform_are_ended_by_their_own_success(
 
 
 def test_other_events_of_the_platform_signal_nothing() -> None:
-    assert signal_of(Event("archive.verified", "archiver", "2026-01-01", {})) is None
+    assert platform_signal(Event("archive.verified", "archiver", "2026-01-01", {})) is None
 
 
 # --- destinations -----------------------------------------------------------------------------------------

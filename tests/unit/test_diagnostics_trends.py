@@ -1,4 +1,4 @@
-"""Trends: which grain answers within how many points, and how the answer is written."""
+"""Trends: choice of resolution, and encodings."""
 
 import csv
 import io
@@ -66,7 +66,7 @@ def last(length: timedelta) -> Span:
     ],
     ids=str,
 )
-def test_auto_takes_the_finest_that_fits_or_the_coarser_grain_that_suffices(
+def test_auto_uses_the_finest_resolution_that_fits_or_a_sufficient_stored_one(
     length: timedelta, points: int, source: str, resolution: str
 ) -> None:
     found = planned(last(length), points=points)
@@ -74,7 +74,7 @@ def test_auto_takes_the_finest_that_fits_or_the_coarser_grain_that_suffices(
 
 
 @given(spans, st.integers(2, 20_000))
-def test_buckets_are_never_more_than_asked_for_and_cover_the_span(span: Span, points: int) -> None:
+def test_buckets_stay_within_max_points_and_cover_the_span(span: Span, points: int) -> None:
     try:
         found = bucketed(span, points)
     except TooManyPoints:
@@ -89,18 +89,18 @@ def test_buckets_are_never_more_than_asked_for_and_cover_the_span(span: Span, po
     assert found.bucket_s % GRAIN_S[found.source] == 0
 
 
-def test_readings_that_ingest_may_have_dropped_are_not_planned_with() -> None:
+def test_auto_does_not_plan_dropped_readings() -> None:
     old = Span(NOW - 40 * DAY, NOW - 40 * DAY + timedelta(minutes=10))
     assert planned(old).source is Resolution.MINUTE
     assert planned(old, Resolution.RAW).source is Resolution.RAW
 
 
-def test_a_pump_without_an_interval_is_read_raw_only_where_a_reading_a_second_would_fit() -> None:
+def test_a_pump_without_interval_is_planned_at_one_reading_per_second() -> None:
     assert planned(last(timedelta(seconds=900)), interval_s=None).source is Resolution.RAW
     assert planned(last(timedelta(seconds=1100)), interval_s=None).source is Resolution.MINUTE
 
 
-def test_more_stored_points_than_asked_for_are_refused_with_their_number() -> None:
+def test_too_many_stored_points_are_rejected_with_their_number() -> None:
     with pytest.raises(TooManyPoints, match=r"^720 points of 1hour|^721 points of 1hour") as refused:
         planned(last(30 * DAY), Resolution.HOUR, points=700)
     assert "resolution=auto" in str(refused.value.fix)
@@ -109,7 +109,7 @@ def test_more_stored_points_than_asked_for_are_refused_with_their_number() -> No
 @pytest.mark.parametrize(
     "length", [timedelta(0), -DAY, 11 * 365 * DAY], ids=["empty", "reversed", "too-long"]
 )
-def test_a_span_that_makes_no_sense_is_refused(length: timedelta) -> None:
+def test_an_invalid_span_is_rejected(length: timedelta) -> None:
     with pytest.raises(InvalidInput):
         checked_span(NOW, NOW + length, timedelta(days=3700))
 
@@ -133,7 +133,7 @@ def trend() -> Trend:
     return Trend("P-1", wanted, times, columns, {"readings": [30, 30], "running_share": [1.0, None]})
 
 
-def test_json_has_a_column_for_each_statistic_and_null_where_nothing_was_measured(trend: Trend) -> None:
+def test_json_has_one_column_per_statistic_and_null_for_missing_values(trend: Trend) -> None:
     answer = orjson.loads(to_json(trend))
     assert (answer["resolution"], answer["source"], answer["bucket_s"], answer["points"]) == (
         "5min",
@@ -152,13 +152,13 @@ def test_json_has_a_column_for_each_statistic_and_null_where_nothing_was_measure
     assert answer["running_share"] == [1, None]
 
 
-def test_csv_is_the_same_as_rows(trend: Trend) -> None:
+def test_csv_has_one_row_per_point(trend: Trend) -> None:
     first, second = csv.DictReader(io.StringIO(to_csv(trend).decode()))
     assert datetime.fromisoformat(first["time"]) == trend.times[0]
     assert (float(second["intake_pressure_psi_max"]), first["motor_temp_c"]) == (903.05, "")
 
 
-def test_arrow_is_the_same_as_columns(trend: Trend) -> None:
+def test_arrow_has_one_column_per_statistic(trend: Trend) -> None:
     table = pa.ipc.open_stream(to_arrow(trend)).read_all()
     assert table.schema.metadata[b"resolution"] == b"5min"
     assert table["time"].to_pylist() == list(trend.times)
@@ -166,12 +166,12 @@ def test_arrow_is_the_same_as_columns(trend: Trend) -> None:
 
 
 @pytest.mark.parametrize("write", [to_json, to_csv, to_arrow], ids=["json", "csv", "arrow"])
-def test_a_trend_without_points_is_written(trend: Trend, write: Any) -> None:
+def test_an_empty_trend_is_encoded(trend: Trend, write: Any) -> None:
     empty = {name: {"avg": np.array([])} for name in trend.channels}
     assert write(Trend("P-1", trend.plan, [], empty, {"readings": []}))
 
 
-def test_channels_of_which_nothing_was_measured_can_be_left_out(trend: Trend) -> None:
+def test_channels_without_values_can_be_dropped(trend: Trend) -> None:
     for values in trend.channels["motor_temp_c"].values():
         values[:] = np.nan
     assert list(trend.measured().channels) == ["intake_pressure_psi"]
@@ -194,12 +194,12 @@ def test_channels_of_which_nothing_was_measured_can_be_left_out(trend: Trend) ->
     ],
     ids=lambda value: str(value).replace("/", "-"),
 )
-def test_the_best_accepted_form_is_sent(accept: str | None, sent: str) -> None:
+def test_the_preferred_media_type_is_chosen(accept: str | None, sent: str) -> None:
     headers = [] if accept is None else [(b"accept", accept.encode())]
     assert negotiate(Request({"type": "http", "headers": headers}), (JSON, CSV, ARROW)) == sent
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "application/json;q=x"])
-def test_nothing_is_sent_that_is_not_accepted(accept: str) -> None:
+def test_unacceptable_media_types_are_rejected(accept: str) -> None:
     with pytest.raises(NotAcceptable):
         negotiate(Request({"type": "http", "headers": [(b"accept", accept.encode())]}), (JSON,))

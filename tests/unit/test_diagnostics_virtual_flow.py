@@ -1,9 +1,9 @@
-"""The virtual flow rate gives back the rate, says how sure it is, and where it has none, why."""
+"""Virtual flow rate: inversion, uncertainty, and reasons of missing rates."""
 
 import numpy as np
 import pytest
 from esp_diagnostics.physics.arrays import Reason
-from esp_diagnostics.physics.curve import Polynomial, PumpCurve, Table
+from esp_diagnostics.physics.curve import Polynomial, PumpCurve, RateTable
 from esp_diagnostics.physics.curves import an550
 from esp_diagnostics.physics.pumps import Correction, Installed, head_ft, stack
 from esp_diagnostics.physics.virtual_flow import virtual_flow
@@ -14,8 +14,10 @@ CURVES = (
     an550(),
     PumpCurve("parabola", Polynomial((36.0, -1.2e-3, -2.15e-6)), 1600, 3000),
     PumpCurve("line", Polynomial((30.0, -0.03)), 300, 700, rated_frequency_hz=50.0),
-    PumpCurve("table", Table((0.0, 300.0, 600.0, 900.0, 1200.0), (30.0, 31.0, 27.0, 21.0, 10.0)), 500, 1000),
-    PumpCurve("from 200", Table((200.0, 300.0, 600.0, 800.0), (30.0, 29.0, 15.0, 0.0)), 250, 700),
+    PumpCurve(
+        "table", RateTable((0.0, 300.0, 600.0, 900.0, 1200.0), (30.0, 31.0, 27.0, 21.0, 10.0)), 500, 1000
+    ),
+    PumpCurve("from 200", RateTable((200.0, 300.0, 600.0, 800.0), (30.0, 29.0, 15.0, 0.0)), 250, 700),
 )
 
 
@@ -26,7 +28,7 @@ CURVES = (
     stages=st.integers(1, 600),
     factor=st.floats(0.5, 1.1),
 )
-def test_inversion_gives_the_rate_back_all_along_the_falling_branch(curve, frequency, share, stages, factor):
+def test_inversion_recovers_the_rate_on_the_falling_branch(curve, frequency, share, stages, factor):
     begins, ends = curve.falling_bpd
     rate = (begins + share * (ends - begins)) * frequency / curve.rated_frequency_hz
     pumps = stack([Installed(curve, stages, head_factor=factor)])
@@ -40,7 +42,7 @@ def test_inversion_gives_the_rate_back_all_along_the_falling_branch(curve, frequ
 
 
 @given(share=st.lists(st.floats(0.02, 0.99), min_size=5, max_size=5), frequency=st.floats(35, 70))
-def test_a_mixed_fleet_is_inverted_as_one(share, frequency):
+def test_a_mixed_fleet_is_inverted_in_one_call(share, frequency):
     pumps = stack([Installed(curve, 200) for curve in CURVES])
     rates = pumps.falling_from_bpd + np.array(share) * (pumps.ends_at_bpd - pumps.falling_from_bpd)
     rates *= frequency / pumps.rated_frequency_hz
@@ -51,7 +53,7 @@ def test_a_mixed_fleet_is_inverted_as_one(share, frequency):
 
 
 @given(frequency=st.floats(35, 70), low=st.floats(0.1, 0.9), step=st.floats(0.01, 0.1))
-def test_more_head_is_less_flow(frequency, low, step):
+def test_flow_falls_with_head(frequency, low, step):
     pumps = stack([Installed(curve, 200) for curve in CURVES])
     top, bottom = pumps.head.value(pumps.falling_from_bpd), pumps.head.value(pumps.ends_at_bpd)
     speed = frequency / pumps.rated_frequency_hz
@@ -63,7 +65,7 @@ def test_more_head_is_less_flow(frequency, low, step):
 
 
 @pytest.mark.parametrize(("fraction", "relative_pct"), [(0.5, 5.1), (0.7, 2.8), (1.0, 1.0), (1.2, 0.5)])
-def test_one_percent_of_head_in_flow(fraction, relative_pct):
+def test_uncertainty_of_one_percent_of_head(fraction, relative_pct):
     pumps = stack([Installed(an550(), 250)])
     rate = fraction * pumps.best_bpd
 
@@ -72,7 +74,7 @@ def test_one_percent_of_head_in_flow(fraction, relative_pct):
     assert 100 * flow.sigma_bpd / flow.rate_bpd == pytest.approx([relative_pct], abs=0.06)
 
 
-def test_uncertainty_is_what_a_head_off_by_it_would_give():
+def test_uncertainty_equals_the_effect_of_a_head_error():
     pumps = stack([Installed(curve, 100) for curve in CURVES])
     rates = 0.8 * pumps.max_bpd
     head = head_ft(pumps, pumps.rated_frequency_hz, rates)
@@ -83,7 +85,7 @@ def test_uncertainty_is_what_a_head_off_by_it_would_give():
     assert flow.sigma_bpd == pytest.approx(off.rate_bpd - rates, rel=0.01)
 
 
-def test_where_the_curve_is_flat_the_rate_says_nothing():
+def test_a_flat_curve_has_unbounded_uncertainty():
     pumps = stack([Installed(an550(), 1)])
 
     flow = virtual_flow(pumps, 60.0, pumps.head.value(pumps.falling_from_bpd))
@@ -105,7 +107,7 @@ def test_where_the_curve_is_flat_the_rate_says_nothing():
         (60.0, 3000.0, Correction(rate=np.nan), Reason.MISSING),
     ],
 )
-def test_no_rate_without_a_reason(frequency, head, correction, reason):
+def test_missing_rates_have_a_reason(frequency, head, correction, reason):
     pumps = stack([Installed(an550(), 250)] * 2)
 
     flow = virtual_flow(
@@ -124,7 +126,7 @@ def beside(factor):
     return np.array([factor, 1.0])
 
 
-def test_no_pumps_is_no_trouble():
+def test_an_empty_fleet_is_accepted():
     pumps = stack([Installed(an550(), 250)]).take(np.array([], dtype=np.intp))
 
     assert virtual_flow(pumps, 60.0, np.array([])).rate_bpd.shape == (0,)

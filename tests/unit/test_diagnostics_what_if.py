@@ -1,11 +1,11 @@
-"""One well's physics: its point on the curve, what if, and calibration by a well test."""
+"""Operating point, prediction and calibration of one well."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from esp_diagnostics.physics.calibration import Adjusted, UnusableTest, calibrate
+from esp_diagnostics.physics.calibration import Adjusted, UnusableWellTest, calibrate
 from esp_diagnostics.physics.curve_files import parse_csv, parse_json, to_document
 from esp_diagnostics.physics.curves import an550
 from esp_diagnostics.physics.pumps import Installed
@@ -18,7 +18,7 @@ from esp_diagnostics.physics.well import (
     point_of,
     shown_frequencies_hz,
 )
-from esp_diagnostics.physics.what_if import Answer, CannotTell, Setting, what_if
+from esp_diagnostics.physics.what_if import InsufficientData, Setting, WhatIfResult, what_if
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,11 +55,11 @@ rate [m3/d],head [m],power [kW]
 """
 
 
-def asked(frequency_hz: float = 55.0, choke_pct: float = 50.0, well: Well = WELL) -> Answer:
+def asked(frequency_hz: float = 55.0, choke_pct: float = 50.0, well: Well = WELL) -> WhatIfResult:
     return what_if(well, PRESENT, FLUID, point_of(well, PRESENT, FLUID), Setting(frequency_hz, choke_pct))
 
 
-def test_the_published_duty_is_where_the_pump_runs() -> None:
+def test_operating_point_of_the_published_duty() -> None:
     point = point_of(WELL, PRESENT, FLUID)
     assert (point.source, point.thrust) == ("measured", "balanced")
     assert point.virtual_rate_bpd == pytest.approx(480, abs=1)
@@ -68,7 +68,7 @@ def test_the_published_duty_is_where_the_pump_runs() -> None:
     assert point.motor_load == pytest.approx(23.0 * 0.7457 / (40 * 55 / 60), rel=0.01)
 
 
-def test_without_a_measured_rate_the_virtual_one_stands_in() -> None:
+def test_the_virtual_rate_replaces_a_missing_measured_rate() -> None:
     point = point_of(WELL, replace(PRESENT, flow_rate_bpd=float("nan")), FLUID)
     assert (point.source, point.rate_bpd) == ("virtual", point.virtual_rate_bpd)
     blind = replace(PRESENT, flow_rate_bpd=float("nan"), intake_pressure_psi=float("nan"))
@@ -89,13 +89,13 @@ def test_the_curve_at_each_frequency_follows_affinity() -> None:
 @pytest.mark.parametrize(
     ("present", "first", "last"), [(47.3, 35, 70), (float("nan"), 35, 70), (120.0, 72, 144)], ids=str
 )
-def test_curves_are_shown_around_where_the_pump_runs(present: float, first: float, last: float) -> None:
+def test_curves_are_shown_around_the_present_frequency(present: float, first: float, last: float) -> None:
     shown = shown_frequencies_hz(present, 60.0)
     assert (shown[0], shown[-1]) == (first, last)
     assert np.isnan(present) or present in shown
 
 
-def test_the_fluid_says_what_it_was_assumed_from() -> None:
+def test_the_fluid_lists_its_assumptions() -> None:
     bare = fluid_of(replace(WELL, facts={}), PRESENT)
     assert (bare.gravity, len(bare.assumptions)) == (0.92, 2)
     wet = fluid_of(
@@ -110,7 +110,7 @@ def test_the_fluid_says_what_it_was_assumed_from() -> None:
 # --- what if ----------------------------------------------------------------------------------------------
 
 
-def test_asking_for_what_is_changes_nothing() -> None:
+def test_the_present_setting_gives_the_present_point() -> None:
     answer = asked()
     assert answer.then.rate_bpd == pytest.approx(answer.now.rate_bpd, rel=1e-3)
     assert answer.now.discharge_pressure_psi == pytest.approx(PRESENT.discharge_pressure_psi, abs=0.5)
@@ -119,9 +119,7 @@ def test_asking_for_what_is_changes_nothing() -> None:
 
 
 @given(st.floats(53, 60), st.floats(0.1, 2))
-def test_a_faster_pump_moves_more_draws_down_more_and_takes_more_power(
-    frequency_hz: float, more_hz: float
-) -> None:
+def test_a_higher_frequency_raises_rate_drawdown_and_power(frequency_hz: float, more_hz: float) -> None:
     slow, fast = asked(frequency_hz).then, asked(frequency_hz + more_hz).then
     assert fast.rate_bpd > slow.rate_bpd
     assert fast.intake_pressure_psi < slow.intake_pressure_psi
@@ -130,7 +128,7 @@ def test_a_faster_pump_moves_more_draws_down_more_and_takes_more_power(
 
 
 @given(st.floats(25, 50), st.floats(1.02, 2))
-def test_a_wider_choke_gives_more_rate_at_less_wellhead_pressure(choke_pct: float, wider: float) -> None:
+def test_a_wider_choke_raises_rate_and_lowers_wellhead_pressure(choke_pct: float, wider: float) -> None:
     narrow, wide = asked(choke_pct=choke_pct).then, asked(choke_pct=min(choke_pct * wider, 100.0)).then
     assert wide.rate_bpd > narrow.rate_bpd
     assert wide.wellhead_pressure_psi < narrow.wellhead_pressure_psi
@@ -145,35 +143,35 @@ def test_pressures_balance_at_the_new_rate() -> None:
     assert drawn == pytest.approx((then.rate_bpd - 480) / 0.8, rel=1e-6)
 
 
-def test_what_to_beware_of_is_said() -> None:
-    assert "above the highest frequency set, 62 Hz" in asked(63.0).warnings
+def test_warnings_name_exceeded_limits() -> None:
+    assert "above the configured maximum of 62 Hz" in asked(63.0).warnings
     weak = replace(WELL, motor_rated_kw=15.0)
     assert any("of its rating" in words for words in asked(60.0, well=weak).warnings)
     assert any(words.endswith("downthrust") for words in asked(53.0, 10.0).warnings)
 
 
-def test_what_is_not_known_is_said() -> None:
+def test_missing_well_data_are_listed_as_assumptions() -> None:
     bare = replace(WELL, facts={})
     answer = asked(57.0, well=bare)
     assert answer.then.intake_pressure_psi == PRESENT.intake_pressure_psi
     assert len(answer.assumptions) == 3
 
 
-def test_a_pump_too_slow_for_its_well_is_told() -> None:
-    with pytest.raises(CannotTell, match="does not make the pressure"):
+def test_a_frequency_too_low_for_the_well_is_rejected() -> None:
+    with pytest.raises(InsufficientData, match="does not reach the required"):
         asked(35.0, well=replace(WELL, facts={}))
 
 
-def test_a_rate_beyond_the_known_curve_is_not_made_up() -> None:
+def test_a_rate_beyond_the_curve_is_rejected() -> None:
     facts = {"productivity_index_bpd_psi": 50.0, "flowline_pressure_psi": 100.0}
     short = Well(Installed(parse_csv(TABLE), stages=100), facts)
     present = replace(PRESENT, frequency_hz=50.0, discharge_pressure_psi=1036.0)
-    with pytest.raises(CannotTell, match="beyond the end of its curve"):
+    with pytest.raises(InsufficientData, match="beyond the end of its curve"):
         what_if(short, present, FLUID, point_of(short, present, FLUID), Setting(100.0, 100.0))
 
 
-def test_where_nothing_is_measured_nothing_can_be_told() -> None:
-    with pytest.raises(CannotTell, match="missing"):
+def test_prediction_without_measurements_is_rejected() -> None:
+    with pytest.raises(InsufficientData, match="missing"):
         what_if(WELL, Present(), FLUID, point_of(WELL, Present(), FLUID), Setting(60.0, 50.0))
 
 
@@ -181,7 +179,7 @@ def test_where_nothing_is_measured_nothing_can_be_told() -> None:
 
 
 @pytest.mark.parametrize("adjusted", list(Adjusted))
-def test_after_a_test_the_curve_goes_through_it(adjusted: Adjusted) -> None:
+def test_the_calibrated_curve_passes_through_the_test(adjusted: Adjusted) -> None:
     worn = replace(PRESENT, discharge_pressure_psi=1700.0)
     found = calibrate(WELL, worn, FLUID, adjusted)
     assert found.residual_before == pytest.approx(1200 / 1314.2 - 1, abs=1e-3)
@@ -204,14 +202,14 @@ def test_after_a_test_the_curve_goes_through_it(adjusted: Adjusted) -> None:
     ],
     ids=["no-rate", "stopped", "implausible", "beyond-the-curve"],
 )
-def test_a_test_that_says_nothing_is_refused(test: Present) -> None:
-    with pytest.raises(UnusableTest):
+def test_an_unusable_well_test_is_rejected(test: Present) -> None:
+    with pytest.raises(UnusableWellTest):
         calibrate(WELL, test, FLUID, Adjusted.HEAD)
 
 
 # --- curves as documents ----------------------------------------------------------------------------------
 
 
-def test_a_curve_is_kept_as_a_document_that_gives_it_back() -> None:
+def test_a_curve_survives_its_document() -> None:
     for curve in (an550(), parse_csv(TABLE)):
         assert parse_json(json.dumps(to_document(curve))) == curve

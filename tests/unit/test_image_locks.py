@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -13,15 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECTS = {
-    "archiver": "services/archiver",
-    "auth": "services/auth",
-    "backup": "services/backup",
-    "diagnostics": "services/diagnostics",
-    "gateway": "libs/gateway",
-    "ingest": "services/ingest",
-    "platform": "deploy/platform",
-}
+PROJECTS: dict[str, str] = runpy.run_path(str(ROOT / "requirements/images/lock.py"))["PROJECTS"]
 COMMON = "esp-common"
 
 

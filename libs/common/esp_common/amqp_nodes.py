@@ -1,4 +1,4 @@
-"""The nodes of a broker cluster: `amqp_url` lists them, and a connection is made to one that answers."""
+"""Connect to one node of a broker cluster whose addresses `amqp_url` lists."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def nodes_of(url: str) -> list[str]:
-    """Return the URL of each node of `amqp://user:password@host:5672,host:5672/vhost`.
+    """Return the URL of each node in `amqp://user:password@host:5672,host:5672/vhost`.
 
-    Whole URLs with commas between are taken as well.
+    Comma-separated whole URLs are accepted as well.
     """
     nodes = []
     for part in re.split(r",(?=amqps?://)", url):
@@ -25,18 +25,18 @@ def nodes_of(url: str) -> list[str]:
 
 
 def shuffled_nodes(url: str) -> list[str]:
-    """Return the nodes in an order of chance, so that not every process connects to the first."""
+    """Return the nodes in random order, so that processes spread over the cluster."""
     nodes = nodes_of(url)
     SystemRandom().shuffle(nodes)
     return nodes
 
 
 async def connect_to_any(url: str, connect: Callable[[str], Awaitable[T]]) -> T:
-    """Return the first connection that `connect(node)` makes; raise what the last node's attempt raised."""
+    """Return the first connection that `connect(node)` opens; raise the last error if none succeeds."""
     *others, last = shuffled_nodes(url)
     for node in others:
         try:
             return await connect(node)
-        except (OSError, RuntimeError, TimeoutError):  # aiormq's errors of connections are among them
+        except (OSError, RuntimeError, TimeoutError):  # includes aiormq's connection errors
             continue
     return await connect(last)

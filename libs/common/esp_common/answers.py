@@ -1,4 +1,4 @@
-"""What the routes of every API share: pages with cursors, and the problems they answer with."""
+"""Shared pieces of API routes: pages with cursors, and documented problem responses."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -26,30 +26,31 @@ Cursor = Annotated[
 ]
 
 UtcTime = Annotated[datetime, BeforeValidator(parse_time), AfterValidator(plausible)]
-"""A time in a query or a body: RFC 3339 only. pydantic's own type also takes numbers and other forms.
+"""A time in a query or a body: RFC 3339 only.
 
-Refused as well where a span from it would overflow.
+pydantic's own type also accepts numbers and other formats. Times near the ends of the range are refused,
+because arithmetic on them would overflow.
 """
 Since = Annotated[UtcTime | None, Query(alias="from", description="Only those at or after this time.")]
 Until = Annotated[UtcTime | None, Query(alias="to", description="Only those before this time.")]
 
 BODY: Final = (400, 413)
-"""How a body is refused that is no text, or is too large."""
+"""Responses to a body that is not text or is too large."""
 
 _PROBLEM: Final = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
 class Page(BaseModel, Generic[Item]):
-    """Some of a list; `next_cursor` is null on its last page."""
+    """One page of a list; `next_cursor` is null on the last page."""
 
     items: list[Item]
     next_cursor: str | None
 
 
 def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[Any]]) -> dict[str, Any]:
-    """Return a page of `limit` of `rows`, of which one more was read to see whether there is a next page.
+    """Return a page of at most `limit` of `rows`; one extra row tells whether another page follows.
 
-    `key`: what the next page's rows come after.
+    `key` returns a row's cursor values; the next page starts after them.
     """
     items = rows[:limit]
     following = encode_cursor(*key(items[-1])) if len(rows) > limit else None
@@ -57,12 +58,12 @@ def page(rows: Sequence[Row], limit: int, key: Callable[[Row], Sequence[Any]]) -
 
 
 def position(cursor: str | None, *fields: Field) -> tuple[Any, ...] | None:
-    """Return the key a page starts after, one value for each field; None for the first page."""
+    """Return the key to start after, one value for each field; None for the first page."""
     return None if cursor is None else decode_cursor(cursor, *fields)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a route's errors: `statuses`, and those that every route has."""
+    """Return the OpenAPI description of a route's errors: `statuses` and those common to all routes."""
     return {
         status: {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
         for status in sorted({401, 403, 422, 429, 503, *statuses})
@@ -70,7 +71,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answer_outages(application: FastAPI) -> None:
-    """Have the application answer 503 while the database is away."""
+    """Make the application answer 503 while the database is unavailable."""
 
     async def answer(request: Request, _: Exception) -> Response:
         away = Unavailable("the database does not answer", retry_after_s=2)

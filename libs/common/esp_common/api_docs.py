@@ -1,4 +1,4 @@
-"""The documentation of an API: its OpenAPI document, and Swagger UI that loads nothing from elsewhere."""
+"""Serve an API's OpenAPI document and a Swagger UI that loads nothing from other hosts."""
 
 from functools import cache
 from html import escape
@@ -16,7 +16,7 @@ POLICY: Final = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _ASSETS: Final = "fastapi_offline"
-"""The package that ships Swagger UI; nothing else of it is used."""
+"""Package with the Swagger UI files; nothing else of it is used."""
 _TYPES: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 _START: Final = "start.js"
 _SCRIPT: Final = (
@@ -43,7 +43,7 @@ Caller = Annotated[Principal, Depends(authenticated)]
 
 
 def docs_router() -> APIRouter:
-    """Return the routes of the documentation, for every caller with a credential."""
+    """Return the documentation routes, open to every authenticated caller."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/openapi.json")

@@ -61,7 +61,7 @@ class ApiShell:
         )
 
     def background(self) -> list[Part]:
-        """Return what runs beside the server."""
+        """Return the coroutines to run beside the server."""
         return [self.listener.run(), self.verifier.run(), self.trail.run(), self.limiter.run()]
 
 

@@ -1,7 +1,7 @@
-"""Audit records: who did what to what, with which outcome, kept by the auth service.
+"""Audit records: who did what to what, with which outcome; kept by the auth service.
 
-A request is noted by `AuditTrail`, which never keeps it waiting; an administrative action is recorded with
-`record` in the transaction that makes it. Both make records of the one form that `make_record` gives.
+`AuditTrail` records HTTP requests without delaying them. `record` records an administrative action in the
+transaction that makes the change. Both use the format of `make_record`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from esp_common.contracts.events import Event
 from esp_common.database import Connection
 from esp_common.errors import EspError
 from esp_common.messaging import Publisher
-from esp_common.spill import SpillFolder
+from esp_common.spool import SpoolFolder
 
 log = structlog.get_logger()
 
@@ -38,11 +38,11 @@ RETRY_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 CLOSE_S: Final = 3.0
 MEMORY_BATCHES: Final = 50
-"""Batches that wait in memory for the broker; what is more is spilled, or lost without a folder."""
+"""Batches held in memory for the broker; the rest go to the spool folder, or are dropped if there is none."""
 
 _BUFFERED: Final = Gauge("esp_audit_buffered", "Audit records that the broker does not have yet.")
 _SENT: Final = Counter("esp_audit_sent_total", "Audit records that the broker confirmed.")
-_SPILLED: Final = Counter("esp_audit_spilled_total", "Audit records written to files for want of the broker.")
+_SPOOLED: Final = Counter("esp_audit_spilled_total", "Audit records written to the spool folder.")
 _LOST: Final = Counter("esp_audit_lost_total", "Audit records lost because nothing had room for them.")
 
 ActorKind = Literal["user", "key", "service", "cli", "anonymous"]
@@ -52,7 +52,7 @@ _DENIED: Final = (401, 403, 429)
 
 
 def outcome_of(status: int) -> Outcome:
-    """Return what an HTTP status says of a request."""
+    """Return the audit outcome for an HTTP status."""
     if status in _DENIED:
         return "denied"
     return "success" if 100 <= status < 400 else "failed"
@@ -72,7 +72,7 @@ def make_record(
     count: int = 1,
     detail: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Return a record of now, in the form in which it travels. `detail` must hold no secret."""
+    """Return a record of the current time in wire format; `detail` must hold no secret."""
     return {
         "id": str(uuid4()),
         "time": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -90,12 +90,9 @@ def make_record(
     }
 
 
-# --- administrative actions -------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class Origin:
-    """Where the request under way comes from; `state` is the request's, with its `principal` once known."""
+    """Origin of the current request; `state` is the request's, with its `principal` once authenticated."""
 
     source_address: str | None
     trace_id: str | None
@@ -103,7 +100,7 @@ class Origin:
 
 
 ORIGIN: Final[ContextVar[Origin | None]] = ContextVar("audit_origin", default=None)
-"""Set by the HTTP edge, so that an action's record says where it came from without every call saying so."""
+"""Set by the HTTP edge, so that records of actions carry the request's origin without passing it along."""
 
 
 async def record(
@@ -117,10 +114,10 @@ async def record(
     kind: ActorKind | None = None,
     outcome: Outcome = "success",
 ) -> None:
-    """Record in the caller's transaction that `actor` did `action` to `subject`, in service `source`.
+    """Record in the caller's transaction that `actor` did `action` to `subject` in service `source`.
 
-    `actor`: a principal's id, `cli:<user>`, or None for nobody known; `action` like `quarantine.replayed`;
-    `data`: what it changed, without secrets. Address and trace id are those of the request under way.
+    `actor`: a principal's id, `cli:<user>`, or None if unknown. `action`: for example `quarantine.replayed`.
+    `data`: the changed values, without secrets. Address and trace id are those of the current request.
     """
     origin = ORIGIN.get() or Origin(None, None)
     details = make_record(
@@ -150,11 +147,8 @@ def _kind_of(actor: str | None, origin: Origin) -> ActorKind:
     return "service"
 
 
-# --- requests ---------------------------------------------------------------------------------------------
-
-
 class _Tally(NamedTuple):
-    """What identical requests have in common; as many as there are within a second share a record."""
+    """Key of identical requests; those of the same second share one record."""
 
     action: str
     object_: str
@@ -165,7 +159,7 @@ class _Tally(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Records as one message; `name` puts batches in the order in which they were made."""
+    """Records sent as one message; names sort in creation order."""
 
     name: str
     body: bytes
@@ -173,12 +167,12 @@ class _Batch(NamedTuple):
 
 
 class AuditTrail:
-    """Takes notes of requests and sees to it that the auth service gets them, at least once each.
+    """Record requests and deliver the records to the auth service at least once.
 
-    `note` and `tally` never wait and never raise. Batches of `BATCH_RECORDS` or `BATCH_S` are published with
-    confirm. With the broker away they are spilled to `folder` (None: kept in memory, a few) and sent in their
-    order when it is back, by this process or the next one. Run `run()` beside the application and `close()`
-    before the publisher.
+    `note` and `tally` never block and never raise. Batches of `BATCH_RECORDS` records or `BATCH_S` seconds
+    are published with confirms. While the broker is unavailable they are spooled to `folder` (None: a few are
+    kept in memory) and sent in order when it returns, by this process or the next. Run `run()` beside the
+    application and call `close()` before closing the publisher.
     """
 
     def __init__(
@@ -186,7 +180,7 @@ class AuditTrail:
     ) -> None:
         self._publisher = publisher
         self._service = service
-        self._spill = SpillFolder(folder, int(spool_mib * 1024 * 1024)) if folder else None
+        self._spool = SpoolFolder(folder, int(spool_mib * 1024 * 1024)) if folder else None
         self._records: list[Record] = []
         self._tallies: dict[_Tally, int] = {}
         self._tallied_at = time.monotonic()
@@ -198,9 +192,9 @@ class AuditTrail:
 
     @property
     def buffered(self) -> int:
-        """Records that the broker does not have yet."""
+        """Number of records that the broker has not confirmed."""
         waiting = len(self._records) + sum(batch.records for batch in self._batches)
-        return waiting + len(self._tallies) + (self._spill.records if self._spill else 0)
+        return waiting + len(self._tallies) + (self._spool.records if self._spool else 0)
 
     def note(
         self,
@@ -216,9 +210,9 @@ class AuditTrail:
         detail: Mapping[str, Any] | None = None,
         outcome: Outcome | None = None,
     ) -> None:
-        """Note one request, or `count` alike, and how it was answered.
+        """Record one request, or `count` identical ones, and its outcome.
 
-        `action`: `METHOD /template`; `object_`: the path; `outcome`: None: what `status` says.
+        `action`: `METHOD /template`. `object_`: the path. `outcome` None: derived from `status`.
         """
         self._records.append(
             make_record(
@@ -248,29 +242,29 @@ class AuditTrail:
         status: int,
         source_address: str | None = None,
     ) -> None:
-        """Note a request that shares its record with identical ones of the same second, as their `count`."""
+        """Count a request; identical requests of the same second share one record."""
         key = _Tally(action, object_, actor_id, actor_kind, status, source_address)
         self._tallies[key] = self._tallies.get(key, 0) + 1
 
     async def run(self) -> None:
-        """Send what is noted until cancelled."""
+        """Send records until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._collect())
             group.create_task(self._send_all())
 
     async def close(self) -> None:
-        """Send what is left, or spill it when the broker does not take it soon."""
+        """Send the remaining records; spool them if the broker does not accept them within a few seconds."""
         self._make_batches(everything=True)
         with suppress(EspError, TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 while self._batches:
                     await self._send(self._batches[0])
                     self._batches.popleft()
-        await self._spill_from(0)
+        await self._spool_from(0)
         _BUFFERED.set(self.buffered)
 
     async def _collect(self) -> None:
-        """Make batches of notes; spill what the broker does not take as fast as they come."""
+        """Build batches from records; spool those that the broker does not accept fast enough."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BATCH_S):
@@ -278,7 +272,7 @@ class AuditTrail:
             self._full.clear()
             self._make_batches()
             if len(self._batches) > MEMORY_BATCHES:
-                await self._spill_from(1)  # the first is being sent
+                await self._spool_from(1)  # the first batch is being sent
             if self._batches:
                 self._work.set()
             _BUFFERED.set(self.buffered)
@@ -312,7 +306,7 @@ class AuditTrail:
         ]
 
     async def _send_all(self) -> None:
-        """Send spilled batches, then those in memory; on failure spill these and try again after a while."""
+        """Send spooled batches, then those in memory; on failure spool the latter and retry after a pause."""
         pause_s = RETRY_S
         while True:
             try:
@@ -320,16 +314,16 @@ class AuditTrail:
                 pause_s = RETRY_S
             except (EspError, TimeoutError) as error:
                 log.warning("audit.delayed", reason=str(error) or "no confirm", buffered=self.buffered)
-                await self._spill_from(0)
+                await self._spool_from(0)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     async def _send_next(self) -> None:
-        """Send one batch, the oldest there is; wait when there is none."""
-        spilled = await self._spill.oldest() if self._spill else None
-        if spilled is not None and self._spill is not None:
-            await self._send(_Batch(*spilled))
-            await self._spill.remove(spilled)
+        """Send the oldest batch; wait if there is none."""
+        message = await self._spool.oldest() if self._spool else None
+        if message is not None and self._spool is not None:
+            await self._send(_Batch(*message))
+            await self._spool.remove(message)
         elif self._batches:
             batch = self._batches[0]
             await self._send(batch)
@@ -351,18 +345,18 @@ class AuditTrail:
             )
         _SENT.inc(batch.records)
 
-    async def _spill_from(self, first: int) -> None:
-        """Move the batches in memory from position `first` on to files; without room for them they are lost.
+    async def _spool_from(self, first: int) -> None:
+        """Move batches in memory from position `first` on to the spool; without room for them they are lost.
 
         Without a folder the newest are kept in memory.
         """
         keep = [self._batches.popleft() for _ in range(min(first, len(self._batches)))]
-        spilled, self._batches = list(self._batches), deque(keep)
-        for position, batch in enumerate(spilled):
-            if self._spill is not None and await self._spill.write(batch.name, batch.body, batch.records):
-                _SPILLED.inc(batch.records)
+        unsent, self._batches = list(self._batches), deque(keep)
+        for position, batch in enumerate(unsent):
+            if self._spool is not None and await self._spool.write(batch.name, batch.body, batch.records):
+                _SPOOLED.inc(batch.records)
                 self._losing = False
-            elif self._spill is None and len(spilled) - position <= MEMORY_BATCHES:
+            elif self._spool is None and len(unsent) - position <= MEMORY_BATCHES:
                 self._batches.append(batch)
             else:
                 self._lose(batch)

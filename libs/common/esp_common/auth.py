@@ -1,8 +1,7 @@
-"""Who calls, and whether they may: principals, the table of permissions, and API keys.
+"""Authentication and authorization of callers: principals, permissions and API keys.
 
-Keys are verified by the auth service, over the broker; what leaves this process is a key's SHA-256, never
-the key. Tokens are verified in `esp_common.tokens`. The table of permissions is here and nowhere else;
-documentation and tests are made from it.
+The auth service verifies keys over the broker; only a key's SHA-256 leaves this process. `esp_common.tokens`
+verifies tokens. The table of permissions is defined here only; documentation and tests are generated from it.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from esp_common.rate_limit import RateLimiter
 log = structlog.get_logger()
 
 ROLES: Final = ("admin", "engineer", "operator", "viewer", "auditor")
-"""What a human may be; one human may be several."""
+"""Roles of human users; a user may have several."""
 
 _READERS: Final = frozenset({"admin", "engineer", "operator", "viewer"})
 _ADMIN: Final = frozenset({"admin"})
@@ -65,7 +64,7 @@ PERMISSIONS: Final[Mapping[str, frozenset[str]]] = {
     "audit:read": _AUDIT,
     "audit:verify": _AUDIT,
 }
-"""Permission → the human roles that have it. A key has the permissions that are its scopes."""
+"""Human roles per permission. A key's permissions are its scopes."""
 
 KEY_REVOKED: Final = "auth.key-revoked"
 STALE_S: Final = 300.0
@@ -73,7 +72,7 @@ NEGATIVE_TTL_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 3.0
 MAX_CACHED_KEYS: Final = 10_000
 VOID_ANSWERS: Final = 3
-"""How often a key is asked for again because keys were revoked meanwhile; then the answer serves once."""
+"""Maximum repetitions of a key request whose answer a revocation may have overtaken."""
 
 KEY_PREFIX: Final = "esp_live_"
 _SECRET_LENGTH: Final = 27
@@ -86,16 +85,16 @@ _KEY: Final = re.compile(
 
 
 def scopes_of(roles: Collection[str]) -> frozenset[str]:
-    """Return the permissions of a human with `roles`: whatever one of them has."""
+    """Return the union of the permissions of `roles`."""
     return frozenset(permission for permission, having in PERMISSIONS.items() if not having.isdisjoint(roles))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: a key, or a user in a session.
+    """An authenticated caller: an API key, or a user in a session.
 
-    `gateway_id`: the key is a gateway's and may speak only for it. `must`: what the user has to do first
-    ("password": change it, "totp": enrol a second factor); until then there are no scopes.
+    `gateway_id`: the key belongs to that gateway and may publish only for it. `must`: an action the user has
+    to complete first ("password": change it, "totp": enrol a second factor); until then `scopes` is empty.
     """
 
     id: str
@@ -107,11 +106,11 @@ class Principal:
     must: frozenset[str] = frozenset()
 
     def may(self, permission: str) -> bool:
-        """Return whether this caller has `permission`."""
+        """Return whether the caller has `permission`."""
         return permission in self.scopes
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form in which auth answers."""
+        """Return the JSON form used in auth's replies."""
         return {
             "id": self.id,
             "kind": self.kind,
@@ -121,14 +120,11 @@ class Principal:
         }
 
 
-# --- API keys ---------------------------------------------------------------------------------------------
-
-
 def new_api_key(key_id: str) -> str:
     """Return a new key `esp_live_<id>_<secret><checksum>` with 160 bits of secret.
 
-    `key_id`: 3 to 64 of a-z, 0-9 and hyphen; ValueError for any other. The checksum tells a mistyped key, or
-    a secret scanner's find, without asking anybody.
+    `key_id`: 3 to 64 of a-z, 0-9 and hyphen; ValueError for any other. The checksum detects mistyped keys and
+    secret-scanner matches offline.
     """
     if not _KEY_ID.fullmatch(key_id):
         raise ValueError(f"not an id of a key: {key_id!r}")
@@ -138,7 +134,7 @@ def new_api_key(key_id: str) -> str:
 
 
 def key_id_of(key: str) -> str | None:
-    """Return the id that `key` carries; None when it is malformed or its checksum is wrong."""
+    """Return the id in `key`; None if the key is malformed or its checksum is wrong."""
     match = _KEY.fullmatch(key)
     if match is None or _checksum(key[:-_CHECKSUM_LENGTH]) != key[-_CHECKSUM_LENGTH:]:
         return None
@@ -155,22 +151,22 @@ def _checksum(text: str) -> str:
 
 
 class _Known(NamedTuple):
-    """What auth last said of a key (None: it is not valid), and when by the monotonic clock."""
+    """Last known result for a key (None: not valid) and its monotonic time."""
 
     principal: Principal | None
     at: float
 
 
 def key_digest(key: str) -> str:
-    """Return the form of `key` in which services ask for it: SHA-256, hexadecimal."""
+    """Return the SHA-256 of `key` in hexadecimal, the form used in requests to auth."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 class KeyVerifier:
-    """Verifies API keys with the auth service and remembers its answers for `ttl_s` seconds.
+    """Verify API keys with the auth service and cache the results for `ttl_s` seconds.
 
-    With auth or broker away a key that was good in the last five minutes stays good; any other is refused
-    with Unavailable. Give `on_event` the events `auth.key-revoked` and `forget` each reconnection.
+    If auth or the broker is unavailable, keys that were valid within the last five minutes stay valid; others
+    raise Unavailable. Pass `auth.key-revoked` events to `on_event` and call `forget` after each reconnection.
     """
 
     def __init__(self, requester: Requester, *, ttl_s: float = 30.0) -> None:
@@ -181,14 +177,14 @@ class KeyVerifier:
         self._evictions = 0
 
     def cached(self, key: str) -> Principal | None:
-        """Return the principal if the key is known to be good at this moment; never waits."""
+        """Return the principal if a fresh result is cached; never blocks."""
         known = self._known.get(key_digest(key))
         if known is not None and known.principal and time.monotonic() - known.at < self._ttl_s:
             return known.principal
         return None
 
     async def verify(self, key: str) -> Principal:
-        """Return who `key` belongs to; raise Unauthenticated, or Unavailable when nobody can tell."""
+        """Return the key's principal; raise Unauthenticated, or Unavailable if the key cannot be verified."""
         if key_id_of(key) is None:
             raise _invalid_key()
         digest = key_digest(key)
@@ -209,7 +205,7 @@ class KeyVerifier:
         return principal
 
     def on_event(self, event: Event) -> None:
-        """Forget a key that was revoked, and what auth is just answering; the event's data has `key_id`."""
+        """Forget a revoked key and discard requests in flight for it; the event's data has `key_id`."""
         if event.type != KEY_REVOKED:
             return
         self._evictions += 1
@@ -220,7 +216,7 @@ class KeyVerifier:
             del self._known[digest]
 
     def forget(self) -> None:
-        """Treat every remembered answer as out of date; it still serves while auth cannot be asked."""
+        """Mark all cached results stale; they are still used while auth is unavailable."""
         self._evictions += 1
         outdated = time.monotonic() - self._ttl_s
         self._known = OrderedDict(
@@ -230,7 +226,7 @@ class KeyVerifier:
         )
 
     async def _ask_once(self, digest: str) -> Principal | None:
-        """Ask auth; callers with the same key share one question."""
+        """Ask auth; concurrent callers with the same key share one request."""
         task = self._asking.get(digest)
         if task is None:
             task = self._asking[digest] = asyncio.create_task(self._ask(digest))
@@ -238,7 +234,7 @@ class KeyVerifier:
         return await asyncio.shield(task)
 
     async def _ask(self, digest: str) -> Principal | None:
-        """Ask until no key is revoked meanwhile: the answer may be older than that, and would be kept."""
+        """Repeat the request while keys are revoked meanwhile: its answer may predate the revocation."""
         for _ in range(VOID_ANSWERS):
             evictions = self._evictions
             principal = await self._ask_auth(digest)
@@ -268,12 +264,12 @@ def _invalid_key() -> Unauthenticated:
 
 
 def encode_answer(principal: Principal | None) -> bytes:
-    """Return auth's answer to `auth.verify-key`; None says the key is not valid."""
+    """Return auth's reply to `auth.verify-key`; None means the key is not valid."""
     return orjson.dumps({"principal": principal.to_json() if principal else None})
 
 
 def decode_answer(body: bytes) -> Principal | None:
-    """Return the principal of auth's answer, None when the key is not valid."""
+    """Return the principal in auth's reply, None if the key is not valid."""
     fields = orjson.loads(body)["principal"]
     if fields is None:
         return None
@@ -286,23 +282,20 @@ def decode_answer(body: bytes) -> Principal | None:
     )
 
 
-# --- every route ------------------------------------------------------------------------------------------
-
-
 class CredentialVerifier(Protocol):
-    """What an application has as `app.state.verifier`."""
+    """Interface of `app.state.verifier`."""
 
     def cached(self, credential: str, /) -> Principal | None:
-        """Return whose credential this is if that is known at this moment; never waits."""
+        """Return the credential's principal if a fresh result is cached; never blocks."""
 
     async def verify(self, credential: str, /) -> Principal:
-        """Return whose credential this is; raise Unauthenticated, or Unavailable when nobody can tell."""
+        """Return the principal; raise Unauthenticated, or Unavailable if verification is impossible."""
 
 
 def credential(headers: Mapping[str, str]) -> str:
     """Return the key or token in `Authorization: Bearer`, or the key in `X-API-Key`.
 
-    `headers` by lower-case name. Raises Unauthenticated when there is none.
+    `headers` by lower-case name. Raises Unauthenticated if there is none.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     found = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -314,9 +307,9 @@ def credential(headers: Mapping[str, str]) -> str:
 
 
 def count_refusal(connection: HTTPConnection) -> None:
-    """Count a credential that is not valid, by address; raise RateLimited when it is one too many.
+    """Count an invalid credential by address; raise RateLimited above the limit.
 
-    Those who present valid ones from the same address are not counted with it, and not refused.
+    Valid credentials from the same address are neither counted nor refused.
     """
     limiter: RateLimiter | None = getattr(connection.app.state, "limiter", None)
     origin = ORIGIN.get()
@@ -325,10 +318,9 @@ def count_refusal(connection: HTTPConnection) -> None:
 
 
 class Authenticated:
-    """FastAPI dependency: who calls, by any valid credential. For HTTP and WebSocket alike.
+    """FastAPI dependency that returns the caller of an HTTP request or a WebSocket.
 
-    The application has its verifier as `app.state.verifier`; the edge finds the caller in the request's
-    state as `principal`.
+    It uses the verifier in `app.state.verifier` and stores the caller as `principal` in the request's state.
     """
 
     permission: str | None = None
@@ -353,13 +345,13 @@ class Authenticated:
 
 
 class Permitted(Authenticated):
-    """FastAPI dependency: the caller, if they have `permission`."""
+    """FastAPI dependency that returns the caller if it has `permission`."""
 
     def __init__(self, permission: str) -> None:
         self.permission = permission
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
-        """Return the caller; raise Forbidden as well."""
+        """Return the caller; also raise Forbidden."""
         caller = await super().__call__(connection)
         if not caller.may(str(self.permission)):
             raise _forbidden(caller, str(self.permission))
@@ -373,15 +365,15 @@ def _forbidden(caller: Principal, permission: str) -> Forbidden:
 
 
 authenticated: Final = Authenticated()
-"""Dependency of routes for every caller with a valid credential, whatever they may do."""
+"""Dependency of routes that every authenticated caller may use."""
 
 
 def require(permission: str) -> Permitted:
-    """Return a FastAPI dependency that gives the caller if they have `permission`, else Forbidden."""
+    """Return a FastAPI dependency that returns the caller if it has `permission`, else raises Forbidden."""
     if permission not in PERMISSIONS:
         raise ValueError(f"not in the table of permissions: {permission}")
     return Permitted(permission)
 
 
 async def PUBLIC() -> None:  # noqa: N802 - a marker
-    """Dependency of the few routes that answer without a credential (login, refresh, JWKS)."""
+    """Dependency of the few routes without authentication (login, refresh, JWKS)."""

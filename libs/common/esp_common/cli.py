@@ -1,4 +1,4 @@
-"""What the services' commands do alike: groups, tables, and a run that says when the database is away."""
+"""Shared pieces of command lines: groups, tables, and a runner that reports outages."""
 
 import asyncio
 import base64
@@ -30,14 +30,14 @@ LetterIds = Annotated[list[str] | None, typer.Argument(help="Ids, as `dead-lette
 
 
 def group(purpose: str) -> typer.Typer:
-    """Return a group of commands; an error of theirs is a line of plain text, not a box."""
+    """Return a group of commands whose errors are plain text."""
     return typer.Typer(
         help=purpose, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
 
 
 def actor_id() -> str:
-    """Return who runs this command, for the audit trail: `ESP_ACTOR`, else the login name, else the user id.
+    """Return the user running this command for the audit trail: `ESP_ACTOR`, else login name, else uid.
 
     A container's user may have neither a login name nor a passwd entry.
     """
@@ -55,8 +55,8 @@ def actor_id() -> str:
 
 
 def run_command(command: Coroutine[Any, Any, Result], *, away: str, fix: str) -> Result:
-    """Run an operator's command; what is away becomes the error that says so, and what to do."""
-    # Its output is the answer; what libraries have to say is for the roles' logs.
+    """Run an operator's command; turn an outage into an error with its remedy."""
+    # Standard output carries the result; library logs belong to the roles.
     logging.getLogger().addHandler(logging.NullHandler())
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
@@ -66,7 +66,7 @@ def run_command(command: Coroutine[Any, Any, Result], *, away: str, fix: str) ->
 
 
 def show_rows(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Print rows under their columns, tab-separated: for eyes, and for cut and grep."""
+    """Print rows under their column names, tab-separated for cut and grep."""
     typer.echo("\t".join(columns))
     for row in rows:
         typer.echo("\t".join("-" if value is None else _cell(value) for value in row))
@@ -78,7 +78,7 @@ def _cell(value: Any) -> str:
 
 
 def show_whole(document: Mapping[str, Any]) -> None:
-    """Print a document as JSON; bytes as the text they are, else as base64."""
+    """Print a document as JSON; bytes as text if they are UTF-8, else as base64."""
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2, default=_readable).decode())
 
 
@@ -89,15 +89,12 @@ def _readable(value: Any) -> str:
         return f"base64:{base64.b64encode(value).decode()}"
 
 
-# --- dead letters -----------------------------------------------------------------------------------------
-
-
 def dead_letter_commands(
     service: str, purpose: str, columns: tuple[str, ...], opened: Callable[[], tuple[Any, "DeadLetters[Any]"]]
 ) -> typer.Typer:
-    """Return the group of commands with which an operator sees to the dead letters of a service's queue.
+    """Return the commands that manage a service's dead letters.
 
-    `columns` of a letter are listed; `opened` gives the service's settings and its dead letters.
+    `columns`: the fields to list. `opened` returns the service's settings and its dead letters.
     """
     commands = group(purpose)
 
@@ -128,8 +125,8 @@ def dead_letter_commands(
 
     @commands.command("replay")
     def replay_letters(ids: LetterIds = None, every: All = False) -> None:
-        """Send dead letters in again, those named or all."""
-        from esp_common.messaging import Publisher  # loads for longer than most commands take
+        """Replay the named dead letters, or all of them."""
+        from esp_common.messaging import Publisher  # slow to import
 
         wanted = _letters_wanted(ids, every)
 
@@ -146,7 +143,7 @@ def dead_letter_commands(
 
     @commands.command("discard")
     def discard_letters(ids: LetterIds = None, every: All = False) -> None:
-        """Remove dead letters for good, those named or all."""
+        """Delete the named dead letters, or all of them."""
         wanted = _letters_wanted(ids, every)
 
         async def command() -> None:

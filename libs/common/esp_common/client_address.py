@@ -1,12 +1,12 @@
 """Find the address of a client behind trusted proxies, from `X-Forwarded-For` or `Forwarded` (RFC 7239).
 
-A proxy appends the address of its peer, so only the entries that trusted proxies wrote can be believed: the
-list is read from the right, and the first address that is no trusted proxy's is the client's. Everything to
-the left of it is the client's own text. An entry without an address (`unknown`, an obfuscated identifier, a
-malformed one) ends the search: the proxy that reported it counts as the client.
+A proxy appends the address of its peer, so only entries written by trusted proxies are reliable. The list is
+read from the right; the first address that is not a trusted proxy's is the client's. Entries to the left of
+it are under the client's control.
 
-`Forwarded` counts only where there is no `X-Forwarded-For`. A proxy that writes `Forwarded` has to remove
-the `X-Forwarded-For` of its clients.
+An entry without an address (`unknown`, an obfuscated identifier, a malformed one) ends the search: the proxy
+that reported it counts as the client. `Forwarded` is used only if there is no `X-Forwarded-For`. A proxy that
+writes `Forwarded` has to remove its clients' `X-Forwarded-For`.
 """
 
 import re
@@ -24,14 +24,14 @@ Network = IPv4Network | IPv6Network
 LOOPBACK: Final[tuple[Network, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 MAX_HOPS: Final = 32
 MAX_HEADER_LENGTH: Final = 1024
-"""Of a longer header only the end is read: that is the part which proxies wrote."""
+"""Only this many characters at the end of a longer header are read; proxies write at the end."""
 _MAX_CACHED: Final = 4096
 
 _PORT: Final = r"(?::(?:\d{1,5}|_[A-Za-z0-9._-]+))?"
 _NODE: Final = re.compile(rf"\[(?P<ipv6>[^]]*)\]{_PORT}|(?P<ipv4>[0-9.]+){_PORT}")
-# Possessive quantifiers: with backtracking a hostile header would take exponential time.
+# Possessive quantifiers: with backtracking, a hostile header would take exponential time.
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
-# Unquoted addresses with colons and brackets are not in the grammar, but common.
+# Unquoted addresses with colons and brackets are common, though the grammar has none.
 _PAIR: Final = rf"(?P<name>[\w!#$%&'*+.^`|~-]++)=(?P<value>{_QUOTED}|[\w!#$%&'*+.^`|~:\[\]-]++)"
 _ANY_PAIR: Final = re.sub(r"\?P<\w+>", "?:", _PAIR)
 _LAST_ELEMENT: Final = re.compile(
@@ -41,7 +41,7 @@ _PAIRS: Final = re.compile(_PAIR)
 
 
 class TrustedProxies:
-    """The networks whose hosts may say from where a request came."""
+    """Networks whose hosts may state where a request came from."""
 
     def __init__(self, networks: Sequence[Network] = LOOPBACK) -> None:
         self._networks = tuple(networks)
@@ -67,7 +67,7 @@ class TrustedProxies:
         return nearest
 
     def _judge(self, node: str) -> tuple[str | None, bool]:
-        """Return the address in `node` in its canonical form, and whether it is a trusted proxy's."""
+        """Return the canonical address in `node`, and whether it belongs to a trusted proxy."""
         address = parse_node(node)
         if address is None:
             return None, False
@@ -75,10 +75,10 @@ class TrustedProxies:
 
 
 def parse_node(node: str) -> Address | None:
-    """Return the address in `node`, None if there is none.
+    """Return the address in `node`, None if it has none.
 
-    `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` and `[2001:db8::1]:80` have one. An IPv4 address mapped
-    into IPv6 is returned as IPv4.
+    Accepted forms: `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` and `[2001:db8::1]:80`. An IPv4-mapped IPv6 address
+    is returned as IPv4.
     """
     found = _NODE.fullmatch(node)
     text = (found["ipv6"] or found["ipv4"] or "") if found else node
@@ -93,7 +93,7 @@ def parse_node(node: str) -> Address | None:
 
 
 def _hops(scope: Scope) -> Iterator[str]:
-    """Yield what the headers say of each hop, the nearest first."""
+    """Yield the headers' entry for each hop, nearest first."""
     forwarded_for = _header(scope, b"x-forwarded-for")
     if forwarded_for is not None:
         yield from filter(None, map(str.strip, reversed(forwarded_for.split(","))))
@@ -110,9 +110,9 @@ def _header(scope: Scope, name: bytes) -> str | None:
 
 
 def _forwarded_hops(header: str) -> Iterator[str]:
-    """Yield the `for` of each element of a `Forwarded` header, the last first; an empty text for none.
+    """Yield the `for` of each element of a `Forwarded` header, last first; an empty text if it has none.
 
-    Read from the end, so that a quote which a client left open cannot swallow what a proxy appended.
+    Parsed from the end, so that an unclosed quote from a client cannot hide a proxy's entries.
     """
     rest = header.rstrip(" \t,")
     while rest:

@@ -1,7 +1,7 @@
-"""Cursors of paged lists: opaque text that holds the typed values where a page ended.
+"""Cursors of paged lists: opaque text with the typed values at which a page ended.
 
-A cursor comes back from a client, so every value is checked for its type and range before anything is done
-with it: each field costs constant time, whatever the client wrote.
+A cursor comes back from a client, so the type and range of every value are checked before use, in constant
+time for each field.
 """
 
 import base64
@@ -18,7 +18,7 @@ from esp_common.times import parse_time
 
 Value = str | int | float | datetime | date | UUID
 Field = Callable[[object], Any]
-"""Return the value that a JSON scalar stands for; raise ValueError when it stands for none."""
+"""Return the value of a JSON scalar; raise ValueError if it is not of the field's type."""
 
 MAX_CURSOR_LENGTH: Final = 500
 MAX_SERIAL: Final = 2**63 - 1
@@ -63,10 +63,10 @@ def float_field(value: object) -> float:
 
 
 def integer_field(least: int, greatest: int) -> Field:
-    """Return the field of an integer from `least` to `greatest`."""
+    """Return a field for integers from `least` to `greatest`."""
 
     def field(value: object) -> int:
-        # Compared with the limits, never searched for: `range(2**63).index("x")` runs for ever.
+        # Compared with the limits, never searched for: `range(2**63).index("x")` never ends.
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= greatest:
             raise ValueError(f"not an integer from {least} to {greatest}")
         return value
@@ -78,19 +78,19 @@ serial_field: Final = integer_field(0, MAX_SERIAL)
 
 
 def plausible(time: datetime) -> datetime:
-    """Return the time; raise ValueError for a year so far off that a span from it may overflow."""
+    """Return the time; raise ValueError if arithmetic on it may overflow."""
     if not MIN_YEAR <= time.year <= MAX_YEAR:
         raise ValueError(f"the time is outside of the years {MIN_YEAR} to {MAX_YEAR}")
     return time
 
 
 def encode_cursor(*values: Value) -> str:
-    """Return the opaque cursor of the place that `values` describe."""
+    """Return the opaque cursor for `values`."""
     return base64.urlsafe_b64encode(orjson.dumps([*map(_scalar, values)])).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str, *fields: Field) -> tuple[Any, ...]:
-    """Return the values of a cursor, one for each field; raise InvalidInput for any other text."""
+    """Return the values of a cursor, one for each field; raise InvalidInput if it is malformed."""
     try:
         values = _scalars(cursor)
         return tuple(field(value) for field, value in zip(fields, values, strict=True))

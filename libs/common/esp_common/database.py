@@ -1,4 +1,4 @@
-"""PostgreSQL: the connection pool, and queries kept in described .sql files."""
+"""PostgreSQL: the connection pool, and queries in documented .sql files."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from esp_common.settings import ServiceSettings, service_of
 from esp_common.vault import Login, VaultKeeper, keeper_of
 
 Engine = Literal["timescale", "postgres"]
-"""Where readings and records are kept: in TimescaleDB, or in plain PostgreSQL."""
+"""Storage engine: TimescaleDB or plain PostgreSQL."""
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
@@ -27,7 +27,7 @@ OUTAGES: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    # What a connection says between the server's farewell and its end: it is in no state to be used.
+    # Raised by a connection that the server has terminated but that is not closed yet.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -35,16 +35,16 @@ OUTAGES: Final = (
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
 )
-"""What the database raises when it is away, restarting or overtaxed: the same will do later."""
+"""Errors of a database that is unavailable, restarting or overloaded; a retry may succeed."""
 
 GRACE_S: Final = 5.0
-"""How much longer than the server's own timeout a statement is waited for."""
+"""Client-side grace on top of the server's own statement timeout."""
 
 _NAME: Final = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
 
 
 class Queries(Mapping[str, str]):
-    """The named queries of one .sql file; `queries.insert_row` and `queries["insert_row"]` are its text."""
+    """Named queries of one .sql file: `queries.insert_row` or `queries["insert_row"]`."""
 
     def __init__(self, text: str) -> None:
         _, *parts = _NAME.split(text)
@@ -70,14 +70,14 @@ class Queries(Mapping[str, str]):
 
 
 def load_queries(package: str, name: str = "queries.sql") -> Queries:
-    """Return the queries of `package`'s file `name`: each starts with a line `-- name: <name>`."""
+    """Return the queries of `package`'s file `name`; each starts with a line `-- name: <name>`."""
     return Queries(files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether `error` is the database's trouble, not that of what was written: then the same will do later.
+    """Return whether `error` is caused by the database rather than by the data, so that a retry may succeed.
 
-    A missing table or right is one as well: it fails all that is written alike, and will be mended.
+    A missing table or privilege counts too: it fails every write alike and is repaired by an operator.
     """
     fault_of_the_data = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
     return isinstance(error, OUTAGES) or (
@@ -93,11 +93,11 @@ async def create_pool(
     max_size: int = 10,
     init: "Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[Any, Any, None]] | None" = None,
 ) -> Pool:
-    """Return a pool whose connections give up on a statement after the setting's seconds.
+    """Return a pool whose statements time out after the setting's seconds.
 
-    `role` is what the server shows as the application (`esp-ingest worker`). The server enforces the
-    timeout, so a statement ends even when this process is gone. Where Vault makes the database logins,
-    each new connection takes the one that is good now, and older connections go when they are next idle.
+    `role` is the application name shown by the server (`esp-ingest worker`). The server enforces the timeout,
+    so a statement ends even if this process is gone. If Vault issues the database logins, each new connection
+    uses the current one, and connections with an older login are replaced when idle.
     """
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
     keeper = keeper_of(service_of(type(settings)))
@@ -122,7 +122,7 @@ async def create_pool(
 
 
 def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Return asyncpg's connect with the login that `keeper` has at the time."""
+    """Return asyncpg's connect with the keeper's current login."""
 
     async def connect(*address: Any, **options: Any) -> Any:
         if (login := keeper.login) is None:
@@ -131,7 +131,7 @@ def _connect_with(keeper: VaultKeeper) -> Callable[..., Coroutine[Any, Any, Any]
             return await asyncpg.connect(*address, **{**options, **_credentials(login)})
         except asyncpg.InvalidAuthorizationSpecificationError as refusal:
             if not await asyncio.to_thread(keeper.replace, login.user) or keeper.login is None:
-                # Callers take it as the outage that it is: both will be back.
+                # Callers treat it as an outage: both will be back.
                 raise ConnectionRefusedError(f"{refusal}; and Vault makes no other login") from refusal
             return await asyncpg.connect(*address, **{**options, **_credentials(keeper.login)})
 
@@ -144,7 +144,7 @@ async def _connect_without_vault(keeper: VaultKeeper, *address: Any, **options: 
     except asyncpg.InvalidAuthorizationSpecificationError as refusal:
         if not keeper.fell_back:
             raise
-        # An outage, not a mistake: the keeper goes on asking Vault for a login that is good.
+        # An outage, not a mistake: the keeper continues to request a valid login from Vault.
         raise ConnectionRefusedError(f"{refusal}; and Vault has made no login yet") from refusal
 
 
@@ -153,7 +153,7 @@ def _credentials(login: Login) -> dict[str, str]:
 
 
 def _renew_with(keeper: VaultKeeper, pool: Pool) -> None:
-    """Have `pool` give up its connections, each when it is next idle, whenever there is a new login."""
+    """Replace `pool`'s connections, each when idle, whenever there is a new login."""
     loop = asyncio.get_running_loop()
 
     def expire() -> None:

@@ -1,6 +1,6 @@
-"""Dead letters of a queue: messages that nobody could process, seen, sent again or discarded by an operator.
+"""Dead letters of a queue: list, show, replay and discard messages that could not be processed.
 
-What a letter says and how it is sent in again is the service's: it derives from `DeadLetters`.
+A service subclasses `DeadLetters` to decode and replay its own messages.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ CONNECT_TIMEOUT_S: Final = 10
 
 
 class Letter(Protocol):
-    """What every dead letter has: an id that follows from its content."""
+    """A dead letter; its id is derived from its content."""
 
     @property
     def id(self) -> str:
-        """Names it."""
+        """Id of the dead letter."""
 
 
 LetterT = TypeVar("LetterT", bound=Letter)
 
 
 class DeadLetters(ABC, Generic[LetterT]):
-    """The dead letters of one queue; replays and discards are audited in the name of `actor`.
+    """Dead letters of one queue; replays and discards are audited under `actor`.
 
-    Looking takes messages off the queue and gives them back, in their order; another who looks meanwhile
-    does not see them.
+    Listing takes messages off the queue and requeues them in order; a concurrent reader does not see them
+    meanwhile.
     """
 
     service: ClassVar[str]
-    """Whose queue it is: the name of its command is `esp-<service>`."""
+    """Service that owns the queue; its command is `esp-<service>`."""
     queue: ClassVar[str]
 
     def __init__(self, amqp_url: str) -> None:
@@ -50,15 +50,15 @@ class DeadLetters(ABC, Generic[LetterT]):
 
     @abstractmethod
     def read(self, message: Delivery) -> LetterT:
-        """Return what a dead message says; never raises, whatever its sender put into it."""
+        """Decode a dead letter; never raises, whatever the message contains."""
 
     @abstractmethod
     async def send(self, letter: LetterT, publisher: Publisher) -> None:
-        """Send a letter in again; raise Conflict for one that must not be."""
+        """Replay a dead letter; raise Conflict if it cannot be replayed."""
 
     @abstractmethod
     def told(self, letter: LetterT) -> dict[str, Any]:
-        """Return what the audit trail says of a letter."""
+        """Return the audit data of a dead letter."""
 
     async def list(self, limit: int = 100) -> list[LetterT]:
         """Return up to `limit` dead letters, oldest first."""
@@ -66,7 +66,7 @@ class DeadLetters(ABC, Generic[LetterT]):
             return [self.read(message) async for message in messages.get(limit)]
 
     async def show(self, id_: str) -> LetterT:
-        """Return one; raise NotFound."""
+        """Return one dead letter; raise NotFound."""
         async with self._opened() as messages:
             async for message in messages.get():
                 if (letter := self.read(message)).id == id_:
@@ -74,10 +74,10 @@ class DeadLetters(ABC, Generic[LetterT]):
         raise self._unknown({id_})
 
     async def replay(self, ids: Collection[str] | None, actor: str, publisher: Publisher, pool: Pool) -> int:
-        """Send letters (None: all there are now that can be) in again; return how many.
+        """Replay dead letters (None: all that can be replayed); return how many.
 
-        A letter leaves the queue when the broker has confirmed its copy. Raises NotFound if one is not there,
-        and Conflict for one that must stay.
+        A message leaves the queue once the broker has confirmed its copy. Raises NotFound if one does not
+        exist, and Conflict if one cannot be replayed.
         """
 
         async def send(letter: LetterT) -> None:
@@ -86,7 +86,7 @@ class DeadLetters(ABC, Generic[LetterT]):
         return await self._settle(ids, "replayed", actor, pool, send)
 
     async def discard(self, ids: Collection[str] | None, actor: str, pool: Pool) -> int:
-        """Remove letters (None: all) for good; return how many. Raises NotFound if one is not there."""
+        """Delete dead letters (None: all); return how many. Raises NotFound if one does not exist."""
 
         async def nothing(_: LetterT) -> None:
             return None
@@ -123,7 +123,7 @@ class DeadLetters(ABC, Generic[LetterT]):
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator["_Messages"]:
-        """Open the queue; closing it requeues what was looked at and not acknowledged."""
+        """Open the queue; closing it requeues unacknowledged messages."""
         with _named_outages(self.queue):
             connection = await connect_to_any(
                 self._url, lambda node: asyncio.wait_for(aiormq.connect(node), CONNECT_TIMEOUT_S)
@@ -161,7 +161,7 @@ def _named_outages(queue: str) -> Iterator[None]:
 
 
 class _Messages:
-    """The messages that a queue held when it was opened: a replayed one may be dead-lettered again."""
+    """The messages in a queue when it was opened; a replayed one may be dead-lettered again meanwhile."""
 
     def __init__(self, channel: AbstractChannel, queue: str, count: int) -> None:
         self._channel = channel

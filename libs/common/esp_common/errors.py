@@ -1,7 +1,7 @@
-"""Errors by cause, each with a stable code and an id a user can quote; handled once, at the edge.
+"""Errors by cause, each with a stable code and an id that users can quote; handled once, at the edge.
 
-The HTTP edge turns them into RFC 9457 problems (`esp_common.http`), the command line into one line
-and an exit code (`run_cli`).
+The HTTP edge turns them into RFC 9457 problems (`esp_common.http`), the command line into one line and an
+exit code (`run_cli`).
 """
 
 import sys
@@ -15,9 +15,9 @@ EXIT_NOT_FOUND: Final = 4
 
 
 class EspError(Exception):
-    """Something the platform refuses or cannot do.
+    """Base class of the platform's errors.
 
-    `detail` says what and where, `fix` what to do about it; `error_id` ties the answer to the log.
+    `detail` says what is wrong and where, `fix` how to correct it; `error_id` links the response to the log.
     """
 
     code: ClassVar[str] = "internal"
@@ -32,17 +32,17 @@ class EspError(Exception):
         self.error_id = error_id or uuid4().hex
 
     def extensions(self) -> dict[str, Any]:
-        """Return what a problem document adds to the standard members."""
+        """Return extension members of the problem document."""
         return {}
 
     def line(self) -> str:
-        """Return the error as the one line a command prints."""
+        """Return the error as one line for a command line."""
         parts = [self.title.lower(), self.detail, *([self.fix] if self.fix else [])]
         return f"error: {' — '.join(parts)} ({self.error_id})"
 
 
 class InvalidInput(EspError):
-    """The request is well formed but says something that cannot be."""
+    """The request is well formed but its content is not valid."""
 
     code, status, title, exit_code = "invalid-input", 422, "Invalid input", EXIT_INVALID
 
@@ -58,48 +58,48 @@ class InvalidInput(EspError):
         self.fields = fields
 
     def extensions(self) -> dict[str, Any]:
-        """Return `errors`: where in the request, and what is wrong there."""
+        """Return `errors`: the location and cause of each problem in the request."""
         return {"errors": self.fields} if self.fields else {}
 
 
 class NotFound(EspError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
     code, status, title, exit_code = "not-found", 404, "Not found", EXIT_NOT_FOUND
 
 
 class Conflict(EspError):
-    """The request contradicts what is already there."""
+    """The request conflicts with the current state."""
 
     code, status, title, exit_code = "conflict", 409, "Conflict", EXIT_INVALID
 
 
 class Unauthenticated(EspError):
-    """No credential, or one that is not (or no longer) valid."""
+    """The credential is missing, invalid or expired."""
 
     code, status, title = "unauthenticated", 401, "Credential missing or invalid"
 
 
 class Forbidden(EspError):
-    """The credential is good but does not permit this."""
+    """The credential is valid but lacks the permission."""
 
     code, status, title = "forbidden", 403, "Not permitted"
 
 
 class TooLarge(EspError):
-    """The body is larger than the limit."""
+    """The body exceeds the size limit."""
 
     code, status, title, exit_code = "too-large", 413, "Body too large", EXIT_INVALID
 
 
 class UnsupportedMediaType(EspError):
-    """The body is of a type nobody here reads."""
+    """The media type of the body is not supported."""
 
     code, status, title, exit_code = "unsupported-media-type", 415, "Unsupported media type", EXIT_INVALID
 
 
 class Unavailable(EspError):
-    """A part this needs is away; the same request will do after a while."""
+    """A required component is unavailable; a retry may succeed."""
 
     code, status, title, exit_code = "unavailable", 503, "Temporarily unavailable", EXIT_UNAVAILABLE
 
@@ -111,7 +111,7 @@ class Unavailable(EspError):
 
 
 class RateLimited(EspError):
-    """This caller has made as many requests as one may; the same request will do after a while."""
+    """The caller exceeded its rate limit; a later retry may succeed."""
 
     code, status, title, exit_code = "rate-limited", 429, "Too many requests", EXIT_UNAVAILABLE
 
@@ -123,15 +123,15 @@ class RateLimited(EspError):
 
 
 class BrokerUnavailable(Unavailable):
-    """The broker is away, or went away before it confirmed: publish again."""
+    """The broker is unavailable, or was lost before it confirmed: publish again."""
 
     code, title = "broker-unavailable", "Broker unavailable"
 
 
 class PublishRefused(BrokerUnavailable):
-    """The broker closed the channel over a message in flight (no permission, no such exchange): maybe this.
+    """The broker closed the channel over a message in flight (no permission, no exchange), maybe this one.
 
-    Publish again alone to know whether it was this one.
+    Publish it again alone to find out.
     """
 
     code, title = "publish-refused", "Message refused by the broker for good"
@@ -144,13 +144,13 @@ class Unroutable(Unavailable):
 
 
 class Nacked(Unavailable):
-    """The broker refused to keep the message (queue full or failing): publish again later."""
+    """The broker refused to store the message (queue full or failing): publish again later."""
 
     code, title = "nacked", "Message refused by the broker"
 
 
 def run_cli(app: Any) -> None:
-    """Run a typer `app`; an EspError becomes one line on stderr and its exit code."""
+    """Run a typer `app`; print an EspError as one line on stderr and exit with its code."""
     try:
         app()
     except EspError as error:

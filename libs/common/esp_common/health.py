@@ -1,4 +1,4 @@
-"""Health that tells the truth: a role is ready when each thing it needs answers now."""
+"""Health checks: a role is ready when every component it depends on responds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,9 +29,10 @@ Check = Callable[[], Awaitable[object]]
 
 
 class Health:
-    """A role's checks. `info`: what else an operator should know; functions give it at each answer.
+    """Checks of one role.
 
-    `stop`: the role is not ready from the moment it is set.
+    `info`: further details for operators; functions are evaluated for each response. `stop`: once set, the
+    role is not ready.
     """
 
     def __init__(self, stop: asyncio.Event | None = None) -> None:
@@ -42,11 +43,11 @@ class Health:
         self._failed: set[str] = set()
 
     def add(self, name: str, check: Check) -> None:
-        """Make readiness depend on `check`: fine unless it raises, returns False or takes over 2 s."""
+        """Make readiness depend on `check`: it passes unless it raises, returns False or takes over 2 s."""
         self._checks[name] = check
 
     def add_flag(self, name: str, holds: Callable[[], bool], otherwise: str) -> None:
-        """Make readiness depend on `holds()`; `otherwise` is what to say when it does not."""
+        """Make readiness depend on `holds()`; `otherwise` is the message if it returns False."""
 
         async def check() -> None:
             if not holds():
@@ -55,7 +56,7 @@ class Health:
         self.add(name, check)
 
     def add_obstacle(self, name: str, obstacle: Callable[[], str | None]) -> None:
-        """Make readiness depend on `obstacle()`: fine when None, else what it says is wrong."""
+        """Make readiness depend on `obstacle()`: it passes on None, else fails with that message."""
 
         async def check() -> None:
             if found := obstacle():
@@ -64,7 +65,7 @@ class Health:
         self.add(name, check)
 
     async def ready(self) -> tuple[bool, dict[str, str]]:
-        """Return whether everything needed answers, and for each check "ok" or what is wrong."""
+        """Return whether all checks pass, and for each check "ok" or its failure."""
         if self._stop is not None and self._stop.is_set():
             return False, {"running": "the role is stopping"}
         names = list(self._checks)
@@ -88,7 +89,7 @@ class Health:
         return outcome
 
     async def on_live(self, _: Request) -> Response:
-        """Answer `/health/live`: this process's event loop turns."""
+        """Answer `/health/live`: the event loop runs."""
         return JSONResponse({"status": "ok"})
 
     async def on_ready(self, _: Request) -> Response:
@@ -96,7 +97,7 @@ class Health:
         return self._response(*await self.ready())
 
     async def on_startup(self, _: Request) -> Response:
-        """Answer `/health/startup`: 200 once the role has been ready, whatever happens after."""
+        """Answer `/health/startup`: 200 once the role has been ready, whatever happens afterwards."""
         if self._was_ready:
             return self._response(True, {})
         return self._response(*await self.ready())
@@ -109,7 +110,7 @@ class Health:
         )
 
     def routes(self) -> list[Route]:
-        """Return the three routes, which need no credential."""
+        """Return the three routes; they need no credential."""
         answers = {"live": self.on_live, "ready": self.on_ready, "startup": self.on_startup}
         return [Route(f"/health/{name}", answer, methods=["GET"]) for name, answer in answers.items()]
 
@@ -120,9 +121,9 @@ async def _on_metrics(_: Request) -> Response:
 
 @asynccontextmanager
 async def serve_health(health: Health, settings: ServiceSettings) -> AsyncIterator[None]:
-    """Serve `/health/*` and `/metrics` on the role's second listener, while inside.
+    """Serve `/health/*` and `/metrics` on the role's second listener while in the context.
 
-    Nobody needs a credential there, so it must not be reachable from outside.
+    It needs no credential, so it must not be reachable from outside.
     """
     app = Starlette(routes=[*health.routes(), Route("/metrics", _on_metrics, methods=["GET"])])
     server = make_metrics_server(app, settings)

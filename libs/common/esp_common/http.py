@@ -1,6 +1,6 @@
-"""The HTTP edge every API shares: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
+"""The HTTP edge of every API: problems (RFC 9457), request ids, audit, metrics, limits, documentation.
 
-Nothing but `/health/*` answers without a credential. Metrics are on the role's second listener:
+Only `/health/*` answers without a credential. Metrics are on the role's second listener:
 `esp_common.health.serve_health`.
 """
 
@@ -53,7 +53,7 @@ SECURITY_HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""On every answer that does not have its own."""
+"""Added to every response that does not set its own."""
 
 _CORS_HEADERS: Final = ("Authorization", "Content-Type", "Idempotency-Key", "X-API-Key", "X-Request-ID")
 _UNAUDITED: Final = "/health/"
@@ -68,11 +68,8 @@ _SECONDS: Final = Histogram(
 )
 
 
-# --- problems ---------------------------------------------------------------------------------------------
-
-
 class Problem(BaseModel):
-    """An error as RFC 9457 has it, with the id under which the log knows it."""
+    """An RFC 9457 problem, with the error id used in the log."""
 
     type: str
     title: str
@@ -86,7 +83,7 @@ class Problem(BaseModel):
 
 
 def problem_response(error: EspError, instance: str) -> Response:
-    """Return `error` as a problem document about the path `instance`."""
+    """Return `error` as a problem document for the path `instance`."""
     problem = {
         "type": f"urn:esp:problem:{error.code}",
         "title": error.title,
@@ -107,7 +104,7 @@ def problem_response(error: EspError, instance: str) -> Response:
 
 
 class _FrameworkError(EspError):
-    """What the framework itself refuses: no such route (404), no such method (405), a broken body (400)."""
+    """Errors of the framework: unknown route (404), method not allowed (405), malformed body (400)."""
 
     def __init__(self, error: HTTPException) -> None:
         super().__init__(str(error.detail))
@@ -131,16 +128,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     try:
-        await _ask_guards(request)  # a body is read before the route's guards are asked
+        await _ask_guards(request)  # the body is parsed before the route's guards run
     except EspError as refusal:
         return problem_response(refusal, request.url.path)
-    # Not the input itself: it may be large, or a secret.
+    # Without the input itself: it may be large or a secret.
     fields = [{"where": list(map(str, e["loc"])), "what": e["msg"]} for e in error.errors()]
     what = "; ".join(f"{'.'.join(field['where'])}: {field['what']}" for field in fields[:3])
     return problem_response(InvalidInput(what, fields=fields), request.url.path)
-
-
-# --- every route ------------------------------------------------------------------------------------------
 
 
 def _query_names(dependant: Dependant) -> set[str]:
@@ -155,7 +149,7 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 async def _ask_guards(request: HTTPConnection) -> None:
-    """Have the route's own guards speak first: what a request does wrong is told only to who may make it."""
+    """Run the route's own guards first: only an authorized caller gets details of an invalid request."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
     for guard in _guards(dependant) if dependant else []:
         await guard(request)
@@ -167,7 +161,7 @@ def _guards(dependant: Dependant) -> list[Authenticated]:
 
 
 async def refuse_unknown_query(request: HTTPConnection) -> None:
-    """Dependency of every route: a query parameter that the route does not know is an error, not a wish."""
+    """Reject unknown query parameters; a dependency of every route."""
     route = request.scope.get("route")
     if not request.query_params or not isinstance(route, APIRoute | APIWebSocketRoute):
         return
@@ -181,22 +175,21 @@ async def refuse_unknown_query(request: HTTPConnection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the audit trail is to say of a request whose status does not tell how it ended, and for whom."""
+    """Audit outcome and subject of a request whose status does not determine them."""
 
     actor_id: str | None
     outcome: Outcome
 
 
 def set_verdict(request: HTTPConnection, verdict: Verdict) -> None:
-    """Have the audit trail say `verdict` of this request."""
+    """Set the audit outcome of this request."""
     setattr(request.state, _VERDICT, verdict)
 
 
 class Edge:
-    """ASGI middleware around everything: request id, audit, body limit, timeout, metrics, a last catch.
+    """ASGI middleware of every API: request id, audit, body limit, timeout, metrics, error handling.
 
-    `trail`: takes note of every request but those for health; None: nobody does.
-    `proxies`: who may say from where a request comes.
+    `trail`: records every request except health checks; None: no audit. `proxies`: trusted proxies.
     """
 
     def __init__(
@@ -215,7 +208,7 @@ class Edge:
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or one WebSocket."""
+        """Serve one request or one WebSocket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -241,7 +234,7 @@ class Edge:
             self._note(scope, origin, status)
 
     async def _serve(self, exchange: "_Exchange") -> int:
-        """Have the application answer, and answer what it does not; return the status."""
+        """Run the application, answer its errors, and return the status."""
         try:
             exchange.check_length()
             async with asyncio.timeout(self._timeout_s) as exchange.timeout:
@@ -263,9 +256,9 @@ class Edge:
         return exchange.status
 
     async def _serve_socket(self, socket: "_Socket") -> int | None:
-        """Have the application serve a WebSocket; return the status it was refused with, None if it was not.
+        """Run the application for a WebSocket; return the status of a refusal, None if it was accepted.
 
-        Where the application fails, the connection is refused (before it is accepted: HTTP 403) or closed.
+        If the application fails, the connection is refused (before it is accepted: HTTP 403) or closed.
         """
         code = None
         try:
@@ -309,7 +302,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _template(scope: Scope) -> str:
-    """Return the whole template of the route: a router that is included knows its own part only."""
+    """Return the full path template of the route; an included router knows only its own part."""
     route = scope.get("route")
     path: str | None = getattr(route, "path", None)
     if path is None:
@@ -323,7 +316,7 @@ def _template(scope: Scope) -> str:
 
 
 def _audited_object(scope: Scope) -> str:
-    """Return the path without secrets: those it is known to hold, and those that look like some."""
+    """Return the path with known secrets and values that look like secrets masked."""
     path: str = scope["path"]
     if secret := scope.get("path_params", {}).get(_SECRET_PARAMETER):
         path = path.replace(str(secret), "***")
@@ -331,14 +324,14 @@ def _audited_object(scope: Scope) -> str:
 
 
 def _log_failure(scope: Scope, error: Exception) -> EspError:
-    # Where an answer has begun it can only be cut short; the log has the reason.
+    # A response that has begun can only be cut short; the log has the reason.
     failure = EspError("the request could not be served; the log knows it by its error id")
     log.exception("request.failed", error_id=failure.error_id, path=_audited_object(scope), error=repr(error))
     return failure
 
 
 class _Exchange:
-    """One request and its answer, as they pass the edge."""
+    """One request and its response."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, request_id: str
@@ -356,7 +349,7 @@ class _Exchange:
         self.too_large: TooLarge | None = None
 
     def check_length(self) -> None:
-        """Raise TooLarge when the announced body is."""
+        """Raise TooLarge if the announced body exceeds the limit."""
         announced = self._headers.get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._limit()
@@ -365,7 +358,7 @@ class _Exchange:
         return TooLarge(f"bodies may have {self._max_body_bytes} bytes here", fix="send smaller batches")
 
     async def receive(self) -> Message:
-        """Pass on what the client sends, up to the limit."""
+        """Receive the client's body, up to the limit."""
         message = await self._receive()
         self._received += len(message.get("body", b""))
         if self._received > self._max_body_bytes:
@@ -374,13 +367,13 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on the answer, with the request's id on it."""
+        """Send the response with the request id added."""
         if self.too_large and not self.status:
-            return  # the framework takes our TooLarge for a broken body and says 400: `fail` answers instead
+            return  # the framework would answer TooLarge as a malformed body (400); `fail` answers instead
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.timeout is not None and not self.timeout.expired():
-                self.timeout.reschedule(None)  # a long answer is not a late one
+                self.timeout.reschedule(None)  # a long response is not a late one
             headers = list(message.get("headers", []))
             present = {name.lower() for name, _ in headers}
             headers += [header for header in SECURITY_HEADERS if header[0] not in present]
@@ -389,14 +382,14 @@ class _Exchange:
         await self._send(message)
 
     async def fail(self, error: EspError) -> None:
-        """Answer with a problem, unless an answer has begun."""
+        """Send a problem, unless the response has begun."""
         self.timeout = None
         if not self.status:
             self.too_large = None
             await problem_response(error, self.scope["path"])(self.scope, self._receive, self.send)
 
     def observe(self) -> None:
-        """Count the request under its route's template: a path would make a series of each pump."""
+        """Count the request under its route's template: paths would create a series for each pump."""
         route = getattr(self.scope.get("route"), "path", "unmatched")
         method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
         _REQUESTS.labels(method, route, self.status).inc()
@@ -404,7 +397,7 @@ class _Exchange:
 
 
 class _Socket:
-    """One WebSocket, as it passes the edge. `on_accepted` is called with its scope when it is let in."""
+    """One WebSocket; `on_accepted` is called with its scope once it is accepted."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, on_accepted: Callable[[Scope], None]
@@ -418,7 +411,7 @@ class _Socket:
         self._ended = False
 
     async def send(self, message: Message) -> None:
-        """Pass on what the application says."""
+        """Forward the application's messages."""
         if message["type"] == "websocket.accept":
             self.accepted = True
             self._on_accepted(self.scope)
@@ -429,18 +422,15 @@ class _Socket:
         await self._send(message)
 
     def log_refusal(self, error: EspError) -> None:
-        """Say why nobody is served: a WebSocket has no place for a problem document."""
+        """Log why a WebSocket was refused, since it has no problem document."""
         log.info("socket.refused", path=_audited_object(self.scope), code=error.code, error_id=error.error_id)
 
     async def end(self, code: int | None) -> None:
-        """Close the connection unless the application did; the other side may have closed it already."""
+        """Close the connection unless the application or the other side already did."""
         if not self._ended:
             code = code or (_NORMAL_CLOSURE if self.accepted else _POLICY_VIOLATION)
             with suppress(RuntimeError, OSError):
                 await self._send({"type": "websocket.close", "code": code})
-
-
-# --- the application --------------------------------------------------------------------------------------
 
 
 def create_app(
@@ -457,12 +447,12 @@ def create_app(
     cors_origins: Sequence[str] = (),
     proxies: TrustedProxies | None = None,
 ) -> FastAPI:
-    """Return an application with `routers` under `/api/v1` and everything of this page around them.
+    """Return an application with `routers` under `/api/v1` behind the shared edge.
 
     Routes of `routers` guard themselves with `esp_common.auth.require`, `authenticated` or `PUBLIC`. `trail`
-    takes note of every request, `limiter` counts those of each caller, an answer begins within
-    `request_timeout_s`, and pages of `cors_origins` (none: of no other origin) may use the API. `proxies` say
-    where requests come from (None: those on this machine).
+    records every request, `limiter` limits requests per caller, a response begins within `request_timeout_s`,
+    and pages of `cors_origins` (empty: none) may use the API. `proxies`: trusted proxies (None: this machine
+    only).
     """
     app = FastAPI(
         title=title,

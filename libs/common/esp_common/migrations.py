@@ -1,7 +1,7 @@
-"""The history of a service's schema: Alembic revisions that run plain SQL files, some of them one per engine.
+"""Database migrations: Alembic revisions that run plain SQL files, some of them per storage engine.
 
-A service keeps it in a package: `versions/`, the files in `sql/`, and an `env.py` that calls `upgrade`. A
-revision runs its files by `run_sql`.
+A service has a package with `versions/`, `sql/` and an `env.py` that calls `upgrade`. A revision runs its
+files with `run_sql`.
 """
 
 from importlib.resources import files
@@ -26,10 +26,10 @@ SELECT current_setting('timescaledb.license', true) = 'timescale'
 def migrate(
     package: str, schema: str, database_url: str, engine: str = "auto", *, sql: bool = False
 ) -> Engine:
-    """Bring `schema` of a database to the newest revision of `package`; return the storage engine.
+    """Upgrade `schema` of a database to the newest revision of `package`; return the storage engine.
 
-    `engine`: `timescale`, `postgres`, or `auto` for TimescaleDB where the server has its TSL edition. With
-    `sql` nothing is run: the statements of the whole history are printed, and `auto` means `timescale`.
+    `engine`: `timescale`, `postgres`, or `auto` for TimescaleDB if the server has its TSL edition. With `sql`
+    the statements of all revisions are printed instead of run, and `auto` means `timescale`.
     """
     chosen = _choose(database_url, engine, offline=sql)
     config = _config(package)
@@ -44,7 +44,7 @@ def newest_revision(package: str) -> str | None:
 
 
 def current_revision(schema: str, database_url: str) -> str | None:
-    """Return the revision that `schema` of a database is at; None if it was never migrated."""
+    """Return the revision of `schema` in a database; None if it was never migrated."""
     with psycopg.connect(database_url) as connection:
         table = (f"{schema}.alembic_version",)
         if connection.execute("SELECT to_regclass(%s)", table).fetchone() == (None,):
@@ -62,7 +62,7 @@ def _config(package: str) -> Config:
 
 
 def upgrade() -> None:
-    """Run what the database lacks, or print it: all that the `env.py` of a service does."""
+    """Run or print the missing revisions; called by the `env.py` of a service."""
     if context.is_offline_mode():
         _print()
     else:
@@ -88,7 +88,7 @@ def _choose(database_url: str, engine: str, *, offline: bool) -> Engine:
 
 def _print() -> None:
     schema = context.config.attributes["schema"]
-    # With another style of parameters every % in them would be doubled.
+    # With another parameter style every % in them would be doubled.
     style = {"paramstyle": "named"}
     context.configure(dialect_name="postgresql", dialect_opts=style, version_table_schema=schema)
     with context.begin_transaction():
@@ -100,7 +100,7 @@ def _run() -> None:
     """Run one upgrade at a time, each in one transaction."""
     schema = context.config.attributes["schema"]
     url = context.config.attributes["url"]
-    # SQLAlchemy reads no URL with several hosts; libpq does.
+    # SQLAlchemy does not parse URLs with several hosts; libpq does.
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
     with engine.connect() as connection:
         context.configure(connection=connection, version_table_schema=schema)

@@ -1,7 +1,8 @@
-"""The transactional outbox: an event is written with the change it tells of, and published after.
+"""Transactional outbox: an event is written in the transaction of its change and published afterwards.
 
 The table is `<service>.outbox(id, exchange, routing_key, headers jsonb, body bytea, created_at)`; an event's
-`source` is its service, and so its schema. Delivery is at least once: consumers go by the event's id.
+`source` is its service, and so its schema. Delivery is at least once; consumers deduplicate by the event's
+id.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ BATCH: Final = 200
 REFUSED_RETRY_S: Final = 60.0
 READY_TIMEOUT_S: Final = 3.0
 MOST_TRIED: Final = 10
-"""Kinds of messages tried one by one before a batch: each that is refused costs a connection."""
+"""Kinds of messages published one by one before a batch; each refusal costs a connection."""
 
 _REFUSED: Final = Counter(
     "esp_outbox_refused_total", "Kinds of messages that the broker refused for good.", ["exchange"]
@@ -35,13 +36,13 @@ _ASIDE: Final = Gauge(
     "esp_outbox_refused_kinds", "Kinds of messages put aside because the broker refuses them."
 )
 _OPTIONAL: Final = (topology.EVENTS, topology.TELEMETRY)
-"""Exchanges to which nobody may be listening, so that a message no queue takes is no error."""
+"""Exchanges that may have no consumer, so that an unroutable message is not an error."""
 
 
 async def enqueue(
     connection: Connection, event: Event, exchange: str, *, routing_key: str | None = None
 ) -> None:
-    """Write `event` in the caller's transaction; its routing key is its type unless given."""
+    """Write `event` in the caller's transaction; its routing key defaults to its type."""
     await connection.execute(
         f"INSERT INTO {_table(event.source)} (exchange, routing_key, headers, body)"  # noqa: S608
         " VALUES ($1, $2, $3::text::jsonb, $4)",
@@ -53,7 +54,7 @@ async def enqueue(
 
 
 class Outgoing(NamedTuple):
-    """An event on its way to an exchange; without a routing key its type is the key."""
+    """An event for an exchange; the routing key defaults to its type."""
 
     event: Event
     exchange: str
@@ -61,7 +62,7 @@ class Outgoing(NamedTuple):
 
 
 async def enqueue_all(connection: Connection, messages: Sequence[Outgoing]) -> None:
-    """Write the events of one service in the caller's transaction, in one statement and in their order."""
+    """Write a service's events in the caller's transaction, in one statement and in order."""
     if not messages:
         return
     await connection.execute(
@@ -83,18 +84,19 @@ def _table(service: str) -> str:
 
 
 class _Kind(NamedTuple):
-    """What the broker decides by whether it takes a message."""
+    """Exchange and routing key, which decide whether the broker accepts a message."""
 
     exchange: str
     routing_key: str
 
 
 class Relay:
-    """Publishes what stands in a service's outbox and deletes it once the broker has confirmed.
+    """Publish the rows of a service's outbox and delete them once the broker has confirmed them.
 
-    Any number may run: each takes rows nobody else has. Broker or database away: it waits and goes on. What
-    the broker refuses for good (no permission, no queue) is put aside with all of its exchange and routing
-    key, and tried again every `refused_retry_s`, by itself; it stays in the outbox and its neighbours go on.
+    Several may run: each takes rows that no other has. It waits while the broker or database is unavailable.
+    If the broker refuses a message for good (no permission, no queue), all rows with its exchange and routing
+    key are set aside and retried one by one every `refused_retry_s`; they stay in the outbox and the others
+    continue.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Relay:
         self._delete = f"DELETE FROM {table} WHERE id = ANY($1)"  # noqa: S608
 
     async def run(self) -> None:
-        """Relay until cancelled."""
+        """Publish until cancelled."""
         while True:
             try:
                 published = await self.relay_once()
@@ -135,7 +137,7 @@ class Relay:
                 await asyncio.sleep(self._poll_s)
 
     async def relay_once(self) -> int:
-        """Publish one batch and return how many went; raise the first error if none could."""
+        """Publish one batch and return its size; raise the first error if no message was published."""
         await self._try_aside()
         if not await self._publisher.until_ready(READY_TIMEOUT_S):
             raise BrokerUnavailable("not connected to the broker")
@@ -151,14 +153,14 @@ class Relay:
             if isinstance(error, Unroutable):
                 self._put_aside(_kind(row), error)
             elif isinstance(error, PublishRefused):
-                # A channel that is closed takes all that was in flight with it: each is tried by itself.
+                # A closed channel loses everything in flight: retry each message alone.
                 self._aside.setdefault(_kind(row), time.monotonic())
         if errors and not gone and len(self._aside) == len(aside):
             raise errors[0][1]
         return len(gone)
 
     async def _try_aside(self) -> None:
-        """Publish the oldest row of each kind whose turn it is, with nothing beside it."""
+        """Publish the oldest row of each due kind, alone."""
         due = [kind for kind, at in self._aside.items() if at <= time.monotonic()]
         for kind in due[:MOST_TRIED]:
             if not await self._publisher.until_ready(READY_TIMEOUT_S):

@@ -1,11 +1,11 @@
-"""Progress of long work, for a person at a terminal."""
+"""Progress of long-running work, for a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[str, float | None], None]
-"""Gets what is being done and the fraction of it that is done; None: unknown."""
+"""Called with the current activity and the completed fraction; None: unknown."""
 
 
 def silent(what: str, fraction: float | None) -> None:
@@ -14,11 +14,11 @@ def silent(what: str, fraction: float | None) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show progress on standard error, a bar for each thing that is done, where that is a terminal."""
+    """Show progress bars on standard error, one for each activity, if it is a terminal."""
     if not sys.stderr.isatty():
         yield silent
         return
-    # Loads for longer than most commands take.
+    # Slow to import.
     from rich import progress
     from rich.console import Console
 

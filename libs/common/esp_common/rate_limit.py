@@ -1,8 +1,8 @@
-"""How many requests a caller may make: counted here at once, and with every other process through Redis.
+"""Rate limit per caller, counted in the process and shared with the others through Redis.
 
-A request waits for nobody: each process counts by itself and every second tells Redis how many came, and
-hears how many came in all. A caller may thus exceed the limit by what the other processes took in a second.
-With Redis away each process counts for itself.
+Requests never wait: each process counts by itself, and every second adds its counts to Redis and reads the
+totals. A caller may exceed the limit by the requests that other processes served within a second. While Redis
+is unavailable each process counts for itself.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ SYNC_S: Final = 1.0
 
 @dataclass(slots=True)
 class _Count:
-    """Requests of one caller in the window: here, those of them that Redis knows, and elsewhere."""
+    """Requests of one caller in the window: counted here, already in Redis, and counted elsewhere."""
 
     here: int = 0
     told: int = 0
@@ -34,7 +34,7 @@ class _Count:
 
 
 class RateLimiter:
-    """Refuses a caller's requests above `per_minute` in a minute of the clock; 0: never.
+    """Refuse a caller's requests above `per_minute` in a calendar minute; 0: no limit.
 
     Run `run()` beside the application. `redis_url` None: this process counts for itself.
     """
@@ -42,7 +42,7 @@ class RateLimiter:
     def __init__(self, per_minute: int, redis_url: str | None = None) -> None:
         self._limit = per_minute
         self._item = RateLimitItemPerMinute(max(per_minute, 1))
-        # The library's own counters, so that its other clients would agree; its timeouts are ours.
+        # The library's own counters, so that its other clients agree; the timeouts are ours.
         self._storage = (
             RedisStorage(
                 "redis://",
@@ -58,7 +58,7 @@ class RateLimiter:
         self._away = False
 
     def hit(self, caller_id: str) -> None:
-        """Count a request of `caller_id`; raise RateLimited when it is one too many."""
+        """Count a request of `caller_id`; raise RateLimited above the limit."""
         if not self._limit:
             return
         now = time.time()

@@ -1,10 +1,9 @@
-"""Redis: a client that would rather fail soon than keep a request waiting.
+"""Redis client that fails fast instead of delaying a request.
 
-`redis_url` names one server, `redis(s)://user:password@host:6379/0`, or the Sentinels that know which server
-is the master at the time: `redis(s)+sentinel://user:password@host:26379,host:26379/service/0`. The login is
-that of the servers; what Sentinels want of their own is `?sentinel_username=…&sentinel_password=…`.
-
-Redis Cluster is refused: see `docs/operating.md`.
+`redis_url` names one server, `redis(s)://user:password@host:6379/0`, or the Sentinels that know the current
+master: `redis(s)+sentinel://user:password@host:26379,host:26379/service/0`. The login is that of the servers;
+that of the Sentinels is `?sentinel_username=…&sentinel_password=…`. Redis Cluster is refused: see
+`docs/operating.md`.
 """
 
 from typing import Any, Final
@@ -20,15 +19,15 @@ from esp_common.urls import sentinel_service, sentinels
 
 TIMEOUT_S: Final = 0.5
 AWAY: Final = (RedisError, OSError, TimeoutError)
-"""What a client raises when Redis is away or does not answer in time."""
+"""Errors of a Redis that is unavailable or does not answer in time."""
 
 _SENTINEL_LOGIN: Final = ("username", "password")
 
 
 def connect_redis(url: str, *, timeout_s: float = TIMEOUT_S) -> Redis:
-    """Return a client of the Redis at `url` that waits `timeout_s` at most; connects when first asked.
+    """Return a client of the Redis at `url` with a timeout of `timeout_s`; it connects on first use.
 
-    It tries once more at once, since a connection kept from before a restart is found dead only when used.
+    It retries once immediately, since a pooled connection from before a restart fails only when used.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,

@@ -1,9 +1,9 @@
-"""Which tokens are revoked: known here before a request comes, and no older than a few seconds.
+"""Revoked tokens, kept in memory and at most a few seconds old.
 
-The document is auth's (`esp:auth:revocations` in Redis, or its answer to `auth.revocations`):
-`{"version": 7, "sessions": {session_id: exp}, "users": {user_id: [not_before, exp]}}`, times in seconds of
-the epoch. What it said once stays true until `exp`, so it is added to what is known and never taken back: a
-Redis that was restored to an hour ago does not make a revoked token good again.
+The document is auth's (`esp:auth:revocations` in Redis, or its reply to `auth.revocations`): `{"version": 7,
+"sessions": {session_id: exp}, "users": {user_id: [not_before, exp]}}`, times in epoch seconds. An entry holds
+until `exp`, so updates only add entries: a Redis restored from an older state does not make a revoked token
+valid again.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ RETRY_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 3.0
 
 _MALFORMED: Final = (AttributeError, TypeError, ValueError)
-"""What reading a document of another form raises."""
+"""Errors raised by a document of another form."""
 
 _REFRESHED: Final = Gauge(
     "esp_auth_revocations_refreshed_seconds", "When revocations were last known to be current, epoch seconds."
@@ -42,10 +42,10 @@ _FROM_BROKER: Final = Gauge(
 
 
 class Revocations:
-    """Revoked sessions and users. Not knowing for `stale_s` seconds is Unavailable: never open.
+    """Revoked sessions and users. If the list is older than `stale_s` seconds, Unavailable is raised.
 
-    Run `run()` beside the application; give `on_event` the events `auth.revoked`, whose data are the entries
-    that changed, in the document's form. `redis_url` None: auth is asked over the broker each time.
+    Run `run()` beside the application; pass `auth.revoked` events to `on_event`, whose data are the changed
+    entries in the document's form. `redis_url` None: auth is asked over the broker each time.
     """
 
     def __init__(self, requester: Requester, redis_url: str | None, *, stale_s: float = STALE_S) -> None:
@@ -62,7 +62,7 @@ class Revocations:
 
     @property
     def current(self) -> bool:
-        """Whether what is known is recent enough to let anybody in."""
+        """Whether the list is recent enough to admit callers."""
         return time.monotonic() - self._current_at < self._stale_s
 
     def revoked(self, user_id: str, session_id: str, issued_at: float) -> bool:
@@ -73,17 +73,17 @@ class Revocations:
         return user is not None and issued_at <= user[0]
 
     async def ensure_current(self) -> None:
-        """Return once what is known is current; raise Unavailable when neither Redis nor auth can tell."""
+        """Return once the list is current; raise Unavailable if neither Redis nor auth can provide it."""
         if self.current:
             return
-        async with self._refreshing:  # who waited here finds what the one before got to know
+        async with self._refreshing:  # a concurrent caller may have refreshed it already
             if not self.current and time.monotonic() - self._tried_at >= RETRY_S:
                 await self._refresh()
         if not self.current:
             raise Unavailable("whether tokens are revoked cannot be told at the moment", retry_after_s=2)
 
     async def run(self) -> None:
-        """Keep what is known current until cancelled."""
+        """Keep the list current until cancelled."""
         try:
             while True:
                 async with self._refreshing:
@@ -101,10 +101,12 @@ class Revocations:
                 self._add(event.data)
             except _MALFORMED:
                 log.exception("revocations.event-unreadable", subject=event.subject)
-                self._current_at = float("-inf")  # something was revoked: ask before the next is let in
+                self._current_at = float(
+                    "-inf"
+                )  # an unknown revocation: refresh before admitting the next caller
 
     async def _refresh(self) -> None:
-        """Take in the document from Redis, else from auth; on failure what is known grows older."""
+        """Update the list from Redis, else from auth; on failure it ages."""
         started = self._tried_at = time.monotonic()
         reason = await self._take_from_redis()
         self._tell_source(reason)
@@ -118,7 +120,7 @@ class Revocations:
             _REFRESHED.set_to_current_time()
 
     async def _take_from_redis(self) -> str | None:
-        """Take in what Redis has; return what was wrong with that, None when nothing was."""
+        """Update the list from Redis; return the failure, None on success."""
         if self._redis is None:
             return "none is set"
         try:
@@ -147,7 +149,7 @@ class Revocations:
         if document != self._last_document:
             content = orjson.loads(document)
             if not isinstance(content.get("version"), int):
-                # Without one it is not auth's: an empty object must not pass for "nobody is revoked".
+                # Without one it is not auth's: an empty object must not mean "nothing is revoked".
                 raise ValueError("not a document of revocations: it has no version")
             self._add(content)
             self._last_document = document
@@ -163,6 +165,6 @@ class Revocations:
             self._users[user_id] = max(revocation, self._users.get(user_id, revocation))
 
     def _prune(self, now: float) -> None:
-        """Forget what only concerns tokens that have expired."""
+        """Forget entries that only concern expired tokens."""
         self._sessions = {sid: exp for sid, exp in self._sessions.items() if exp > now}
         self._users = {user_id: entry for user_id, entry in self._users.items() if entry[1] > now}

@@ -1,4 +1,4 @@
-"""What every role does: stop when told, wait for its database, and end with the first of its parts."""
+"""Run a role: stop on a signal, wait for the database, and end with the first of its parts."""
 
 import asyncio
 import signal
@@ -22,11 +22,11 @@ Role = Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 class Stopped(Exception):
-    """The role was told to stop while it still waited for the database."""
+    """The role was stopped while it waited for the database."""
 
 
 def run_role(service: str, name: str, role: Role[Settings], settings: Settings) -> None:
-    """Be the process of a role: run it until SIGTERM or SIGINT, or until its event loop is blocked."""
+    """Run a role's process until SIGTERM or SIGINT, or until its event loop is blocked."""
     telemetry.configure(service, name, settings)
     uvloop.run(_watched(role, settings))
 
@@ -44,17 +44,17 @@ async def _until_signalled(role: Role[Settings], settings: Settings) -> None:
 
 
 async def serve_role(role: Role[Settings], settings: Settings, stop: asyncio.Event) -> None:
-    """Run a role until `stop` is set, or until its secrets have to be read again."""
+    """Run a role until `stop` is set, or until its secrets have to be reloaded."""
     _return_to_vault(settings, stop)
     with suppress(Stopped):
         await role(settings, stop)
 
 
 def _return_to_vault(settings: ServiceSettings, stop: asyncio.Event) -> None:
-    """Have Vault asked until it gives secrets again, and the role restarted if they are not those in use.
+    """Restart the role when Vault returns and its settings differ from those in use.
 
-    A new database login is taken by the pool itself. Anything else is read at the start only: the role ends
-    in order, and its supervisor starts it again.
+    The pool takes a new database login itself. Everything else is read at the start only: the role ends in
+    order, and its supervisor restarts it.
     """
     keeper = vault.keeper_of(service_of(type(settings)))
     if keeper is None:
@@ -75,10 +75,10 @@ async def until_first_ends(
     beside: Iterable[Coroutine[Any, Any, object]] = (),
     finish: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Run all; return when the first of `parts` ends, raising what it died of. `beside` may end before.
+    """Run all; return when the first of `parts` ends, and raise its error. `beside` may end earlier.
 
-    `finish` is awaited then, with the others still running; after it they are cancelled. A role that gets
-    here is put together, so the watchdog judges it as started.
+    `finish` is awaited then, with the others still running; afterwards they are cancelled. Calling this marks
+    the role as started for the watchdog.
     """
     note_started()
     tasks = [asyncio.ensure_future(part) for part in parts]
@@ -96,7 +96,7 @@ async def until_first_ends(
 
 
 async def await_pool(settings: ServiceSettings, stop: asyncio.Event, **options: Any) -> Pool:
-    """Return a connected pool, however long the database takes to answer; raise Stopped if told to stop.
+    """Return a connected pool, retrying until the database answers; raise Stopped if `stop` is set.
 
     `options`: those of `esp_common.database.create_pool`.
     """

@@ -1,4 +1,4 @@
-"""Secrets that must be read again, sealed under a master key: one separate key for each purpose."""
+"""Encrypt secrets that must be readable again under a master key, with a derived key for each purpose."""
 
 import base64
 import binascii
@@ -17,13 +17,13 @@ _NONCE_BYTES: Final = 12
 
 
 class WrongMasterKey(EspError):
-    """What is stored was sealed under another master key, or was changed."""
+    """The stored value was encrypted under another master key, or was changed."""
 
     code, status, title = "wrong-master-key", 503, "Stored secrets cannot be opened"
 
 
 def decode_master_key(text: str) -> bytes:
-    """Return the 32 bytes of a master key in base64; raise InvalidInput when it is not one."""
+    """Return the 32 bytes of a master key in base64; raise InvalidInput if it is not one."""
     try:
         master = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -41,13 +41,13 @@ def derive(master: bytes, label: str) -> bytes:
 
 
 def seal(key: bytes, secret: bytes, owner: str) -> bytes:
-    """Return `secret` encrypted (AES-256-GCM, random nonce first); it opens only for the same `owner`."""
+    """Return `secret` encrypted for `owner` (AES-256-GCM, random nonce first)."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, secret, owner.encode())
 
 
 def unseal(key: bytes, sealed: bytes, owner: str) -> bytes:
-    """Return what was sealed for `owner`; raise WrongMasterKey when the key or the owner is another."""
+    """Return the secret encrypted for `owner`; raise WrongMasterKey if the key or the owner differs."""
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
     except (InvalidTag, ValueError):

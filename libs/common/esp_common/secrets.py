@@ -1,4 +1,4 @@
-"""Secrets from files, so that none stands in a process list, an environment or an image."""
+"""Read secrets from files, so that none is in a process list, an environment or an image."""
 
 import stat
 import warnings
@@ -9,22 +9,22 @@ from esp_common.errors import InvalidInput
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MOUNTED: Final = stat.S_IRUSR | stat.S_IRGRP
-"""Mode of a secret that Kubernetes or Compose mounts: its group is the container's own."""
+"""Mode of a secret mounted by Kubernetes or Compose: its group is the container's own."""
 
 
 class LooseSecretWarning(UserWarning):
-    """A secret file that others on the machine may read."""
+    """A secret file is readable by other users of the machine."""
 
 
 def is_private(mode: int) -> bool:
-    """Return whether a file of this mode keeps a secret: closed to group and others, or 0440 as mounted."""
+    """Return whether a file of this mode is private: closed to group and others, or 0440 as mounted."""
     return not mode & _OTHERS or stat.S_IMODE(mode) == _MOUNTED
 
 
 def read_secret(path: str | Path) -> str:
     """Return the text of the secret file at `path` without surrounding white space.
 
-    Warns when the file is not private; raises InvalidInput when it cannot be read.
+    Warns if the file is not private; raises InvalidInput if it cannot be read.
     """
     path = Path(path)
     try:

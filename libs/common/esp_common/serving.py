@@ -1,4 +1,4 @@
-"""The HTTP server inside a role: uvicorn, stopped by the role."""
+"""The HTTP server of a role: uvicorn, stopped by the role."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -12,11 +12,11 @@ from esp_common.roles import until_first_ends
 from esp_common.settings import ServiceSettings
 
 SHUTDOWN_S: Final = 20
-"""How long requests under way have to end."""
+"""Time for requests in progress to complete."""
 
 
 class Server(uvicorn.Server):
-    """A server that ends when `should_exit` is set, and leaves signals to the role."""
+    """A server that ends when `should_exit` is set and leaves signals to the role."""
 
     def capture_signals(self) -> Any:
         """Capture none."""
@@ -24,9 +24,9 @@ class Server(uvicorn.Server):
 
 
 def make_server(application: ASGIApp, settings: ServiceSettings, **options: Any) -> Server:
-    """Return the public server of `application`; `options` are further ones of uvicorn's.
+    """Return the public server of `application`; `options` are further uvicorn options.
 
-    It does not speak WebSocket unless an option `ws` says so: an upgrade asked for is then just a request.
+    WebSocket is off unless the option `ws` enables it; an upgrade request is then a plain request.
     """
     return _make_server(application, settings.http_host, settings.http_port, options)
 
@@ -59,10 +59,10 @@ async def serve(
     background: Iterable[Coroutine[Any, Any, None]],
     shutdown_delay_s: float = 0.0,
 ) -> None:
-    """Serve until `stop` is set, with `background` beside; requests under way are answered first.
+    """Serve until `stop` is set, with `background` beside; requests in progress are completed.
 
-    New requests are served for `shutdown_delay_s` more, until load balancers have noticed that the role is
-    not ready any more. Raises what a part of the background died of.
+    New requests are served for another `shutdown_delay_s`, until load balancers have noticed that the role is
+    not ready. Raises the error of a background part that fails.
     """
 
     async def stop_serving() -> None:

@@ -1,7 +1,7 @@
-"""Settings: one typed class per service, from Vault, a file `<PREFIX><NAME>_FILE` or `<PREFIX><NAME>`.
+"""Settings: one typed class per service, read from Vault, `<PREFIX><NAME>_FILE` or `<PREFIX><NAME>`.
 
-A service subclasses `ServiceSettings`, sets its `env_prefix` and adds its own fields, each with a
-default that works natively and a description with its unit.
+A service subclasses `ServiceSettings`, sets its `env_prefix` and adds its own fields, each with a default
+that works natively and a description with its unit.
 """
 
 import os
@@ -38,7 +38,7 @@ _CHECKS: Final = {
 
 
 class _Vault(PydanticBaseSettingsSource):
-    """Reads what Vault has for the service; wins over secret files and variables."""
+    """Read the service's values from Vault; they take precedence over secret files and variables."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         return self().get(field_name), field_name, False
@@ -47,14 +47,14 @@ class _Vault(PydanticBaseSettingsSource):
         service = service_of(self.settings_cls)
         keeper = vault.keeper_of(service)
         found = keeper.settings() if keeper else {}
-        # It may be written for a newer version of the service than this one.
+        # It may be written for a newer version of the service.
         if unknown := found.keys() - self.settings_cls.model_fields:
             vault.say("warning", "vault.unknown-settings", service=service, names=sorted(unknown))
         return {name: value for name, value in found.items() if name not in unknown}
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads `<PREFIX><NAME>_FILE`; wins over the plain variable."""
+    """Read `<PREFIX><NAME>_FILE`; it takes precedence over the plain variable."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(env_name(self.settings_cls, field_name) + FILE_SUFFIX)
@@ -89,13 +89,13 @@ class FileSettings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            # Only the place and the reason: the value itself may be a secret.
-            wrong = "; ".join(f"{env_name(cls, str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+            # Only the variable and the reason: the value may be a secret.
+            wrong = "; ".join(_problem(cls, e["loc"], e["msg"]) for e in error.errors())
             raise InvalidInput(wrong, fix="see the `settings` command") from None
 
 
 class ServiceSettings(FileSettings):
-    """What every service is told; subclasses add their own and set `env_prefix`."""
+    """Settings of every service; subclasses add their own and set `env_prefix`."""
 
     model_config = SettingsConfigDict(env_prefix="ESP_", extra="forbid", frozen=True)
 
@@ -194,7 +194,7 @@ class ServiceSettings(FileSettings):
     @model_validator(mode="before")
     @classmethod
     def _complete_urls(cls, given: Any) -> Any:
-        """Write into each URL what its client looks for there: the authority, and what a server must be."""
+        """Add to each URL the options its client needs: the certificate authority, and a writable server."""
         if not isinstance(given, dict):
             return given
         urls = {name: str(given[name]) for name in _CHECKS if given.get(name)}
@@ -217,7 +217,7 @@ class ServiceSettings(FileSettings):
         return init_settings, _Vault(settings_cls), _SecretFiles(settings_cls), env_settings
 
     def changed(self) -> list[str]:
-        """Return the names of settings that would differ if loaded now, database logins aside."""
+        """Return the names of settings that would differ if loaded now, except database logins."""
         fresh = type(self).load()
         return [
             name
@@ -226,8 +226,14 @@ class ServiceSettings(FileSettings):
         ]
 
 
+def _problem(cls: type[BaseSettings], place: tuple[int | str, ...], message: str) -> str:
+    """Return one problem with its variable; one of several settings together has no place."""
+    message = message.removeprefix("Value error, ")
+    return f"{env_name(cls, str(place[0]))}: {message}" if place else message
+
+
 def _comparable(name: str, value: Any) -> Any:
-    """Return what to compare of a setting: of the database's URL, not the login that Vault made."""
+    """Return the comparable form of a setting: a database URL without the login issued by Vault."""
     if name != "database_url":
         return value
     parts = urlsplit(value)
@@ -235,7 +241,7 @@ def _comparable(name: str, value: Any) -> Any:
 
 
 def service_of(cls: type[BaseSettings]) -> str:
-    """Return the name of the service whose settings these are: `ingest` for the prefix `ESP_INGEST_`."""
+    """Return the name of the service of these settings: `ingest` for the prefix `ESP_INGEST_`."""
     return str(cls.model_config.get("env_prefix", "")).lower().removeprefix("esp_").strip("_")
 
 
@@ -245,7 +251,7 @@ def env_name(cls: type[BaseSettings], field_name: str) -> str:
 
 
 def settings_table(cls: type[FileSettings]) -> str:
-    """Return the table of every setting: variable, default, and what it means."""
+    """Return a table of all settings: variable, default and meaning."""
     rows = [
         (
             env_name(cls, name),

@@ -1,4 +1,4 @@
-"""Logs as JSON lines without secrets, traces when a collector is named, metrics in the default registry."""
+"""Logs as JSON lines without secrets, traces if a collector is configured, and metrics."""
 
 import logging
 import re
@@ -37,11 +37,11 @@ _NOISY: Final = {
     "uvicorn": logging.WARNING,
     "uvicorn.access": logging.WARNING,
 }
-"""Libraries that tell of each connection, request or run in their own words; ours are enough."""
+"""Libraries that log every connection, request or run, which our own events cover."""
 
 
 def mask(text: str) -> str:
-    """Return `text` without the passwords of its URLs, its keys and its tokens."""
+    """Return `text` with the passwords in URLs, keys and tokens masked."""
     return _SECRET_TEXT.sub(lambda found: f"{found[found.lastgroup or 0]}{_MASK}", text)
 
 
@@ -71,7 +71,7 @@ def _trace_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappi
 
 
 def configure(service: str, role: str, settings: ServiceSettings) -> None:
-    """Set up logs and traces of this process, once, at its start. Libraries' logs take the same way."""
+    """Set up logs and traces of this process, including library logs; call it once at the start."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -99,7 +99,7 @@ def configure(service: str, role: str, settings: ServiceSettings) -> None:
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for library, level in _NOISY.items():
         logging.getLogger(library).setLevel(level)
-    stamina.instrumentation.set_on_retry_hooks([])  # a line for each attempt, where one for all is enough
+    stamina.instrumentation.set_on_retry_hooks([])  # one line per attempt, where one for all is enough
     logging.captureWarnings(True)
     structlog.contextvars.bind_contextvars(service=service, role=role)
     vault.say_again()

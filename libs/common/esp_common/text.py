@@ -1,8 +1,8 @@
-"""Text from outside, made fit to be logged, stored and shown on a terminal."""
+"""Make external text safe to log, store and print on a terminal."""
 
 
 def printable(raw: bytes) -> str:
-    """Return `raw` as text: bytes that are not UTF-8 and unprintable characters as escapes (`\\xff`)."""
+    """Return `raw` as text, with invalid UTF-8 and unprintable characters escaped (`\\xff`)."""
     text = raw.decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text

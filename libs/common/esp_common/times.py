@@ -1,4 +1,4 @@
-"""The one parser of times that come from outside: RFC 3339, or refused with the reason."""
+"""The parser of all external times: RFC 3339, or refused with the reason."""
 
 import re
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ RFC_3339: Final = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
-"""As its section 5.6 says, with a space for the T, which its note allows; ranges of fields not included.
+"""As in section 5.6, with a space in place of T, which its note allows; field ranges are not checked.
 
 Written for Python's `re` and for RE2, which Arrow uses.
 """
@@ -17,7 +17,7 @@ EXAMPLE: Final = "2026-01-31T12:00:00Z"
 
 _WHOLE: Final = re.compile(RFC_3339)
 _MIN_YEAR, _MAX_YEAR = 2, 9998
-"""Years that every offset and every column of PostgreSQL can hold: year 1 becomes -infinity."""
+"""Years that every offset and every PostgreSQL column can hold: year 1 becomes -infinity."""
 
 _SHAPES: Final = (
     (re.compile(r".*[Tt ]24:00(:00([.,]0+)?)?\D*.*"), "there is no hour 24: write 00:00:00 of the next day"),
@@ -34,9 +34,9 @@ _SHAPES: Final = (
 
 
 def parse_time(text: object) -> datetime:
-    """Return the moment that RFC 3339 `text` names, in UTC; digits beyond microseconds are cut off.
+    """Return the UTC time of RFC 3339 `text`; digits beyond microseconds are truncated.
 
-    Raises ValueError, whose message says what is wrong with it.
+    Raises ValueError with the reason.
     """
     if not isinstance(text, str) or not _WHOLE.fullmatch(text):
         raise ValueError(time_fault(text))
@@ -50,7 +50,7 @@ def parse_time(text: object) -> datetime:
 
 
 def time_fault(text: object) -> str:
-    """Return what is wrong with a time that `parse_time` refuses."""
+    """Return why `parse_time` refuses a time."""
     if text is None or text == "":
         return "the time is missing"
     if not isinstance(text, str):

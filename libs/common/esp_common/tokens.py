@@ -1,8 +1,8 @@
-"""Access tokens, verified here: no request waits for the auth service once its public keys are known.
+"""Verify access tokens locally: no request waits for the auth service once its public keys are known.
 
-Tokens are JWTs as RFC 8725 wants them: EdDSA over Ed25519 and no other algorithm, `typ` at+jwt, a `kid` that
-auth's key set has, and every claim of `REQUIRED`. Keys come over the broker (`auth.jwks`); with auth away the
-last known ones serve. Whether a token is revoked is in `esp_common.revocations`.
+Tokens are JWTs as RFC 8725 recommends: EdDSA over Ed25519 and no other algorithm, `typ` at+jwt, a `kid` in
+auth's key set, and every claim of `REQUIRED`. Keys come over the broker (`auth.jwks`); while auth is
+unavailable the last known ones are used. `esp_common.revocations` knows the revoked tokens.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ ALGORITHM: Final = "EdDSA"
 TYPE: Final = "at+jwt"
 REQUIRED: Final = ("iss", "aud", "sub", "name", "roles", "sid", "jti", "iat", "nbf", "exp")
 LEEWAY_S: Final = 30
-"""How far auth's clock may be ahead of ours; an expired token is expired, without leeway."""
+"""How far auth's clock may be ahead of ours; expiry has no leeway."""
 
 KEYS_ROTATED: Final = "auth.keys-rotated"
 EVENTS: Final = ("auth.key-revoked", KEYS_ROTATED, REVOKED)
-"""Events that an application hands to its verifier's `on_event`."""
+"""Events to pass to the verifier's `on_event`."""
 
 REFETCH_S: Final = 5.0
 RELOAD_S: Final = 600.0
@@ -48,11 +48,11 @@ MAX_REMEMBERED: Final = 10_000
 
 
 _UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError)
-"""What reading something that is no token of ours raises."""
+"""Errors raised by decoding text that is not one of our tokens."""
 
 
 class Token(NamedTuple):
-    """A token whose signature and claims were found good; times in epoch seconds."""
+    """A token with a valid signature and claims; times in epoch seconds."""
 
     principal: Principal
     session_id: str
@@ -61,7 +61,7 @@ class Token(NamedTuple):
 
 
 def read_token(token: str, key: Ed25519PublicKey) -> Token:
-    """Return what `token` says if `key` signed it and it is for us and for now; raise Unauthenticated."""
+    """Return the claims of `token` if `key` signed it and it is valid for us now; raise Unauthenticated."""
     try:
         complete = jwt.decode_complete(
             token,
@@ -82,7 +82,7 @@ def read_token(token: str, key: Ed25519PublicKey) -> Token:
 
 
 def key_id_in(token: str) -> str:
-    """Return the `kid` that `token` claims, before anything of it is verified; raise Unauthenticated."""
+    """Return the unverified `kid` of `token`; raise Unauthenticated."""
     if len(token) > MAX_TOKEN_LENGTH:
         raise _invalid()
     try:
@@ -135,7 +135,7 @@ def _expired() -> Unauthenticated:
 
 
 class TokenKeys:
-    """auth's public keys by `kid`. Run `run()` beside the application, so that rotations are noticed."""
+    """auth's public keys by `kid`. Run `run()` beside the application to notice rotations."""
 
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
@@ -148,7 +148,7 @@ class TokenKeys:
         """Rises whenever the keys are others than before: what was verified with them has to be again."""
 
     def note_change(self) -> None:
-        """Have the keys fetched again: they were rotated, or may have been without our hearing of it."""
+        """Fetch the keys again: they were rotated, or may have been while disconnected."""
         self._due.set()
 
     async def run(self) -> None:
@@ -162,12 +162,12 @@ class TokenKeys:
                     await self._due.wait()
 
     async def find(self, kid: str) -> Ed25519PublicKey:
-        """Return the key; raise Unauthenticated if auth has no such key, Unavailable if it cannot be asked.
+        """Return the key; raise Unauthenticated if auth has no such key, Unavailable if auth cannot be asked.
 
-        A `kid` nobody has costs auth one question in `REFETCH_S` seconds, however many are sent.
+        Unknown `kid`s cost auth at most one request in `REFETCH_S` seconds.
         """
         if kid not in self._keys:
-            async with self._asking:  # who waited here finds what the one before fetched
+            async with self._asking:  # a concurrent caller may have fetched it already
                 if kid not in self._keys and time.monotonic() - self._asked_at >= REFETCH_S:
                     await self._fetch()
         key = self._keys.get(kid)
@@ -178,7 +178,7 @@ class TokenKeys:
         return key
 
     async def _fetch(self) -> None:
-        """Take over auth's keys; those known stay when it cannot be asked."""
+        """Fetch auth's keys; keep the known ones if auth is unavailable."""
         self._asked_at = time.monotonic()
         failed_before, self._failed = self._failed, True
         try:
@@ -202,7 +202,7 @@ class TokenKeys:
 def read_jwks(document: bytes) -> dict[str, Ed25519PublicKey]:
     """Return the Ed25519 signing keys of a JSON Web Key Set by `kid`.
 
-    Raises ValueError, KeyError, TypeError or AttributeError when it is none.
+    Raises ValueError, KeyError, TypeError or AttributeError if it is not one.
     """
     found = {}
     for entry in orjson.loads(document)["keys"]:
@@ -213,18 +213,18 @@ def read_jwks(document: bytes) -> dict[str, Ed25519PublicKey]:
 
 
 class _Remembered(NamedTuple):
-    """A token verified before, and with which generation of keys."""
+    """A verified token, and the generation of keys that verified it."""
 
     token: Token
     generation: int
 
 
 class Verifier(KeyVerifier):
-    """Verifies whatever credential a caller presents: API keys with auth, tokens by themselves.
+    """Verify a caller's credential: API keys with auth, tokens locally.
 
-    The application holds it as `app.state.verifier`, runs `run()` beside itself, hands the events of
-    `EVENTS` to `on_event`, and calls `forget` each time it may have missed some. `redis_url`: where
-    revocations are read (None: from auth over the broker only).
+    The application keeps it as `app.state.verifier`, runs `run()` beside itself, passes the events of
+    `EVENTS` to `on_event`, and calls `forget` whenever events may have been missed. `redis_url`: source of
+    revocations (None: auth over the broker only).
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class Verifier(KeyVerifier):
             group.create_task(self._revocations.run())
 
     def cached(self, credential: str) -> Principal | None:
-        """Return whose credential this is if that is known at this moment; never waits."""
+        """Return the credential's principal if a fresh result is cached; never blocks."""
         if credential.startswith(KEY_PREFIX):
             return super().cached(credential)
         token = self._recall(credential)
@@ -256,7 +256,7 @@ class Verifier(KeyVerifier):
         return token.principal
 
     async def verify(self, credential: str) -> Principal:
-        """Return whose credential this is; raise Unauthenticated, or Unavailable when nobody can tell."""
+        """Return the principal; raise Unauthenticated, or Unavailable if verification is impossible."""
         if credential.startswith(KEY_PREFIX):
             return await super().verify(credential)
         token = self._recall(credential)
@@ -271,14 +271,14 @@ class Verifier(KeyVerifier):
         return token.principal
 
     def on_event(self, event: Event) -> None:
-        """Apply what auth says: a key or token revoked, keys rotated."""
+        """Apply an event of auth: a key or token revoked, keys rotated."""
         super().on_event(event)
         self._revocations.on_event(event)
         if event.type == KEYS_ROTATED:
             self._token_keys.note_change()
 
     def forget(self) -> None:
-        """Ask again for what events may have told meanwhile."""
+        """Reload everything that missed events may have changed."""
         super().forget()
         self._token_keys.note_change()
 
@@ -302,5 +302,5 @@ class Verifier(KeyVerifier):
 
 
 def _name(credential: str) -> bytes:
-    """Return what a token is remembered by: not itself, since memory may be dumped."""
+    """Return the cache key of a token: not the token itself, since memory may be dumped."""
     return hashlib.sha256(credential.encode(errors="replace")).digest()

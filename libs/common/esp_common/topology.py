@@ -1,7 +1,7 @@
-"""The broker's topology: every exchange, queue, binding, user and permission, and nothing elsewhere.
+"""The broker's topology: every exchange, queue, binding, user and permission.
 
 `definitions()` writes it as RabbitMQ's definitions.json, which the broker loads at start; `declare()`
-declares the same over a channel, so that a queue that was deleted comes back by itself.
+declares the same over a channel, so that a deleted queue is restored.
 """
 
 import base64
@@ -25,7 +25,7 @@ ALERTS: Final = "esp.alerts"
 DLX: Final = "esp.dlx"
 UNROUTED: Final = "esp.unrouted"
 BROKER_LOG: Final = "amq.rabbitmq.log"
-"""Exchange of the default virtual host to which the broker writes its own log; it declares it itself."""
+"""Exchange of the default virtual host to which the broker publishes its own log; it declares it itself."""
 
 INGEST_TELEMETRY: Final = "ingest.telemetry"
 INGEST_TELEMETRY_DEAD: Final = "ingest.telemetry.dead"
@@ -53,7 +53,7 @@ PARTITION_HEADER: Final = "esp-pump-partition"
 GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 SERVICES: Final = ("ingest", "diagnostics", "auth", "archiver", "backup")
 RESERVED_GATEWAY_IDS: Final = frozenset({*SERVICES, "admin", "api", "guest", "session-keeper"})
-"""Names that stand for somebody else on the broker or in records, so no gateway may have them."""
+"""Names with another meaning on the broker or in records, so no gateway may have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Binding(NamedTuple):
 
 
 def dead_queue(queue: str) -> str:
-    """Return the name of the queue that keeps the dead letters of `queue`."""
+    """Return the name of the dead-letter queue of `queue`."""
     return f"{queue}.dead"
 
 
 def partition(pump_id: str) -> int:
-    """Return the partition of a pump: the same everywhere, for ever."""
+    """Return the partition of a pump; the same in every process and version."""
     return crc32(pump_id.encode()) % PARTITIONS
 
 
@@ -112,8 +112,8 @@ def telemetry_key(gateway_id: str) -> str:
     return f"telemetry.{gateway_id}"
 
 
-# Nobody may be listening to events and accepted telemetry, and a request nobody serves must come back to
-# its sender at once (and may hold a key): those three have no alternate exchange.
+# Events and accepted telemetry may have no consumer, and a request without a responder must return to
+# its sender at once (and may contain a key): these three have no alternate exchange.
 _KEPT: Final = {"alternate-exchange": UNROUTED}
 
 EXCHANGES: Final = (
@@ -136,7 +136,7 @@ def _work_queue(name: str) -> tuple[Queue, Queue]:
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-dead-letter-exchange": DLX,
         "x-dead-letter-routing-key": name,
-        # At-least-once needs reject-publish, else the broker silently falls back to at-most-once.
+        # At-least-once needs reject-publish; without it the broker silently uses at-most-once.
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
@@ -165,24 +165,24 @@ def _partition_queue(number: int) -> Queue:
 _PARTITIONS_DEAD: Final = Queue(
     dead_queue(DIAGNOSTICS_TELEMETRY),
     "diagnostics",
-    # What is dropped at the head comes here too: keep the last of it, for whoever wants to see what it was.
+    # Messages dropped at the head come here too: keep the last of them for inspection.
     {"x-queue-type": "quorum", "x-max-length": PARTITIONS_DEAD_LETTERS, "x-overflow": "drop-head"},
 )
 
 
 def _request_queue(name: str) -> Queue:
-    """Return a queue of requests: classic, expiring, not dead-lettered and not worth keeping on disk.
+    """Return a queue of requests: classic, expiring, not dead-lettered and not persistent.
 
-    A stale request is worthless to whoever asked, and may hold what should not lie about.
+    A stale request is useless to its requester, and may contain data that should not be stored.
     """
     return Queue(name, name.split(".")[0], {"x-message-ttl": REQUEST_TTL_MS})
 
 
 REQUESTS: Final = (AUTH_VERIFY_KEY, AUTH_JWKS, AUTH_REVOCATIONS)
-"""Questions of every service to auth, which alone reads them; answers go by direct reply-to."""
+"""Requests of every service to auth, which alone consumes them; replies use direct reply-to."""
 
 _QUESTIONS: Final = (*REQUESTS, ARCHIVER_READ, INGEST_FIND_GATEWAY)
-"""All questions; archiver is asked for readings of the archive, ingest by auth whether a gateway exists."""
+"""All requests; archiver is asked for archived readings, ingest by auth whether a gateway exists."""
 
 _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     DIAGNOSTICS_PLATFORM: (EVENTS, ("backup.#", "archive.#", "maintenance.#")),
@@ -190,7 +190,7 @@ _SUBSCRIPTIONS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     INGEST_ARCHIVED: (EVENTS, ("archive.verified",)),
     ARCHIVER_RETENTION: (EVENTS, ("retention.#",)),
 }
-"""Work queues of what others say: the exchange, and the keys that are meant for them."""
+"""Work queues for other services' events: the exchange, and the keys bound to them."""
 
 QUEUES: Final = (
     *_work_queue(INGEST_TELEMETRY),
@@ -209,7 +209,7 @@ BINDINGS: Final = (
     Binding(AUDIT, "#", AUTH_AUDIT),
     Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
     *(Binding(COMMANDS, name, name) for name in _QUESTIONS),
-    # A consistent-hash exchange takes the binding's key as the queue's weight.
+    # A consistent-hash exchange reads the binding's key as the queue's weight.
     *(Binding(BY_PUMP, "1", partition_queue(number)) for number in range(PARTITIONS)),
     Binding(DLX, DIAGNOSTICS_TELEMETRY, _PARTITIONS_DEAD.name),
     *(Binding(exchange, key, name) for name, (exchange, keys) in _SUBSCRIPTIONS.items() for key in keys),
@@ -219,7 +219,7 @@ BINDINGS: Final = (
 
 
 async def declare(channel: AbstractChannel, service: str | None = None) -> None:
-    """Declare what `service` owns (None: everything) as it should be; harmless when it is so already.
+    """Declare everything that `service` owns (None: everything); idempotent.
 
     A service's broker user may configure its own queues only; the exchanges come with the definitions.
     """
@@ -240,12 +240,8 @@ async def declare(channel: AbstractChannel, service: str | None = None) -> None:
             await target.bind(binding.source, binding.routing_key)
 
 
-# --- users and what they may do ---------------------------------------------------------------------------
-
-
 class Rights(NamedTuple):
-    """What a broker user may configure, write and read (regular expressions over names), and per topic
-    exchange the routing keys it may publish and bind."""
+    """Names that a broker user may configure, write and read (regular expressions), and its routing keys."""
 
     configure: str
     write: str
@@ -270,12 +266,12 @@ def _service(
     It may publish only `keys` to the topic exchanges it writes to: where a user has no topic permission
     on an exchange RabbitMQ lets every routing key through, so there is one for each.
     """
-    # Binding a queue needs write on it, reading its dead-letter exchange's name needs write on that.
+    # Binding a queue needs write on it; naming its dead-letter exchange needs write on that.
     own = [rf"{service}\..*", r"amq\.gen-.*"]
     if service == "ingest":
         own.append(UNROUTED_QUEUE)
     default_exchange = [r"amq\.default"] if replies else []
-    # Everybody hears every event; dead letters, which hold what others were sent, are read by their owner.
+    # Every service reads all events; dead letters, which hold others' messages, only their owner.
     topics = {
         name: (keys.get(name, _NOTHING), keys[DLX] if name == DLX else _ANY_KEY)
         for name in sorted({*writes, *reads} & _TOPIC_EXCHANGES)
@@ -305,17 +301,17 @@ SUBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
     "archiver": ("archive",),
     "backup": ("backup",),
 }
-"""What each service's events are about, which no other service may say anything of."""
+"""Event subjects of each service, which no other service may publish."""
 
 
 def speaker_of(event_type: str) -> str | None:
-    """Return the service that alone sends events of this type; None for a subject that nobody has."""
+    """Return the only service that publishes events of this type; None for an unassigned subject."""
     subject = event_type.partition(".")[0]
     return next((service for service, subjects in SUBJECTS.items() if subject in subjects), None)
 
 
 def _said_by(service: str) -> dict[str, str]:
-    """Return the keys `service` may use: its event subjects, its own audit and its own dead letters."""
+    """Return the routing keys that `service` may use: its event subjects, its own audit and dead letters."""
     return {
         EVENTS: rf"^({'|'.join(SUBJECTS[service])})\..*$",
         AUDIT: rf"^{service}\..*$",
@@ -362,7 +358,7 @@ SERVICE_RIGHTS: Final[Mapping[str, Rights]] = {
 def gateway_rights(gateway_id: str) -> Rights:
     """Return the rights of a gateway: publish readings under its own id, by AMQP or MQTT, and nothing else.
 
-    An MQTT client that only publishes needs no queue, so it needs no more than an AMQP one.
+    An MQTT client that only publishes needs no queue, so its rights equal those of an AMQP client.
     """
     if not GATEWAY_ID.fullmatch(gateway_id):
         raise ValueError(f"not a gateway id: {gateway_id!r}")
@@ -371,7 +367,7 @@ def gateway_rights(gateway_id: str) -> Rights:
 
 
 def password_hash(password: str, salt: bytes | None = None) -> str:
-    """Return RabbitMQ's salted SHA-256 form of `password` (salt of 4 bytes, random unless given)."""
+    """Return RabbitMQ's salted SHA-256 hash of `password` (salt of 4 bytes, random by default)."""
     salt = os.urandom(4) if salt is None else salt
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
@@ -386,7 +382,7 @@ def definitions(
     """Return definitions.json for the broker: one `vhost` with the whole topology and its users.
 
     `credentials`: service → password. `gateways`: gateway id → key. `administrator` names an entry of
-    `credentials` that is no service: a person's or a tool's user with every right.
+    `credentials` that is not a service: a person's or a tool's user with every right.
     """
     rights = {user: SERVICE_RIGHTS[user] for user in credentials if user != administrator}
     rights |= {gateway: gateway_rights(gateway) for gateway in gateways}
@@ -416,7 +412,7 @@ def definitions(
 
 
 def objects(vhost: str) -> dict[str, Any]:
-    """Return the exchanges, queues, bindings and policies of `vhost` as definitions.json has them."""
+    """Return the exchanges, queues, bindings and policies of `vhost` in the form of definitions.json."""
     return {
         "exchanges": [
             {

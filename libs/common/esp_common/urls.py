@@ -1,4 +1,4 @@
-"""Addresses of servers: what the services' settings take, and what their clients are given."""
+"""Check and complete server addresses in settings."""
 
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
@@ -13,7 +13,7 @@ SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"
 
 
 def check_amqp_url(url: str) -> None:
-    """Raise ValueError with what is wrong about the broker's address, without a part that may be secret."""
+    """Raise ValueError with the fault of the broker's address, without parts that may be secret."""
     for node in map(urlsplit, nodes_of(url)):
         if node.scheme not in ("amqp", "amqps"):
             raise ValueError("not an address like amqp://user:password@host:5672/vhost")
@@ -22,15 +22,15 @@ def check_amqp_url(url: str) -> None:
 
 
 def check_database_url(url: str) -> None:
-    """Raise ValueError with what is wrong about the database's address, without a part that may be secret."""
+    """Raise ValueError with the fault of the database's address, without parts that may be secret."""
     if urlsplit(url).scheme not in _POSTGRES:
         raise ValueError("not an address like postgresql://role:password@host:5432/database")
 
 
 def with_writable_server(url: str) -> str:
-    """Return `url` with `target_session_attrs=read-write` if it names several servers and no such choice.
+    """Return `url` with `target_session_attrs=read-write` if it names several servers without that option.
 
-    Only one of them, the primary, can be written to.
+    Only the primary accepts writes.
     """
     parts = urlsplit(url)
     query = parse_qs(parts.query)
@@ -41,11 +41,11 @@ def with_writable_server(url: str) -> str:
 
 
 def with_authority(url: str, ca_file: str) -> str:
-    """Return `url` naming the certificate authority in the way its client reads it, if it asks for TLS.
+    """Return `url` with the certificate authority in its client's format, if it uses TLS.
 
     `amqps` (aiormq: `cafile`, for each node), `rediss` (redis-py: `ssl_ca_certs`) and PostgreSQL with
-    `sslmode=verify-…` (libpq and asyncpg: `sslrootcert`); any other URL, or one that names one already, stays
-    as it is.
+    `sslmode=verify-…` (libpq and asyncpg: `sslrootcert`); any other URL, or one that already names an
+    authority, is unchanged.
     """
     parts = urlsplit(url)
     match parts.scheme:
@@ -68,7 +68,7 @@ def _with(url: str, name: str, value: str) -> str:
 
 
 def check_redis_url(url: str) -> None:
-    """Raise ValueError with what is wrong about the address, without a part that may be secret."""
+    """Raise ValueError with the fault of the address, without parts that may be secret."""
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"not one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}")
@@ -88,7 +88,7 @@ def sentinels(parts: SplitResult) -> list[tuple[str, int]]:
 
 
 def sentinel_service(parts: SplitResult) -> tuple[str, int]:
-    """Return the name that the Sentinels have for the servers, and the number of the database."""
+    """Return the Sentinels' name for the servers, and the database number."""
     service, _, database = parts.path.strip("/").partition("/")
     if not service or not (database or "0").isdigit():
         raise ValueError("no service: give redis+sentinel://host:port/service/database")

@@ -54,7 +54,7 @@ _AWAY: Final = (
     refusals.BadGateway,
     refusals.RateLimitExceeded,
 )
-"""Vault does not answer, is sealed, or cannot reach the database. (Anything else, and it refuses us.)"""
+"""Vault does not answer, is sealed, or cannot reach the database. Any other error is a refusal."""
 
 _FALLBACK: Final = Gauge(
     "esp_vault_fallback",
@@ -64,7 +64,7 @@ _FALLBACK: Final = Gauge(
 
 @dataclass(frozen=True, slots=True)
 class VaultAccess:
-    """Where Vault is and who this process is to it: an AppRole, or the owner of the token in `jwt_file`."""
+    """Vault's address and this process's identity: an AppRole, or the owner of the token in `jwt_file`."""
 
     url: str
     role_id_file: str = ""
@@ -77,7 +77,7 @@ class VaultAccess:
 
     @classmethod
     def from_environment(cls) -> Self | None:
-        """Return what `VARIABLES` say, None without a URL; raise InvalidInput naming what is missing."""
+        """Return the access in `VARIABLES`, None without a URL; raise InvalidInput if one is missing."""
         url = os.environ.get("ESP_VAULT_URL")
         if not url:
             return None
@@ -109,7 +109,7 @@ class VaultAccess:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A database login that Vault made for this process, and the lease it ends with (seconds)."""
+    """A database login issued by Vault for this process, with its lease (seconds)."""
 
     user: str
     password: str = field(repr=False)
@@ -120,8 +120,8 @@ class Login:
 class VaultKeeper:
     """One process's session with Vault as `service`.
 
-    `settings()` gives what Vault has for the service; `start()` keeps the session and the database login
-    alive from then on, and `close()` gives both back. `retry_s`: pause between attempts while Vault is away.
+    `settings()` returns Vault's values for the service; `start()` then keeps the session and the database
+    login alive, and `close()` revokes both. `retry_s`: pause between attempts while Vault is unavailable.
     """
 
     def __init__(self, access: VaultAccess, service: str, *, retry_s: float = RETRY_S) -> None:
@@ -143,26 +143,26 @@ class VaultKeeper:
 
     @property
     def state(self) -> str:
-        """What an operator should know: ok, last known (Vault is away) or fallback (it was at the start)."""
+        """State for operators: ok, last known (Vault is unavailable) or fallback (it was at the start)."""
         if self._fell_back:
             return "fallback: secrets are from files or the environment until Vault gives them again"
         return "ok" if self._answers else "away: last known secrets are in use"
 
     @property
     def fell_back(self) -> bool:
-        """Whether secrets are in use that are not from Vault."""
+        """Whether secrets from elsewhere than Vault are in use."""
         return self._fell_back
 
     @property
     def login(self) -> Login | None:
-        """The database login to use for a new connection; None: that of the settings."""
+        """The database login for new connections; None: that of the settings."""
         return self._login
 
     def settings(self) -> dict[str, Any]:
-        """Return the service's settings by name, `database_url` with a login of its own.
+        """Return the service's settings by name, with a database login of its own in `database_url`.
 
-        What was read once is not read again, so it holds while Vault is away. Returns nothing, loudly, if
-        Vault is away from the start; raises InvalidInput if it refuses this process.
+        Values are read once and kept while Vault is unavailable. Returns nothing, with a critical log line,
+        if Vault is unavailable from the start; raises InvalidInput if it refuses this process.
         """
         with self._lock:
             if self._values is None:
@@ -173,13 +173,13 @@ class VaultKeeper:
             return dict(self._values or {})
 
     def start(self) -> None:
-        """Begin to renew in a thread of its own, which ends with the process; harmless when begun."""
+        """Start the renewal thread, which ends with the process; idempotent."""
         if self._thread is None and (self._access.database_role or self._login or self._fell_back):
             self._thread = Thread(target=self.run, name="vault", daemon=True)
             self._thread.start()
 
     def run(self) -> None:
-        """Renew the session and the database login until closed, whatever happens to Vault."""
+        """Renew the session and the database login until closed, retrying on every failure."""
         while not self._closed:
             self._wake.wait(max(0.0, self._renew_at - monotonic()))
             self._wake.clear()
@@ -192,17 +192,17 @@ class VaultKeeper:
                     call()
 
     def on_return(self, call: Callable[[], object]) -> None:
-        """Have `call()` done, by the keeper's thread, when Vault gives secrets again after a fallback."""
+        """Call `call()` in the keeper's thread when Vault returns after a fallback."""
         self._on_return.append(call)
 
     def on_login(self, call: Callable[[], object]) -> None:
-        """Have `call()` done, by the keeper's thread, each time there is a new database login."""
+        """Call `call()` in the keeper's thread for each new database login."""
         self._on_login.append(call)
 
     def replace(self, user: str) -> bool:
-        """Make a new login at once if `user`, whom the database refused, still is the current one.
+        """Request a new login at once if `user`, which the database refused, still is the current one.
 
-        Returns whether there is another login now. Waits for Vault: not for an event loop's thread.
+        Returns whether the login changed. Blocks on Vault: not for an event loop's thread.
         """
         with self._lock:
             if self._login is not None and self._login.user == user:
@@ -211,7 +211,7 @@ class VaultKeeper:
             return self._login is not None
 
     def close(self) -> None:
-        """Give the session back; with it ends the database login. Harmless when Vault is away."""
+        """Revoke the session and its database login. Harmless while Vault is unavailable."""
         if self._closed:
             return
         self._closed = True
@@ -230,7 +230,7 @@ class VaultKeeper:
                 self._new_login()
                 values["database_url"] = self._with_login(values["database_url"])
             except _AWAY as error:
-                # Vault is there, but the database it makes logins in is not.
+                # Vault answers, but the database in which it creates logins does not.
                 del values["database_url"]
                 self._fall_back(error)
         self._values = values
@@ -265,7 +265,7 @@ class VaultKeeper:
     def _log_in_by_token(self, file: str) -> dict[str, Any]:
         role, mount = self._access.jwt_role or self._service, self._access.jwt_mount
         try:
-            # The method `kubernetes` takes the same request.
+            # The `kubernetes` method takes the same request.
             answer: dict[str, Any] = self._client.auth.jwt.jwt_login(role, read_secret(file), path=mount)
         except (refusals.InvalidRequest, refusals.Forbidden, refusals.Unauthorized) as error:
             raise InvalidInput(
@@ -314,7 +314,7 @@ class VaultKeeper:
         return urlunsplit(parts._replace(netloc=f"{login}@{address}"))
 
     def _tend(self) -> None:
-        """Renew everything once; on failure try again soon and go on with what there is."""
+        """Renew everything once; on failure retry soon and keep the current values."""
         self._renew_at = monotonic() + self._retry_s
         try:
             renew_at = monotonic() + self._renew_session() / 2
@@ -333,17 +333,17 @@ class VaultKeeper:
         self._answers = True
 
     def _renew_session(self) -> float:
-        """Return for how many seconds the session is good from now."""
+        """Return for how many seconds the session is valid."""
         try:
             return float(self._client.auth.token.renew_self()["auth"]["lease_duration"])
         except (refusals.Forbidden, refusals.InvalidRequest):
-            # It has ended, and with it the leases it had.
+            # It has expired, and its leases with it.
             self._log_in()
             self._login = None
             return float(self._client.auth.token.lookup_self()["data"]["ttl"])
 
     def _renew_login(self) -> float:
-        """Return for how many seconds the database login is good from now."""
+        """Return for how many seconds the database login is valid."""
         if (login := self._login) is not None:
             with suppress(refusals.InvalidRequest, refusals.Forbidden):  # the lease has ended
                 answer = self._client.sys.renew_lease(  # type: ignore[no-untyped-call]
@@ -352,7 +352,7 @@ class VaultKeeper:
                 left = float(answer["lease_duration"])
                 if left > login.duration_s / 2:
                     return left
-        # The old login, if there is one, is good until its lease ends: what runs on it can finish.
+        # The old login is valid until its lease ends, so running statements can finish.
         self._new_login()
         log.info("vault.new-database-login", service=self._service)
         if self._values and "database_url" in self._values:
@@ -362,7 +362,7 @@ class VaultKeeper:
         return self._login.duration_s if self._login else self._retry_s
 
     def _return(self) -> None:
-        """Take Vault's values in place of those that were used without it; the session and login are good."""
+        """Switch from the fallback to Vault's values."""
         values = self._read_values()
         if self._login is not None:
             values["database_url"] = self._with_login(values["database_url"])
@@ -394,9 +394,9 @@ _keepers: dict[str, VaultKeeper] = {}
 
 
 def keeper_of(service: str) -> VaultKeeper | None:
-    """Return this process's keeper for `service`, made at the first call; None without ESP_VAULT_URL.
+    """Return this process's keeper for `service`, created at the first call; None without ESP_VAULT_URL.
 
-    It gives its session back when the process ends in order.
+    It revokes its session when the process ends in order.
     """
     if service in _keepers:
         return _keepers[service]
@@ -417,7 +417,7 @@ def forget_keepers() -> None:
 
 
 def say(level: str, event: str, **fields: Any) -> None:
-    """Log what is found out while settings are read; before logs are set up, say it on stderr as well."""
+    """Log events that occur while settings are read; before logs are set up, also write them to stderr."""
     if structlog.is_configured():
         getattr(log, level)(event, **fields)
         return
@@ -426,13 +426,13 @@ def say(level: str, event: str, **fields: Any) -> None:
 
 
 def say_again() -> None:
-    """Log what was said before logs were set up."""
+    """Log the events from before logs were set up."""
     while _said_early:
         level, event, fields = _said_early.pop(0)
         getattr(log, level)(event, **fields)
 
 
 def state() -> dict[str, str]:
-    """Return `vault` and how it is, for the answer of `/health/ready`; nothing without a Vault."""
+    """Return `vault` and its state for `/health/ready`; nothing without a Vault."""
     keeper = next(iter(_keepers.values()), None)
     return {"vault": keeper.state} if keeper else {}

@@ -34,14 +34,14 @@ log = structlog.get_logger()
 LIVENESS_PATH: Final = "/health/live"
 _STDERR: Final = 2
 _TOUCHES: Final = 10
-"""Touches of the heartbeat in the time that the loop may be blocked."""
+"""Heartbeats within the time that the loop may be blocked."""
 _REQUEST_TIMEOUT_S: Final = 5.0
 START_FACTOR: Final = 10
-"""How much longer than afterwards the loop may be blocked while the role starts."""
+"""Factor by which the loop may be blocked longer while the role starts."""
 
 
 class Heartbeat:
-    """When an event loop last ran its tasks; touched by the loop, read by any thread."""
+    """Time at which an event loop last ran its tasks; written by the loop, read by any thread."""
 
     def __init__(self, limit_s: float) -> None:
         self._started_limit_s = limit_s
@@ -49,37 +49,37 @@ class Heartbeat:
         self._touched = monotonic()
 
     def start(self) -> None:
-        """Note that the role has started: the shorter limit holds from now on."""
+        """Apply the shorter limit from now on."""
         self.limit_s = self._started_limit_s
         self.touch()
 
     def touch(self) -> None:
-        """Note that the loop runs, and restart the timer that ends the process."""
+        """Record that the loop runs, and restart the timer that ends the process."""
         self._touched = monotonic()
         faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_STDERR)
 
     @property
     def pause_s(self) -> float:
-        """Seconds between two touches, or two judgements; the same while the role starts as afterwards."""
+        """Seconds between two heartbeats, or two checks; the same during start-up and afterwards."""
         return self._started_limit_s / _TOUCHES
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last touch."""
+        """Seconds since the last heartbeat."""
         return monotonic() - self._touched
 
     @property
     def is_late(self) -> bool:
-        """Whether the loop has been blocked for half of the time after which the process ends."""
+        """Whether the loop has been blocked for half of the limit."""
         return self.age_s > self.limit_s / 2
 
 
 _heartbeat: ContextVar[Heartbeat | None] = ContextVar("heartbeat", default=None)
-"""That of the role this code runs in; None: it is not watched."""
+"""Heartbeat of the role this code runs in; None: not monitored."""
 
 
 def note_started() -> None:
-    """Have the watchdog of this role, if there is one, judge it as a role that has started."""
+    """Tell the watchdog of this role, if any, that the role has started."""
     heartbeat = _heartbeat.get()
     if heartbeat is not None:
         heartbeat.start()
@@ -87,16 +87,16 @@ def note_started() -> None:
 
 @asynccontextmanager
 async def watch_loop(limit_s: float, host: str, liveness_port: int | None) -> AsyncIterator[None]:
-    """End this process once the running event loop is blocked for `limit_s`, while inside.
+    """End this process once the running event loop is blocked for `limit_s`, while in the context.
 
-    Until `note_started()` it may be blocked for `START_FACTOR` times as long.
-    `liveness_port`: where a thread answers `/health/live` on `host`; None: nowhere.
+    Until `note_started()` the limit is `START_FACTOR` times as long. `liveness_port`: where a thread answers
+    `/health/live` on `host`; None: nowhere.
     """
     heartbeat = Heartbeat(limit_s)
     heartbeat.touch()
     _heartbeat.set(heartbeat)
     ended = Event()
-    # With this context: the names of service and role are in it, for the log.
+    # In this context, so that log lines carry the service and role.
     judge = partial(copy_context().run, _judge, heartbeat, get_ident(), ended)
     Thread(target=judge, name="watchdog", daemon=True).start()
     listener = None if liveness_port is None else _listen(heartbeat, host, liveness_port)
@@ -119,7 +119,7 @@ async def _beat(heartbeat: Heartbeat) -> None:
 
 
 def _judge(heartbeat: Heartbeat, loop_thread: int, ended: Event) -> None:
-    """Log each time the loop is late, with the place where it is blocked."""
+    """Log each time the loop is late, with its current stack."""
     was_late = False
     while not ended.wait(heartbeat.pause_s):
         is_late = heartbeat.is_late

@@ -1,4 +1,4 @@
-"""Gateway accounts: who a gateway is to the broker. Keys come from files, never from a command line."""
+"""Gateway accounts on the broker. Keys are read from files, never from a command line."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from esp_gateway.link import with_credentials
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A gateway and the broker's address with its credentials in it."""
+    """A gateway's id, and the broker's URL with its credentials."""
 
     gateway_id: str
     url: str = field(repr=False)
@@ -49,9 +49,9 @@ def from_gateways_file(url: str, path: Path, ca_file: Path | None = None) -> lis
 
 
 def trusting(url: str, ca_file: Path | str | None) -> str:
-    """Return the broker's address `url`; for TLS, with the PEM file of the authority to believe.
+    """Return the broker's `url`; for TLS, with the PEM file of a trusted certificate authority.
 
-    Without one the system's authorities are believed.
+    Without a file, the system's authorities are trusted.
     """
     parsed = URL(url)
     if ca_file is None or parsed.scheme != "amqps":
@@ -62,7 +62,7 @@ def trusting(url: str, ca_file: Path | str | None) -> str:
 
 
 def bare_url(url: str) -> str:
-    """Return `url` if it is an AMQP address without a password: a command line is no secret."""
+    """Return `url` if it is an AMQP URL without a password: command lines are visible to other users."""
     try:
         parsed = URL(url)
     except ValueError as error:

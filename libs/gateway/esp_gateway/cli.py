@@ -1,4 +1,4 @@
-"""`esp-gateway`: inspect and replay files, simulate a field, see what waits."""
+"""`esp-gateway`: inspect and replay files, simulate a field, show spools."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ app.command("inspect")(inspect)
 
 
 def main() -> None:
-    """Run the command line; what the system refuses (no permission, disk full) is one line as well."""
+    """Run the command line; print operating-system errors (permissions, disk full) as one line too."""
     try:
         run_cli(app)
     except OSError as error:
@@ -101,7 +101,7 @@ def replay(
         int, typer.Option(help="Exit status when a row or a cell could not be taken.", min=0, max=125)
     ] = EXIT_OTHER,
 ) -> None:
-    """Send files of pump data; the same command again goes on where an interrupted one stopped."""
+    """Send files of pump data; an interrupted replay resumes when the command is repeated."""
     _log_to_stderr(logging.WARNING)
     file_map = load_map(map_path)
     account = _account(file_map, map_path, endpoints, url, key_file, ca_file)
@@ -195,8 +195,8 @@ def simulate(
     spool_limit: SpoolLimit = SIMULATED_SPOOL_BYTES,
     when_full: WhenFullOption = WhenFull.DROP_OLDEST,
 ) -> None:
-    """Run a field of simulated pumps that report to the platform as the clock goes, until SIGTERM."""
-    # The physics loads scipy, which takes longer than all that the other commands do.
+    """Run a field of simulated pumps that report in real time, until SIGTERM."""
+    # The physics imports scipy, which takes longer than everything else the commands do.
     from esp_gateway.simulate import LiveField, inject, run_until_told
     from esp_gateway.simulator.field import build_field
 
@@ -228,7 +228,7 @@ def status(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what waits in each spool, since when, and how its link is."""
+    """Show the pending readings of each spool, their age, and the state of the link."""
     states = {path: read_state(path) for path in _spool_files(spools or [state_folder()])}
     if as_json:
         print(json.dumps({str(path): asdict(state) for path, state in states.items()}, indent=1))
@@ -240,7 +240,7 @@ def status(
 
 
 def state_folder() -> Path:
-    """Return the folder where gateways keep their spools unless told otherwise."""
+    """Return the default folder of the gateways' spools."""
     base = os.environ.get("XDG_STATE_HOME")
     try:
         folder = Path(base) if base else Path.home() / ".local" / "state"
@@ -322,7 +322,7 @@ def _progress(console: Console) -> Progress:
 
 
 class _Complaints:
-    """Prints the first complaints, then says that there are more."""
+    """Print the first complaints, then only that more were found."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -343,7 +343,7 @@ async def _every(seconds: float, call: Any) -> None:
 
 
 def _interruptible(work: Coroutine[Any, Any, None], spool: Spool) -> None:
-    """Run `work`; on Ctrl-C or SIGTERM let it end in order, say what that means, and exit."""
+    """Run `work`; on Ctrl-C or SIGTERM stop it in order, explain the consequence, and exit."""
 
     async def run() -> None:
         task = asyncio.current_task()
@@ -370,7 +370,7 @@ def _log_to_stderr(level: int) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    # These report every attempt to connect, with stack traces; the link's state says the same in a line.
+    # These log every connection attempt with stack traces; the link's state covers it in a line.
     stamina.instrumentation.set_on_retry_hooks([])
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The gateway client: takes readings at once, and gets them to the platform however long that takes."""
+"""The gateway client: store readings durably, then deliver them however long the link is down."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from esp_gateway.errors import LinkRefused
 from esp_gateway.link import Link
 from esp_gateway.spool import Bookmark, Spool, Spooled
 
-# Two pages in flight: while the last confirms of one are awaited the other keeps the broker busy.
+# Two pages in flight: the broker works on one while the last confirms of the other arrive.
 LANES: Final = 2
 PAGE_BATCHES: Final = 500
 PAGE_BYTES: Final = 8 << 20
@@ -40,15 +40,13 @@ class _Offer(NamedTuple):
 
 
 class GatewayClient:
-    """Store-and-forward publishing for one gateway; use it as an async context manager.
+    """Store-and-forward publisher for one gateway; use it as an async context manager.
 
-    `url`: the broker, with the gateway's credentials (`link.with_credentials`). `spool`: the gateway's
-    open spool, which the caller closes. `receipt`: a file to which every confirmed reading is appended
-    as a line of JSON, before it leaves the spool: after a crash a reading may stand there twice, but
-    none is missing.
-
-    What the broker does not take (link down, queue full, credential refused) stays in the spool and is
-    tried again with growing pauses, one message at a time until one gets through.
+    `url`: the broker, with the gateway's credentials (`link.with_credentials`). `spool`: the gateway's open
+    spool, which the caller closes. `receipt`: a file to which every confirmed reading is appended as a line
+    of JSON before it leaves the spool; after a crash a reading may be listed twice, but none is missing.
+    Readings that the broker does not accept (link down, queue full, credential refused) stay in the spool and
+    are retried with growing pauses, one message at a time until one succeeds.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class GatewayClient:
         self._encoding = encoding
         self._link = Link(url, gateway_id)
         self._receipt = receipt.open("ab") if receipt else None
-        # SQLite is used from this one thread only, so that no commit holds up the event loop.
+        # Only this thread uses SQLite, so that commits do not block the event loop.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"spool-{gateway_id}")
         self._offers: list[_Offer] = []
         self._offered = asyncio.Event()
@@ -83,7 +81,7 @@ class GatewayClient:
         self._work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "GatewayClient":
-        """Start publishing, beginning with what the spool still holds."""
+        """Start publishing, beginning with the contents of the spool."""
         await self._on_disk(self._spool.rewind)
         await self._link.start()
         self._work = asyncio.create_task(self._run(), name=f"gateway-{self.gateway_id}")
@@ -92,15 +90,15 @@ class GatewayClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop publishing; what is not confirmed within GRACE_S stays in the spool."""
+        """Stop publishing; unconfirmed readings stay in the spool after GRACE_S."""
         await self.close()
 
     async def offer(self, readings: Sequence[Reading], bookmark: Bookmark | None = None) -> None:
-        """Take `readings`: when this returns they are on the disk, and will reach the platform.
+        """Store `readings` durably; when this returns they are on disk and will be delivered.
 
-        They leave as they are grouped here, split only where a message would become too large: offer
-        many at once for throughput, one alone for latency. `bookmark` is kept with them, all or nothing.
-        Raises SpoolFull (hold them back, `settled` tells when to try again) or ReadingTooLarge.
+        They are published in the given groups, split only where a message would become too large: offer many
+        at once for throughput, one alone for latency. `bookmark` is stored with them, all or nothing. Raises
+        SpoolFull (retry after `settled`) or ReadingTooLarge.
         """
         self._check_running()
         kept = asyncio.get_running_loop().create_future()
@@ -121,7 +119,7 @@ class GatewayClient:
             await self._confirmed_beyond(seen, give_up_after_s)
 
     async def settled(self, give_up_after_s: float | None = None) -> None:
-        """Return once more of the spool has been confirmed; raises as `drained` does."""
+        """Return once more of the spool has been confirmed; raises like `drained`."""
         await self._confirmed_beyond(self.confirmed, give_up_after_s)
 
     async def _confirmed_beyond(self, seen: int, give_up_after_s: float | None) -> None:
@@ -139,7 +137,7 @@ class GatewayClient:
             ) from None
 
     async def close(self) -> None:
-        """Stop publishing and write down what has been confirmed; harmless when done already."""
+        """Stop publishing and record confirmed readings; idempotent."""
         if self._work is None:
             return
         self._stopping = True
@@ -158,8 +156,6 @@ class GatewayClient:
         if self._receipt:
             self._receipt.close()
 
-    # --- the four tasks ---------------------------------------------------------------------------------
-
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
@@ -174,7 +170,7 @@ class GatewayClient:
             self._tell_progress()
 
     async def _keep_offers(self) -> None:
-        """Write offers to the spool, as many as have come in during the last write in one commit."""
+        """Write offers to the spool; those that arrive during a write share the next commit."""
         while True:
             await self._offered.wait()
             self._offered.clear()
@@ -207,8 +203,6 @@ class GatewayClient:
             self._settling.clear()
             await self._settle()
 
-    # --- publishing -------------------------------------------------------------------------------------
-
     async def _deliver(self, batch: Spooled) -> None:
         """Publish `batch` until the broker has confirmed it."""
         while True:
@@ -222,7 +216,7 @@ class GatewayClient:
         self._settling.set()
 
     async def _probe(self, batch: Spooled) -> None:
-        """Try `batch` alone, with growing pauses, while all others wait until it is through."""
+        """Retry `batch` alone, with growing pauses, while all others wait for its success."""
         self._gate.clear()
         pause_s = FIRST_PAUSE_S
         while True:
@@ -231,13 +225,13 @@ class GatewayClient:
             if failure is None:
                 break
             if isinstance(failure, Nacked):
-                # A channel may go on refusing after the queue has room, or another leader.
+                # A channel may keep refusing after the queue has room again, or has another leader.
                 await self._link.reopen()
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         self._gate.set()
 
     async def _attempt(self, batch: Spooled) -> EspError | None:
-        """Publish `batch` once; return why the broker did not take it, None if it did."""
+        """Publish `batch` once; return the reason of a failure, None on success."""
         try:
             await self._link.publish(batch)
         except LinkRefused as error:
@@ -259,7 +253,7 @@ class GatewayClient:
         self._tell_progress()
 
     def _tell_progress(self) -> None:
-        """Wake everyone who waits for a change now; who comes later waits for the next."""
+        """Wake all current waiters; later ones wait for the next change."""
         progress, self._progress = self._progress, asyncio.Event()
         progress.set()
 
@@ -271,13 +265,11 @@ class GatewayClient:
         _log.log(level, "gateway.link", gateway_id=self.gateway_id, link=link)
         await self._on_disk(self._spool.note_link, link)
 
-    # --- on the spool's thread --------------------------------------------------------------------------
-
     async def _on_disk(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     async def _settle(self) -> None:
-        """Write the receipt of what was delivered, then forget it."""
+        """Write the receipt of delivered batches, then delete them."""
         delivered, self._delivered = self._delivered, []
         if not delivered:
             return
@@ -294,7 +286,7 @@ class GatewayClient:
         self._spool.confirm(delivered)
 
     def _keep(self, offers: Sequence[_Offer]) -> list[Exception | None]:
-        """Append all offers in one commit; return for each what went wrong, if anything."""
+        """Append all offers in one commit; return an error or None for each."""
         try:
             batches = [batch for offer in offers for batch in encode(offer.readings, self._encoding)]
             self._spool.append(batches, [offer.bookmark for offer in offers if offer.bookmark])

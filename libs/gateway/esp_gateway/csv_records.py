@@ -1,4 +1,4 @@
-"""Records of CSV files: every physical line is a record, part of one, or accounted for as something else."""
+"""Records of CSV files; every physical line is a record, part of one, or counted as something else."""
 
 import csv
 from collections import deque
@@ -23,10 +23,10 @@ from esp_gateway.layout import (
 from esp_gateway.record import Record, RecordFile, check_columns
 
 MAX_LINE: Final = 1 << 20
-"""Characters of a line; what is longer is no row."""
+"""Maximum characters of a line; longer lines are not rows."""
 
 MAX_CONTINUED: Final = 100
-"""Lines that a quoted cell may run over."""
+"""Maximum lines of a quoted cell."""
 
 _MAX_QUOTED: Final = 1 << 16
 _HEAD_BYTES: Final = 1 << 16
@@ -54,7 +54,7 @@ class CsvFile(RecordFile):
         head = self._bytes.read(_HEAD_BYTES)
         self._bytes.seek(0)
         encoding = encoding_of(path, head, layout.encoding)
-        # Bytes that are no text stay visible in their cell instead of ending the replay.
+        # Invalid bytes stay visible in their cell instead of ending the replay.
         self._file = TextIOWrapper(self._bytes, encoding, errors="backslashreplace", newline="")
         self._size = max(fstat(self._bytes.fileno()).st_size, 1)
         self._ahead: deque[_Line] = deque()
@@ -74,7 +74,7 @@ class CsvFile(RecordFile):
         self.read_fraction = 1.0
 
     def _record(self, line: _Line) -> Record | None:
-        """Return the record that begins on `line`, None for what is none."""
+        """Return the record that begins on `line`, None if the line is not one."""
         text = line.text.strip()
         if not text:
             self.lines.blank += 1
@@ -98,8 +98,8 @@ class CsvFile(RecordFile):
     def _split(self, line: _Line) -> list[str] | None:
         """Return the cells of the record that begins on `line`; None if a quote does not close.
 
-        A quoted cell may run over more lines. Where one of those is a row by itself, the quote is a stray
-        one: it must not take that row with it.
+        A quoted cell may span lines. If one of these lines is a row by itself, the quote is a stray one and
+        must not consume that row.
         """
         cells = _cells(line.text, self._layout.delimiter)
         if cells is not None:
@@ -187,7 +187,7 @@ class CsvFile(RecordFile):
         return self._ahead[ahead]
 
     def _read(self) -> bool:
-        """Read one more line, of any length, into the lines ahead; False at the end of the file."""
+        """Read one more line, of any length, ahead; return False at the end of the file."""
         try:
             text = self._file.readline(MAX_LINE)
             part, is_whole = text, True
@@ -206,7 +206,7 @@ class CsvFile(RecordFile):
 
 
 def _cells(text: str, delimiter: str) -> list[str] | None:
-    """Return the cells of a line, or of lines that belong together; None if a quoted cell does not end."""
+    """Return the cells of one or more joined lines; None if a quoted cell does not end."""
     if '"' not in text:
         return text.rstrip("\r\n").split(delimiter)
     try:
@@ -214,7 +214,7 @@ def _cells(text: str, delimiter: str) -> list[str] | None:
     except csv.Error as error:
         if "unexpected end" in str(error) or "field larger" in str(error):
             return None
-    try:  # a quote inside a quoted cell that is not doubled: as spreadsheets read it
+    try:  # an undoubled quote inside a quoted cell: read like spreadsheets do
         return next(csv.reader([text], delimiter=delimiter), [])
     except csv.Error:
         return None

@@ -1,4 +1,4 @@
-"""Readings as message bodies, and back: JSON or Arrow batches small enough for the platform."""
+"""Encode readings as message bodies and decode them: JSON or Arrow batches within the size limits."""
 
 import json
 import math
@@ -28,14 +28,14 @@ _INT32: Final = range(-(1 << 31) + 1, 1 << 31)
 
 
 class Encoding(StrEnum):
-    """The form in which readings travel."""
+    """Encoding of the readings in a message."""
 
     JSON = "json"
     ARROW = "arrow"
 
 
 class Batch(NamedTuple):
-    """A message: `readings` readings in `body`, named once and for all by `message_id`."""
+    """A message with `readings` readings in `body`; `message_id` is the same for every attempt."""
 
     message_id: str
     content_type: str
@@ -44,10 +44,10 @@ class Batch(NamedTuple):
 
 
 def encode(readings: Iterable[Reading], encoding: Encoding = Encoding.JSON) -> list[Batch]:
-    """Return `readings` as batches of at most MAX_READINGS readings and MAX_BYTES, in their order.
+    """Return `readings` as batches of at most MAX_READINGS readings and MAX_BYTES, in order.
 
-    What Arrow cannot hold (a time nobody can read, text for a number) goes as JSON in either encoding,
-    so that the platform sees it as it is and keeps it in quarantine. Raises ReadingTooLarge.
+    Readings that do not fit Arrow's columns (an unreadable time, text for a number) are sent as JSON in
+    either encoding, so that the platform sees the original value and quarantines it. Raises ReadingTooLarge.
     """
     if encoding is Encoding.JSON:
         return list(_json_batches(readings))
@@ -63,7 +63,7 @@ def encode(readings: Iterable[Reading], encoding: Encoding = Encoding.JSON) -> l
 
 
 def decode(batch_type: str, body: bytes) -> list[dict[str, Any]]:
-    """Return the readings in the body of a batch that `encode` made, times as text."""
+    """Return the readings in a batch made by `encode`, times as text."""
     if batch_type == JSON_TYPE:
         return json.loads(body)  # type: ignore[no-any-return]  # unlike orjson it reads NaN
     with pa.ipc.open_stream(body) as reader:
@@ -72,7 +72,7 @@ def decode(batch_type: str, body: bytes) -> list[dict[str, Any]]:
 
 
 def to_json(value: Any) -> bytes:
-    """Return `value` as JSON; unlike orjson alone it keeps NaN and infinities, for the platform to refuse."""
+    """Return `value` as JSON; unlike orjson it keeps NaN and infinities, for the platform to refuse."""
     if _has_non_finite(value):
         return json.dumps(value, default=_text, separators=(",", ":")).encode()
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -114,7 +114,7 @@ def _json_batch(parts: Sequence[bytes]) -> Batch:
 
 
 def _typed(reading: Reading) -> dict[str, Any] | None:
-    """Return `reading` with its time parsed, if Arrow's columns can hold all of it, else None."""
+    """Return `reading` with its time parsed if it fits Arrow's columns, else None."""
     row = {name: value for name, value in reading.items() if value is not None}
     time = _instant(row.get("time"))
     if time is None or not isinstance(row.get("pump_id"), str):

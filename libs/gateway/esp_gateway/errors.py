@@ -1,10 +1,10 @@
-"""What a field gateway can run into, each with the place and the way out in its message."""
+"""Errors of a field gateway; each message says where and how to fix it."""
 
 from esp_common.errors import Conflict, EspError, InvalidInput, Unavailable
 
 
 class SpoolFull(Unavailable):
-    """The spool is at its limit and its policy is to refuse: offer the readings again later."""
+    """The spool is full and its policy is to refuse: offer the readings again later."""
 
     code, title = "spool-full", "Spool full"
 
@@ -22,18 +22,18 @@ class SpoolUnusable(EspError):
 
 
 class ReadingTooLarge(InvalidInput):
-    """One reading alone is larger than a message may be."""
+    """A single reading exceeds the maximum message size."""
 
     code, title = "reading-too-large", "Reading too large"
 
 
 class MapInvalid(InvalidInput):
-    """The map does not say how to read the file."""
+    """The map does not describe the file."""
 
     code, title = "map-invalid", "Map invalid"
 
 
 class LinkRefused(EspError):
-    """The broker answers, but not to this gateway: wrong key, unknown gateway, or another's name."""
+    """The broker refuses this gateway: wrong key, unknown gateway, or another gateway's name."""
 
     code, status, title = "link-refused", 403, "Refused by the broker"

@@ -1,4 +1,4 @@
-"""How a data file is laid out: encoding, title and unit rows, where its header is, how many lines it has."""
+"""Layout of a data file: encoding, title and unit rows, position of the header, count of lines."""
 
 import codecs
 import re
@@ -10,7 +10,7 @@ from typing import Final
 from esp_common.errors import InvalidInput
 
 MAX_HEADER_LINES: Final = 100
-"""Lines in which the header is looked for."""
+"""Lines searched for the header."""
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 
@@ -54,7 +54,7 @@ class Layout:
 
 @dataclass
 class Lines:
-    """What became of a file's physical lines; `total` is the sum of the others and of the rows."""
+    """Counts of a file's physical lines by kind; `total` is the sum of them and the rows."""
 
     total: int = 0
     title: int = 0
@@ -65,7 +65,7 @@ class Lines:
     continued: int = 0
 
     def describe(self, unit: str) -> str:
-        """Return the account in words: `31 lines: 1 header, 30 rows`, without what did not occur."""
+        """Return the counts in words: `31 lines: 1 header, 30 rows`, without zeros."""
         rows = self.total - (
             self.title + self.header + self.units + self.blank + self.ignored + self.continued
         )
@@ -82,14 +82,14 @@ class Lines:
 
 
 def column_name(text: str) -> str:
-    """Return a column's name with single spaces: spreadsheets break the lines of long ones."""
+    """Return a column's name with single spaces: spreadsheets wrap long ones."""
     return " ".join(text.split())
 
 
 def encoding_of(path: Path, head: bytes, stated: str | None) -> str:
     """Return the encoding of a file that begins with `head`: its byte order mark, `stated`, or UTF-8.
 
-    Raises InvalidInput for what is no text.
+    Raises InvalidInput if it is not text.
     """
     for magic, what, fix in _BINARY:
         if head.startswith(magic):
@@ -106,13 +106,13 @@ def encoding_of(path: Path, head: bytes, stated: str | None) -> str:
 
 
 def is_unit_row(cells: Iterable[str], statuses: Callable[[object], object]) -> bool:
-    """Whether a row after the header holds units: texts, none a number and none a status."""
+    """Return whether a row after the header holds units: texts, none a number and none a status."""
     texts = [cell for cell in cells if cell.strip()]
     return bool(texts) and not any(_STARTS_AS_NUMBER.match(text) or statuses(text) for text in texts)
 
 
 def header_hint(head: bytes, layout: Layout, encoding: str, columns: Sequence[str]) -> str:
-    """Return what in the map would find `columns` in a text that begins with `head`."""
+    """Return a hint which map entry would find `columns` in a text that begins with `head`."""
     encodings = [encoding] if _decodes(head, encoding) else [encoding, "cp1252"]
     for candidate in encodings:
         text = head.decode(candidate, "replace")

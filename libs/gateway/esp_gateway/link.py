@@ -1,4 +1,4 @@
-"""The link: a gateway's connection to the broker, which says when it is refused rather than lost."""
+"""A gateway's connection to the broker, which distinguishes refusal from loss."""
 
 from typing import Final
 
@@ -17,8 +17,8 @@ from esp_gateway.errors import LinkRefused
 from esp_gateway.spool import Spooled
 
 START_TIMEOUT_S: Final = 1.0
-# A broker that blocks publishers (memory, disk) confirms nothing and says nothing: without a limit the
-# gateway could not tell that from a link that is gone.
+# A broker that blocks publishers (memory, disk) confirms nothing and sends no error: without a timeout
+# that looks like a lost link.
 CONFIRM_TIMEOUT_S: Final = 60.0
 
 _REFUSALS: Final = (
@@ -30,12 +30,12 @@ _REFUSALS: Final = (
 
 
 def with_credentials(url: str, gateway_id: str, key: str) -> str:
-    """Return the broker's address `url` with a gateway's credentials in place of any it has."""
+    """Return the broker's `url` with a gateway's credentials in place of any in it."""
     return str(URL(url).with_user(gateway_id).with_password(key))
 
 
 class Link:
-    """Publishes the batches of `gateway_id` to the broker at `url`, whose credentials it uses."""
+    """Publish the batches of `gateway_id` to the broker at `url`, with its credentials."""
 
     def __init__(self, url: str, gateway_id: str) -> None:
         self._url = url
@@ -50,7 +50,7 @@ class Link:
     async def publish(self, batch: Spooled) -> None:
         """Return once the broker has confirmed `batch`.
 
-        Raises Nacked, Unroutable, BrokerUnavailable (keep it and try again) or LinkRefused.
+        Raises Nacked, Unroutable, BrokerUnavailable (retry later) or LinkRefused.
         """
         try:
             await self._publisher.publish(
@@ -69,7 +69,7 @@ class Link:
             raise BrokerUnavailable(str(failure or error)) from error
 
     async def reopen(self) -> None:
-        """Go on over a new connection; what is in flight on the old one raises BrokerUnavailable."""
+        """Reconnect; messages in flight on the old connection raise BrokerUnavailable."""
         old, self._publisher = self._publisher, self._new_publisher()
         await old.close()
         await self.start()

@@ -1,4 +1,4 @@
-"""Local times of an hour that occurs twice: the order of the rows tells which of the two is meant."""
+"""Resolve local times of a repeated hour by the order of the rows."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -7,32 +7,32 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 MAX_PENDING: Final = 100_000
-"""Rows held back at most while an hour is open; a file in another order than by time could fill memory."""
+"""Maximum rows held back while an hour is open; a file not in time order could fill memory."""
 
 _APART: Final = timedelta(days=1)
 
 
 class LocalRow(Protocol):
-    """A row of one pump: its `local` time if that is ambiguous, its `naive` time if it is clear."""
+    """A row of one pump: its `local` time if ambiguous, its `naive` time if unambiguous."""
 
     @property
     def pump(self) -> str | None:
-        """The pump whose row it is."""
+        """Pump of the row."""
 
     @property
     def local(self) -> datetime | None:
-        """The local time that occurs twice, else None."""
+        """The ambiguous local time, else None."""
 
     @property
     def naive(self) -> datetime | None:
-        """The local time that occurs once, None where the time cannot be read."""
+        """The unambiguous local time, None if the time cannot be read."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the row measures."""
+        """Measured values of the row."""
 
     def resolve(self, fold: int | None) -> None:
-        """Take the first (0) or second (1) of the two instants; None: nobody can tell which."""
+        """Choose the first (0) or second (1) instant; None: undecidable."""
 
 
 RowT = TypeVar("RowT", bound=LocalRow)
@@ -53,7 +53,7 @@ class _Run(Generic[RowT]):
 
 
 class LocalTimes(Generic[RowT]):
-    """Passes rows on in their order, those of a repeated hour once its end shows which pass they are of."""
+    """Pass rows on in order; those of a repeated hour once its end shows which pass they belong to."""
 
     def __init__(self) -> None:
         self._pending: deque[_Held[RowT]] = deque()
@@ -61,7 +61,7 @@ class LocalTimes(Generic[RowT]):
         self._last: dict[str | None, datetime] = {}
 
     def push(self, row: RowT) -> Iterator[RowT]:
-        """Take the next row; yield those that are clear by now."""
+        """Add the next row; yield the rows that are resolved."""
         if not self._pending and row.local is None:
             if row.naive is not None:
                 self._last[row.pump] = row.naive
@@ -79,7 +79,7 @@ class LocalTimes(Generic[RowT]):
         yield from self._clear()
 
     def flush(self) -> Iterator[RowT]:
-        """Yield all that is left: the file has ended."""
+        """Yield the remaining rows at the end of the file."""
         for pump in list(self._runs):
             self._close(pump, None)
         yield from self._clear()
@@ -109,11 +109,11 @@ class LocalTimes(Generic[RowT]):
 
 
 def _folds(rows: Sequence[LocalRow], before: datetime | None, after: datetime | None) -> Sequence[int | None]:
-    """Return the pass that each row is of: the clock was put back where time runs the wrong way once."""
+    """Return the pass of each row: the clock was put back where time runs the wrong way once."""
     found = {ascending: _steps(rows, ascending) for ascending in (True, False)}
     ascending = _direction(rows, before, after)
     if ascending is None:
-        # Both orders may explain a few rows: only when one of them cannot is the other one certain.
+        # Few rows may fit both orders: the result is certain only if one of them does not fit.
         ascending = len(found[False]) > 1
         if len(found[not ascending]) <= 1:
             return [None] * len(rows)
@@ -125,7 +125,7 @@ def _folds(rows: Sequence[LocalRow], before: datetime | None, after: datetime | 
 
 
 def _steps(rows: Sequence[LocalRow], ascending: bool) -> list[int]:
-    """Return where the other pass begins if the file is in that order."""
+    """Return the start of the second pass if the file is in that order."""
     return [
         number
         for number in range(1, len(rows))
@@ -134,7 +134,7 @@ def _steps(rows: Sequence[LocalRow], ascending: bool) -> list[int]:
 
 
 def _direction(rows: Sequence[LocalRow], before: datetime | None, after: datetime | None) -> bool | None:
-    """Return whether the file is in ascending order, None if no clear time beside the rows tells."""
+    """Return whether the file is in ascending order, None if no unambiguous neighbour decides."""
     first, last = rows[0].local, rows[-1].local
     if before is not None and first is not None:
         return before < first
@@ -150,9 +150,9 @@ def _turns(earlier: LocalRow, later: LocalRow, ascending: bool) -> bool:
 
 
 def _repeats(rows: Sequence[LocalRow], number: int) -> bool:
-    """Whether the row gives a channel another value at the same local time as the row before.
+    """Return whether the row gives a channel another value at the same local time as the row before.
 
-    One pump has one value of a channel at an instant, so this is the other pass of hourly data.
+    A pump has one value of a channel at an instant, so this is the second pass of hourly data.
     """
     earlier, later = rows[number - 1], rows[number]
     if earlier.local != later.local:

@@ -1,4 +1,4 @@
-"""The map: how the records of a file become readings."""
+"""The map from the records of a file to readings."""
 
 import re
 from collections import Counter
@@ -33,10 +33,10 @@ from esp_gateway.numbers import NumberFormat
 from esp_gateway.times import EARLIEST, TimeColumn, TimeUnreadable, is_clear, is_skipped
 
 UNREADABLE: Final = "unreadable_record"
-"""Key under which a record that does not fit its file's header is sent: no channel, so it is quarantined."""
+"""Key of a record that does not fit its file's header: not a channel, so the platform quarantines it."""
 
 MAX_TEXT: Final = 1000
-"""Characters of a cell that are sent when it is no number."""
+"""Maximum characters sent of a cell that is not a number."""
 
 _PUMP_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _IDENTITY: Final = ("pump_id", "time")
@@ -46,13 +46,13 @@ States = dict[str, StrictBool | StrictInt]
 
 
 class FileMap(BaseModel):
-    """What a MAP.yaml says.
+    """Contents of a MAP.yaml.
 
-    `gateway_id`: whose readings these are (default: the gateway whose credentials are used).
-    `pump_id` for files of one pump, or `pump_column`. `columns`: file column → channel or vendor tag to
-    send it as; other columns are not sent. `missing`: cell texts that mean "not measured". `states`: by
-    column, words and the state each means. `units`: by column, the unit it is in, as a check: a channel
-    is sent in its own unit only. The others say how the file is laid out (`Layout`, `NumberFormat`).
+    `gateway_id`: source of the readings (default: the gateway whose credentials are used). `pump_id` for
+    files of one pump, or `pump_column`. `columns`: file column → channel or vendor tag; other columns are not
+    sent. `missing`: cell texts that mean "not measured". `states`: by column, words and the state of each.
+    `units`: by column, its unit, as a check: a channel is sent in its own unit only. The other fields
+    describe the file (`Layout`, `NumberFormat`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,7 +93,7 @@ class FileMap(BaseModel):
     @field_validator("missing", mode="before")
     @classmethod
     def _as_texts(cls, missing: Any) -> Any:
-        """Take numbers such as -9999 for what they look like in a file."""
+        """Convert numbers such as -9999 to the text in the file."""
         if isinstance(missing, list):
             return [str(each) if type(each) in (int, float) else each for each in missing]
         return missing
@@ -126,17 +126,17 @@ class FileMap(BaseModel):
 
     @property
     def numbers(self) -> NumberFormat:
-        """How the file writes numbers."""
+        """Number format of the file."""
         return NumberFormat(self.decimal, self.thousands)
 
     def layout(self) -> Layout:
-        """Return how the file is laid out."""
+        """Return the layout of the file."""
         return Layout(
             self.delimiter, self.encoding, self.skip_rows, self.unit_rows, self.ignore_rows, self._is_time
         )
 
     def file_columns(self) -> list[str]:
-        """Return every column that a file must have, each once, as `column_name` writes it."""
+        """Return every required column once, in the form of `column_name`."""
         names = [self.time.column, *self.columns, *([self.pump_column] if self.pump_column else [])]
         return list(dict.fromkeys(map(column_name, names)))
 
@@ -150,11 +150,11 @@ class FileMap(BaseModel):
 
 @dataclass(slots=True)
 class Mapped:
-    """A record as a reading, and what is wrong with it.
+    """A record as a reading, with its problems.
 
-    `time`, in UTC, is None and `problem` says why when nobody can tell its instant. `local`: the local time
-    while it is not known which of two instants it means; `naive`: the local time of a clear instant.
-    `refused`: by column, the cells that are sent and cannot be taken, as they stand.
+    `time`, in UTC, is None and `problem` set if its instant cannot be determined. `local`: the local time
+    while ambiguous; `naive`: the local time of an unambiguous instant. `refused`: by column, the original
+    text of cells that are sent but cannot be stored.
     """
 
     reading: dict[str, Any]
@@ -167,16 +167,16 @@ class Mapped:
 
     @property
     def pump(self) -> str | None:
-        """The pump whose reading it is."""
+        """Pump of the reading."""
         return self.reading.get("pump_id")
 
     @property
     def values(self) -> dict[str, Any]:
-        """What the reading measures."""
+        """Measured values."""
         return {name: value for name, value in self.reading.items() if name not in _IDENTITY}
 
     def resolve(self, fold: int | None) -> None:
-        """Take the first (0) or second (1) of the instants that `local` means; None: it stays unclear."""
+        """Choose the first (0) or second (1) instant of `local`; None: it stays ambiguous."""
         if self.local is not None and fold is not None:
             time = self.local.replace(tzinfo=self.zone, fold=fold)
             self.reading["time"] = time.isoformat()
@@ -208,7 +208,7 @@ class Mapper:
     def map(self, record: Mapping[str, Any]) -> Mapped:
         """Return `record` (file column → cell) as a reading.
 
-        A cell that is no number is sent as it is: judging it is the platform's work, and so is keeping it.
+        A cell that is not a number is sent unchanged: the platform judges and keeps it.
         """
         mapped = self._timed(record.get(self._time_column))
         pump = self._map.pump_id or _as_text(record.get(self._pump_column))
@@ -229,7 +229,7 @@ class Mapper:
         return mapped
 
     def _plain(self, cell: Any) -> float | None:
-        """Return the number in a cell's text, None for every other cell; most cells are such numbers."""
+        """Return the number in a cell's text, None for every other cell; most cells are plain numbers."""
         number = self._numbers.parse(cell) if type(cell) is str else None
         return None if number is None or not isfinite(number) or number in self._missing_numbers else number
 
@@ -264,7 +264,7 @@ class Mapper:
         return Mapped({"time": time.isoformat()}, instant, early, naive=naive)
 
     def _value(self, name: str, cell: Any, states: Mapping[str, bool | int]) -> tuple[Any, bool]:
-        """Return what to send for `cell`, and whether the platform can take it."""
+        """Return the value to send for `cell`, and whether the platform can store it."""
         if isinstance(cell, bytes):
             cell = cell.decode("utf-8", "backslashreplace")
         text = cell.strip() if isinstance(cell, str) else None
@@ -287,20 +287,20 @@ class Mapper:
 
 
 def _sendable(name: str, cell: Any, text: str | None, number: Any) -> tuple[Any, bool]:
-    """Return the cell of a float channel or a vendor's tag as it is sent, and whether it can be taken."""
+    """Return the cell of a float channel or vendor tag as sent, and whether it can be stored."""
     if name in (RUNNING, TRIP_CODE):
         return (cell if isinstance(cell, bool | int | float) else _as_text(cell)), False
     if isinstance(number, bool):
         return number, name not in CHANNEL_INDEX
     if isinstance(number, int | float):
         return number, isfinite(number)
-    # Whether a vendor's tag is a flag is known to the platform: it takes the common words for one.
+    # The platform knows whether a vendor's tag is a flag: it accepts the common words for one.
     is_flag = text is not None and name not in CHANNEL_INDEX and parse_flag(text) is not None
     return _as_text(cell), is_flag
 
 
 def _state(name: str, value: Any, states: Mapping[str, bool | int]) -> bool | int | None:
-    """Return the flag or code that `value` means; a vendor's tag is either, by its own words only."""
+    """Return the flag or code for `value`; a vendor's tag has only its own words."""
     if name == TRIP_CODE:
         return parse_whole(value, states)
     if name == RUNNING:
@@ -316,7 +316,7 @@ def _is_number(value: object) -> bool:
 
 
 def load_map(path: Path) -> FileMap:
-    """Return the map in the YAML file at `path`; raises NotFound, or MapInvalid with the place."""
+    """Return the map in the YAML file at `path`; raise NotFound, or MapInvalid with the place."""
     if not path.is_file():
         raise NotFound(f"no file {path}", fix="check --map")
     try:
@@ -343,7 +343,7 @@ def load_map(path: Path) -> FileMap:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: ON and NO are words, dates are text, and a key stands once."""
+    """YAML without surprises: ON and NO are words, dates are text, duplicate keys are refused."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
@@ -351,7 +351,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping; refuse a key that stands twice, of which the last would win."""
+        """Return the mapping; refuse a duplicate key, of which YAML would keep the last."""
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, _ in reversed(node.value):
             if isinstance(key, yaml.ScalarNode) and keys[key.value] > 1:
@@ -382,7 +382,7 @@ def _check_states(column: str, name: str, states: Mapping[str, bool | int]) -> N
 
 
 def _check_unit(column: str, name: str, unit: str) -> None:
-    """Raise ValueError for a unit that a channel cannot have, or that the platform would have to convert."""
+    """Raise ValueError for a unit that the channel cannot have, or that would need a conversion."""
     if name not in CHANNEL_INDEX:
         if name in (RUNNING, TRIP_CODE):
             raise ValueError(f"units: {column!r} is sent as {name}, which has no unit")

@@ -1,4 +1,4 @@
-"""Numbers as files write them: decimal commas, thousands separators, signs of other alphabets."""
+"""Parse numbers in files: decimal commas, thousands separators, minus signs of other alphabets."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MAX_LENGTH: Final = 60
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """How a file writes numbers: the `decimal` mark, and the mark between thousands, if any."""
+    """Number format of a file: the `decimal` mark, and the mark between thousands, if any."""
 
     decimal: str = "."
     thousands: str | None = None
@@ -28,7 +28,7 @@ class NumberFormat:
         return re.compile(f"[+-]?(?:{whole}(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?")
 
     def parse(self, text: str) -> float | None:
-        """Return the number that `text` is, NaN and infinities too, or None if it is none."""
+        """Return `text` as a number, including NaN and infinities, or None if it is not one."""
         text = text.strip()
         if len(text) > _MAX_LENGTH:
             return None
@@ -44,7 +44,7 @@ class NumberFormat:
         return float(text) if text.casefold() in _NOT_FINITE else None
 
     def hint(self, text: str) -> str:
-        """Return what in the map would make a number of `text`, or nothing."""
+        """Return a hint which map entry would parse `text` as a number, or nothing."""
         if self.parse(text) is not None:
             return ""
         for other in (

@@ -51,7 +51,7 @@ class ParquetFile(RecordFile):
 
 
 def _values(column: Any) -> list[Any]:
-    """Return a column in Python, a value that Python cannot hold as text."""
+    """Return a column as Python values; values without a Python form become text."""
     try:
         return column.cast(_plain_type(column.type), safe=False).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError, pa.ArrowException):

@@ -1,4 +1,4 @@
-"""A record of a data file, and what every kind of file of records has."""
+"""A record of a data file, and the interface of record files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from esp_gateway.layout import Lines
 class Record(NamedTuple):
     """One record: its line (CSV) or row (Parquet) in the file, and its cells by column.
 
-    `ragged` is the record as it stands where its cells cannot be told apart, `problem` says why; `cells`
-    is empty then.
+    `ragged` is the original text if its cells cannot be separated, with the reason in `problem`; `cells` is
+    empty then.
     """
 
     line: int
@@ -25,7 +25,7 @@ class Record(NamedTuple):
 class RecordFile(ABC):
     """A file of records; iterate it once.
 
-    `read_fraction` tells how much of it has been read, 0 to 1, and `lines` what its lines were.
+    `read_fraction`: share of the file read, 0 to 1. `lines`: counts of its lines by kind.
     """
 
     def __init__(self, path: Path, unit: str) -> None:
@@ -45,7 +45,7 @@ def check_columns(
     present: Sequence[str],
     fix: str = "correct the columns or the delimiter in the map",
 ) -> None:
-    """Raise MapInvalid unless each of `wanted` is `present` just once."""
+    """Raise MapInvalid unless each of `wanted` is `present` exactly once."""
     for name in wanted:
         count = present.count(name)
         if count != 1:

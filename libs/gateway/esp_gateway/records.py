@@ -25,7 +25,7 @@ def open_records(path: Path, columns: Sequence[str], layout: Layout) -> RecordFi
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether `path` is, or is named as, a Parquet file; raises NotFound or InvalidInput."""
+    """Return whether `path` is, or is named as, a Parquet file; raise NotFound or InvalidInput."""
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder", fix="name the files in it")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""File replay: every record of the files reaches the platform, and a replay that was cut short goes on."""
+"""File replay: deliver every record of the files, and resume an interrupted replay."""
 
 import asyncio
 import hashlib
@@ -19,16 +19,16 @@ from esp_gateway.numbers import NumberFormat
 from esp_gateway.records import Record, RecordFile, open_records
 from esp_gateway.spool import Bookmark, Spool
 
-# Waiting for less than this is not worth a message of its own.
+# Shorter waits are not worth a message of their own.
 _SHORTEST_WAIT_S: Final = 0.05
 
 MAX_RECORD: Final = 1 << 16
-"""Characters of a record without cells that are sent for quarantine: a message must hold it."""
+"""Maximum characters sent of a record without cells, so that it fits a message."""
 
 
 @dataclass(slots=True)
 class _Row:
-    """A record on its way: its number among the records, its line in the file, and what it became."""
+    """A record on its way: its number, its line in the file, and its reading."""
 
     number: int
     line: int
@@ -56,7 +56,7 @@ class _Row:
 
 @dataclass
 class Source:
-    """A file to replay, from its record number `position` on (0 unless an earlier replay was cut short)."""
+    """A file to replay, from record number `position` (0 unless an earlier replay was interrupted)."""
 
     records: RecordFile
     name: str
@@ -65,15 +65,13 @@ class Source:
 
 @dataclass
 class Replay:
-    """Sends the records of `sources` through `client`, and counts them.
+    """Send the records of `sources` through `client`, and count them.
 
-    `speed`: how many times faster than they were measured records are sent; None for at once.
-    `complain` gets a line (file:line: what) for each record that cannot be read and each cell that is no
-    value of its channel: they are sent all the same, and the platform quarantines them. `advance` is
-    called as records are taken.
-
-    `rows`: sent by this run; `skipped`: by an earlier one. `unreadable` rows and the cells in
-    `refused_cells`, by column, are those of the whole files, earlier runs included.
+    `speed`: replay speed relative to the measured times; None for unlimited. `complain` gets a line
+    (file:line: problem) for each unreadable record and each cell that is not a value of its channel: they are
+    sent anyway, and the platform quarantines them. `advance` is called as records are read. `rows`: sent by
+    this run; `skipped`: by an earlier one. `unreadable` rows and the cells in `refused_cells`, by column, are
+    those of the whole files, earlier runs included.
     """
 
     client: GatewayClient
@@ -90,11 +88,11 @@ class Replay:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every row and every cell of the files was taken."""
+        """Whether every row and every cell of the files was accepted."""
         return not self.unreadable and not self.refused_cells
 
     async def run(self) -> None:
-        """Return once every record of every file has been confirmed; raises as `GatewayClient.drained`."""
+        """Return once every record of every file has been confirmed; raises like `GatewayClient.drained`."""
         for source in self.sources:
             await self._replay(source)
         await self.client.drained(self.give_up_after_s)
@@ -102,14 +100,14 @@ class Replay:
     async def _replay(self, source: Source) -> None:
         rows = self._rows(source)
         pace = _Pace(self.speed)
-        # Reading and mapping a chunk takes milliseconds, which the event loop does not have.
+        # Reading and mapping a chunk takes milliseconds, too long for the event loop.
         while chunk := await asyncio.to_thread(lambda: list(islice(rows, MAX_READINGS))):
             for group in pace.groups(chunk):
                 await asyncio.sleep(max(0.0, pace.wait_s(group[0])))
                 await self._send(source, group)
 
     def _rows(self, source: Source) -> Iterator[_Row]:
-        """Yield the rows to send; those sent earlier are read too, for the local times of the later ones."""
+        """Yield the rows to send; earlier ones are read too, to resolve later local times."""
         for row in _mapped_rows(source.records, self.file_map):
             self._count(row)
             if row.number <= source.position:
@@ -139,9 +137,9 @@ class Replay:
 
 
 def open_sources(files: Sequence[Path], map_path: Path, file_map: FileMap, spool: Spool) -> list[Source]:
-    """Open `files` for a replay by `file_map`, each at the place where `spool` says the last one stopped.
+    """Open `files` for a replay by `file_map`, each at the position stored in `spool`.
 
-    A file that has changed since, or a changed map, starts from its first record.
+    A file or map that has changed since starts from the first record.
     """
     how = hashlib.blake2b(map_path.read_bytes(), digest_size=8).hexdigest()
     sources = []
@@ -154,13 +152,13 @@ def open_sources(files: Sequence[Path], map_path: Path, file_map: FileMap, spool
 
 
 def mapped_records(records: RecordFile, file_map: FileMap) -> Iterator[tuple[int, Mapped]]:
-    """Yield the line and the reading of each record, its local time resolved where the order tells."""
+    """Yield line and reading of each record, with local times resolved by order where possible."""
     for row in _mapped_rows(records, file_map):
         yield row.line, row.mapped
 
 
 def complaint(mapped: Mapped, numbers: NumberFormat) -> str:
-    """Return what is wrong with a row in a few words, or nothing."""
+    """Return a row's problem in a few words, or nothing."""
     said = [mapped.problem] if mapped.problem else []
     for column, cell in (mapped.refused or {}).items():
         hint = numbers.hint(cell)
@@ -183,7 +181,7 @@ def _map(mapper: Mapper, file_map: FileMap, record: Record) -> Mapped:
 
 
 class _Pace:
-    """Tells when each row is due: the first at once, the others as far apart as measured, over `speed`."""
+    """Compute when each row is due: the first at once, the others spaced as measured, over `speed`."""
 
     def __init__(self, speed: float | None) -> None:
         self._speed = speed
@@ -201,7 +199,7 @@ class _Pace:
         return start + (time - first).total_seconds() / self._speed - now
 
     def groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Yield `rows` in order, those due by now together; each group's first may have to be waited for."""
+        """Yield `rows` in order, grouped by due time; the first of each group may have to be awaited."""
         self.wait_s(rows[0])
         group: list[_Row] = []
         for row in rows:

@@ -1,4 +1,4 @@
-"""The simulated field, live: its gateways report as real ones do, each through a spool of its own."""
+"""The simulated field in real time: its gateways report as real ones do, each through its own spool."""
 
 import asyncio
 import signal
@@ -20,16 +20,16 @@ from esp_gateway.simulator.field import Field, GatewayBatch
 from esp_gateway.spool import Spool, WhenFull
 
 LONGEST_CATCH_UP: Final = timedelta(minutes=5)
-"""What a field that was held up (a suspended machine) reports late; older than that was never measured."""
+"""Maximum age of readings reported after a pause (a suspended machine); older ones are dropped."""
 
 HISTORY_AT_ONCE: Final = timedelta(minutes=30)
-"""How much of its history a new field reports in one go."""
+"""Span of history that a new field reports in one step."""
 
 _log = structlog.get_logger(__name__)
 
 
 def inject(field: Field, text: str) -> None:
-    """Inject the fault that PUMP:NAME[:severity[:hours ago]] means; raises InvalidInput."""
+    """Inject the fault given as PUMP:NAME[:severity[:hours ago]]; raise InvalidInput."""
     pump_id, name, severity, hours = (*text.split(":", 3), "", "", "")[:4]
     try:
         onset = datetime.now(UTC) - timedelta(hours=float(hours or 0))
@@ -43,10 +43,10 @@ def inject(field: Field, text: str) -> None:
 
 
 class LiveField:
-    """Steps `field` with the clock and offers what its gateways have to send, until `stop`.
+    """Step `field` with the clock and offer its gateways' readings, until `stop`.
 
-    `accounts` has one for every gateway of the field; their spools are in `folder`. Where there are none
-    yet, the field is new, and reports what it did over the last `history` first.
+    `accounts` has one for every gateway of the field; their spools are in `folder`. If there are none yet,
+    the field is new and first reports the last `history`.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class LiveField:
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Let `run` finish what is under way and return."""
+        """Make `run` finish current work and return."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Report until stopped; a spool that fails ends it."""
+        """Report until stopped; a failing spool ends it."""
         async with AsyncExitStack() as stack:
             clients = {account.gateway_id: await self._start(stack, account) for account in self._accounts}
-            # A process that ended a moment ago may have reported the last scan: begin with the next one.
+            # An earlier process may have reported the last scan: begin with the next one.
             last = datetime.now(UTC) + timedelta(seconds=self._field.interval_s)
             if self._history:
                 last = await self._report_history(clients)
             while not await self._stopped():
                 now = datetime.now(UTC)
                 if now <= last:
-                    continue  # the clock was set back: wait until it is past what has been reported
+                    continue  # the clock was set back: wait until it passes the last reported time
                 if now - last > LONGEST_CATCH_UP:
                     _log.warning("field.gap", seconds=round((now - last).total_seconds()))
                     await asyncio.to_thread(self._field.step, now - LONGEST_CATCH_UP)
@@ -94,7 +94,7 @@ class LiveField:
                 last = now
 
     async def _report_history(self, clients: Mapping[str, GatewayClient]) -> datetime:
-        """Report from the beginning of the history on, and return up to when."""
+        """Report the history from its beginning, and return its end."""
         now = datetime.now(UTC)
         reported = now - self._history
         await self._report(clients, reported)
@@ -118,7 +118,7 @@ class LiveField:
         return self._folder / f"{account.gateway_id}.spool"
 
     async def _stopped(self) -> bool:
-        """Wait for the next step, or for `stop`; tell which it was."""
+        """Wait for the next step or for `stop`; return whether it was `stop`."""
         try:
             await asyncio.wait_for(self._stop.wait(), self._pause_s)
         except TimeoutError:
@@ -137,7 +137,7 @@ async def _offer(client: GatewayClient, batch: GatewayBatch) -> None:
     try:
         await client.offer(batch.readings)
     except SpoolFull as error:
-        # A field cannot be asked to wait: what does not fit is gone, and said to be.
+        # A field cannot wait: readings that do not fit are dropped and counted.
         _log.warning(
             "field.lost", gateway_id=batch.gateway_id, readings=len(batch.readings), why=error.detail
         )

@@ -1,8 +1,8 @@
-"""The spool: what a gateway has taken and the platform has not yet confirmed, in one SQLite file.
+"""The spool: readings that the platform has not confirmed yet, in one SQLite file.
 
-Everything appended is on the disk before `append` returns: WAL with `synchronous=FULL`, since with
-NORMAL a power cut takes the last commits with it, and those readings had already been promised.
-Confirmed batches are deleted under the same setting; losing such a delete would only send again.
+Appended readings are on disk before `append` returns: WAL with `synchronous=FULL`, since with NORMAL a power
+failure may lose the last commits, whose readings were already accepted. Confirmed batches are deleted under
+the same setting; losing such a delete only sends them again.
 """
 
 import fcntl
@@ -33,14 +33,14 @@ _log = structlog.get_logger(__name__)
 
 
 class WhenFull(StrEnum):
-    """What a full spool does with new readings."""
+    """Behaviour of a full spool."""
 
     REFUSE = "refuse"
     DROP_OLDEST = "drop-oldest"
 
 
 class Spooled(NamedTuple):
-    """A batch in the spool, ready to publish; `message_id` is the same at every attempt."""
+    """A batch in the spool; `message_id` is the same at every attempt."""
 
     id: int
     message_id: str
@@ -58,7 +58,7 @@ class Bookmark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SpoolState:
-    """A spool at one moment; times are seconds since 1970 UTC, `size` is in bytes."""
+    """State of a spool; times are seconds since 1970 UTC, `size` is in bytes."""
 
     gateway_id: str
     batches: int
@@ -75,13 +75,12 @@ class SpoolState:
 
 
 class Spool:
-    """The spool file at `path` of gateway `gateway_id`; used by one process, one thread at a time.
+    """The spool file at `path` of gateway `gateway_id`; for one process, one thread at a time.
 
-    `max_bytes` bounds what it keeps (the file itself grows to little more than that, and is reused).
-    `when_full`: REFUSE raises SpoolFull, so the source holds the readings back; DROP_OLDEST deletes
-    the oldest batches that are not on their way, and counts and logs them.
-
-    Raises SpoolBusy when another process has it, SpoolUnusable when it is damaged or another's.
+    `max_bytes` bounds the content (the file itself grows to little more than that, and is reused).
+    `when_full`: REFUSE raises SpoolFull, so that the source waits; DROP_OLDEST deletes the oldest batches
+    that are not in flight, and counts and logs them. Raises SpoolBusy if another process has it open,
+    SpoolUnusable if it is damaged or another gateway's.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Spool:
             raise
 
     def append(self, batches: Sequence[Batch], bookmarks: Sequence[Bookmark] = ()) -> None:
-        """Keep `batches`, all or none, durably; raises SpoolFull when they do not fit."""
+        """Store `batches` durably, all or none; raise SpoolFull if they do not fit."""
         size = sum(len(batch.body) + _BATCH_OVERHEAD for batch in batches)
         freed = 0
         with self._transaction():
@@ -128,7 +127,7 @@ class Spool:
         self._size += size - freed
 
     def take(self, limit: int, max_bytes: int) -> list[Spooled]:
-        """Return the next batches not yet taken since the last `rewind`, oldest first.
+        """Return the next batches not taken since the last `rewind`, oldest first.
 
         At most `limit` of them, and no more than the first to reach `max_bytes` in sum.
         """
@@ -150,11 +149,11 @@ class Spool:
         return taken
 
     def rewind(self) -> None:
-        """Let what was taken but not confirmed be taken again."""
+        """Return unconfirmed batches to the queue."""
         self._taken = 0
 
     def confirm(self, batches: Sequence[Spooled]) -> None:
-        """Forget `batches`: the platform has them."""
+        """Delete confirmed `batches`."""
         with self._transaction():
             self._db.executemany("DELETE FROM batches WHERE id = ?", [(batch.id,) for batch in batches])
             self._db.execute(
@@ -164,25 +163,25 @@ class Spool:
         self._size -= sum(len(batch.body) + _BATCH_OVERHEAD for batch in batches)
 
     def position(self, source: str) -> int:
-        """Return how many records of `source` have been taken over by an unfinished replay."""
+        """Return how many records of `source` an unfinished replay has stored."""
         return _column(self._db, "SELECT coalesce(max(position), 0) FROM bookmarks WHERE source = ?", source)
 
     def forget_bookmarks(self) -> None:
-        """Forget every bookmark: their replay is complete, and the same files may be sent again."""
+        """Delete every bookmark: their replay is complete, and the same files may be sent again."""
         with self._transaction():
             self._db.execute("DELETE FROM bookmarks")
 
     def note_link(self, link: str) -> None:
-        """Keep the state of the link for `esp-gateway status`."""
+        """Store the state of the link for `esp-gateway status`."""
         with self._transaction():
             self._db.execute("UPDATE ledger SET link = ?, link_since = ?", (link, time.time()))
 
     def is_empty(self) -> bool:
-        """Tell whether everything has been confirmed."""
+        """Return whether everything has been confirmed."""
         return not _column(self._db, "SELECT EXISTS (SELECT 1 FROM batches)")
 
     def close(self) -> None:
-        """Close the file and let the next process have it."""
+        """Close the file and release its lock."""
         self._db.close()
         self._lock.close()
 
@@ -321,7 +320,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Take the spool's lock, which the kernel gives back when this process ends, however it ends."""
+    """Take the spool's lock, which the kernel releases when this process ends."""
     lock = os.fdopen(os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Times as files write them: ISO 8601, strptime formats, and numbers by the name of their format."""
+"""Parse times in files: ISO 8601, strptime formats, and named numeric formats."""
 
 import re
 from datetime import UTC, datetime, time, timedelta, tzinfo
@@ -14,10 +14,10 @@ EPOCHS: Final = {"epoch-s": 1_000_000, "epoch-ms": 1_000, "epoch-us": 1}
 """Microseconds in a unit of each format that counts from 1970 UTC."""
 
 SERIALS: Final = {"excel": datetime(1899, 12, 30), "excel-1904": datetime(1904, 1, 1)}
-"""The day 0 of each format that counts days of local time."""
+"""Day 0 of each format that counts days of local time."""
 
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""An earlier time is a clock that was never set, or a number of another unit; the platform refuses it."""
+"""Earlier times are an unset clock or a number in another unit; the platform refuses them."""
 
 _ISO: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})"
@@ -31,14 +31,14 @@ _DAY_MS: Final = 86_400_000
 
 
 class TimeUnreadable(ValueError):
-    """The value names no instant; the message says why, in a few words."""
+    """The value is not a time; the message gives the reason."""
 
 
 class TimeColumn(BaseModel):
-    """Where a record's time stands and how it is written.
+    """Column and format of a record's time.
 
-    `format`: None for ISO 8601, a strptime format, or by name `epoch-s`, `epoch-ms`, `epoch-us`, `excel`
-    or `excel-1904`: a bare number is never guessed at. `timezone` holds for times without an offset.
+    `format`: None for ISO 8601, a strptime format, or by name `epoch-s`, `epoch-ms`, `epoch-us`, `excel` or
+    `excel-1904`: bare numbers are never guessed. `timezone` applies to times without an offset.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +64,7 @@ class TimeColumn(BaseModel):
         return format_
 
     def read(self, value: object, numbers: NumberFormat) -> datetime:
-        """Return the time that `value` (text, number or time) names, naive where it has no offset.
+        """Return the time in `value` (text, number or time), naive if it has no offset.
 
         Raises TimeUnreadable.
         """
@@ -93,7 +93,7 @@ class TimeColumn(BaseModel):
                 return _EPOCH + timedelta(microseconds=round(number * EPOCHS[self.format]))
             if not 1 <= number < _LAST_SERIAL:
                 raise TimeUnreadable(f"no day number of {self.format}")
-            # Ten decimals are 9 µs: what is finer is noise.
+            # Ten decimals are 9 µs: anything finer is noise.
             return SERIALS[str(self.format)] + timedelta(milliseconds=round(number * _DAY_MS))
         except (OverflowError, ValueError) as error:
             if isinstance(error, TimeUnreadable):
@@ -118,19 +118,19 @@ class TimeColumn(BaseModel):
 
 
 def is_clear(local: datetime, zone: tzinfo) -> bool:
-    """Whether the naive `local` occurs once in `zone`: clocks were neither put back nor forward over it."""
+    """Return whether the naive `local` occurs exactly once in `zone`."""
     first = local.replace(tzinfo=zone)
     return first.utcoffset() == first.replace(fold=1).utcoffset()
 
 
 def is_skipped(local: datetime, zone: tzinfo) -> bool:
-    """Whether the naive `local` does not occur in `zone`: clocks were put forward over it."""
+    """Return whether the naive `local` does not occur in `zone`: clocks were put forward over it."""
     there = local.replace(tzinfo=zone)
     return there.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local
 
 
 def _check_format(format_: str) -> None:
-    """Raise ValueError for a strptime format that is unknown or does not name a whole day."""
+    """Raise ValueError for a strptime format that is unknown or does not determine a day."""
     try:
         datetime.strptime("", format_)
     except ValueError as error:
@@ -148,7 +148,7 @@ def _check_format(format_: str) -> None:
 
 
 def _number_hint(value: object) -> str:
-    """Return which named format a bare number may be."""
+    """Return the named format that a bare number may have."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     for name, low, high in (

@@ -1,21 +1,23 @@
 """The `esp-archiver` command: one subcommand for each role, and what an operator does by hand."""
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
+import asyncpg
 import typer
 from esp_common.cli import actor_id, group, run_command, show_rows
-from esp_common.database import Pool, create_pool
-from esp_common.errors import Conflict, run_cli
+from esp_common.database import OUTAGES, Pool, create_pool
+from esp_common.errors import Conflict, EspError, run_cli
 from esp_common.progress import Progress, progress_bar, silent
 from esp_common.service_cli import add_service_commands
 
 from esp_archiver.domain.datasets import Dataset
 from esp_archiver.settings import ArchiverSettings
 
+Result = TypeVar("Result")
 Share = Annotated[float, typer.Option(min=0, max=1, help="Share to read, 0 to 1, least recently read first.")]
 FieldOption = Annotated[str | None, typer.Option("--field", help="Only readings of this field.")]
 DatasetOption = Annotated[Dataset | None, typer.Option("--dataset", help="Only this.")]
@@ -33,6 +35,25 @@ ROLES: Final = {
 }
 
 add_service_commands(app, ArchiverSettings, ROLES)
+
+
+@app.command("doctor")
+def doctor() -> None:
+    """Check the catalogue and the blob storage; exit 1 when a check fails."""
+
+    async def command() -> list[tuple[str, str, str]]:
+        async with _tools() as tools:
+            account = "identity of the process" if tools.settings.blob_account_url else "connection string"
+            checks: tuple[tuple[str, Callable[[], Awaitable[Any]], str], ...] = (
+                ("catalogue", lambda: tools.pool.fetchval("SELECT 1"), "answers"),
+                ("storage", tools.store.ensure, f"container {tools.settings.blob_container}, by {account}"),
+            )
+            return [await _check(*check) for check in checks]
+
+    findings = _run(command())
+    show_rows(("check", "result", "detail"), findings)
+    if any(result == "FAILED" for _, result, _ in findings):
+        raise typer.Exit(1)
 
 
 # --- the archive ------------------------------------------------------------------------------------------
@@ -168,20 +189,30 @@ class _Tools:
                 typer.echo(run.problem, err=True)
 
 
+async def _check(name: str, look: Callable[[], Awaitable[Any]], found: str) -> tuple[str, str, str]:
+    try:
+        await look()
+    except EspError as error:
+        return name, "FAILED", f"{error.detail}; {error.fix}" if error.fix else error.detail
+    except (*OUTAGES, asyncpg.PostgresError) as error:
+        return name, "FAILED", " ".join(str(error).split()) or type(error).__name__
+    return name, "ok", found
+
+
 @asynccontextmanager
 async def _tools(progress: Progress = silent) -> AsyncIterator[_Tools]:
     from esp_archiver.storage import open_store
 
     settings = ArchiverSettings.load().model_copy(update={"statement_timeout_s": 0})
     async with (
-        await create_pool(settings, role="esp-archiver cli", max_size=4) as pool,
+        await create_pool(settings, role="esp-archiver cli", min_size=0, max_size=4) as pool,
         open_store(settings) as store,
     ):
         yield _Tools(settings, pool, store, progress)
 
 
-def _run(command: Coroutine[Any, Any, None]) -> None:
-    run_command(command, away="the database", fix="check ESP_ARCHIVER_DATABASE_URL")
+def _run(command: Coroutine[Any, Any, Result]) -> Result:
+    return run_command(command, away="the database", fix="check ESP_ARCHIVER_DATABASE_URL")
 
 
 def _day(time: datetime | None) -> date | None:

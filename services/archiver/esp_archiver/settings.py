@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from esp_common.settings import ServiceSettings
+from esp_common.blob_storage import BlobStorageSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -11,7 +11,7 @@ SERVICE: Final = "archiver"
 MIB: Final = 1024 * 1024
 
 
-class ArchiverSettings(ServiceSettings):
+class ArchiverSettings(BlobStorageSettings):
     """Settings of `esp-archiver`, from `ESP_ARCHIVER_<NAME>` or the file named by `…_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="ESP_ARCHIVER_", hide_input_in_errors=True)
@@ -27,17 +27,8 @@ class ArchiverSettings(ServiceSettings):
     )
     database_pool_size: int = Field(8, ge=4, le=100, description="Most database connections of one process.")
 
-    # The store of objects.
-    blob_connection_string: str = Field(
-        "",
-        repr=False,
-        description="Azure Storage connection string; give it as a file.",
-    )
     blob_container: str = Field(
         "archive", pattern="^[a-z0-9](-?[a-z0-9]){2,62}$", description="Container of the archive."
-    )
-    blob_ca_file: Path | None = Field(
-        None, description="Authority (PEM) of the blob endpoint; none: the system's."
     )
     blob_timeout_s: float = Field(30, gt=0, description="Longest wait for the store's next byte, seconds.")
     blob_retries: int = Field(4, ge=0, le=20, description="Tries of a request after its first, requests.")

@@ -1,7 +1,7 @@
 """The store of objects: Azure Blob Storage, through as much of its client as the archive needs."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import IO, Any, Final
@@ -9,6 +9,7 @@ from typing import IO, Any, Final
 from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
+    ClientAuthenticationError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
@@ -16,7 +17,8 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobImmutabilityPolicyMode, ContentSettings, ImmutabilityPolicy
 from azure.storage.blob.aio import ContainerClient, ExponentialRetry
-from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
+from esp_common.blob_storage import open_blob_service
+from esp_common.errors import Conflict, NotFound, Unavailable
 
 from esp_archiver.settings import MIB, ArchiverSettings
 
@@ -27,6 +29,7 @@ AT_ONCE: Final = 2
 _BACKOFF_S: Final = 1
 PARQUET: Final = "application/vnd.apache.parquet"
 _GONE: Final = (412, 409)
+_REFUSED: Final = (401, 403)
 
 
 class Taken(Conflict):
@@ -62,9 +65,28 @@ class Store:
         self._container = container
         self._settings = settings
 
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """Turn what the client raises into errors that name the object and say whether to try again."""
+        try:
+            yield
+        except ResourceNotFoundError as error:
+            raise NotFound(f"{name} is not in the archive") from error
+        except HttpResponseError as error:
+            if error.status_code in _GONE:
+                raise Conflict(f"the store refuses {name}: {error.reason}", fix="see its policies") from error
+            if isinstance(error, ClientAuthenticationError) or error.status_code in _REFUSED:
+                raise Unavailable(
+                    f"blob storage refuses access to {name}: {_first_line(error)}",
+                    fix=self._settings.refusal_remedy(),
+                ) from error
+            raise _unavailable(name, error) from error
+        except (AzureError, OSError) as error:
+            raise _unavailable(name, error) from error
+
     async def ensure(self) -> None:
         """Create the container unless it is there."""
-        with _told("the container"):
+        with self._errors("the container"):
             try:
                 await self._container.create_container()
             except ResourceExistsError:
@@ -72,7 +94,7 @@ class Store:
 
     async def check(self) -> None:
         """Raise unless the store answers for the container."""
-        with _told("the container"):
+        with self._errors("the container"):
             await self._container.get_container_properties()
 
     async def upload(
@@ -99,7 +121,7 @@ class Store:
             }
         blob = self._container.get_blob_client(name)
         file.seek(0)
-        with _told(name):
+        with self._errors(name):
             try:
                 answer = await blob.upload_blob(
                     file,
@@ -116,7 +138,7 @@ class Store:
 
     async def find(self, name: str) -> Found | None:
         """Return what is there under a name."""
-        with _told(name):
+        with self._errors(name):
             try:
                 properties = await self._container.get_blob_client(name).get_blob_properties()
             except ResourceNotFoundError:
@@ -125,7 +147,7 @@ class Store:
 
     async def delete(self, name: str) -> None:
         """Delete an object; one that is not there is deleted already."""
-        with _told(name):
+        with self._errors(name):
             try:
                 await self._container.delete_blob(name)
             except ResourceNotFoundError:
@@ -133,13 +155,13 @@ class Store:
 
     async def names(self, prefix: str) -> AsyncIterator[str]:
         """Yield the names of objects that begin with `prefix`, in order."""
-        with _told(prefix):
+        with self._errors(prefix):
             async for name in self._container.list_blob_names(name_starts_with=prefix):
                 yield name
 
     async def download(self, name: str, file: IO[bytes], etag: str) -> None:
         """Write that version of an object into `file`. Raises NotFound, or Unavailable when it is another."""
-        with _told(name):
+        with self._errors(name):
             try:
                 stream = await self._container.download_blob(
                     name,
@@ -154,7 +176,7 @@ class Store:
 
     async def read(self, name: str, start: int, end: int, etag: str) -> bytes:
         """Return the bytes [start, end) of that version of an object. Raises NotFound or Damaged."""
-        with _told(name):
+        with self._errors(name):
             try:
                 stream = await self._container.download_blob(
                     name,
@@ -172,7 +194,7 @@ class Store:
     async def protect(self, name: str) -> None:
         """Put an object into the tier and under the policies that the settings name."""
         blob = self._container.get_blob_client(name)
-        with _told(name):
+        with self._errors(name):
             if self._settings.access_tier:
                 await blob.set_standard_blob_tier(self._settings.access_tier)
             if self._settings.immutable_days:
@@ -187,9 +209,7 @@ class Store:
 
 @asynccontextmanager
 async def open_store(settings: ArchiverSettings) -> AsyncIterator[Store]:
-    """Yield the store that the settings name; nothing is asked of it yet."""
-    if not settings.blob_connection_string:
-        raise InvalidInput("no blob storage is named", fix="set ESP_ARCHIVER_BLOB_CONNECTION_STRING_FILE")
+    """Yield the store that the settings name; nothing is requested yet."""
     options: dict[str, Any] = {
         "retry_policy": ExponentialRetry(
             initial_backoff=_BACKOFF_S, increment_base=2, retry_total=settings.blob_retries
@@ -203,34 +223,15 @@ async def open_store(settings: ArchiverSettings) -> AsyncIterator[Store]:
     }
     if settings.blob_api_version:
         options["api_version"] = settings.blob_api_version
-    if settings.blob_ca_file:
-        options["connection_verify"] = str(settings.blob_ca_file)
-    try:
-        container = ContainerClient.from_connection_string(
-            settings.blob_connection_string, settings.blob_container, **options
-        )
-    except ValueError as error:
-        raise InvalidInput("the blob connection string cannot be read", fix=str(error)) from None
-    async with container:
-        yield Store(container, settings)
+    async with open_blob_service(settings, **options) as service:
+        yield Store(service.get_container_client(settings.blob_container), settings)
 
 
-class _told:  # noqa: N801 - reads as a word in `with`
-    """Turns what the client raises into errors that say which object, and whether to try again."""
+def _unavailable(name: str, error: Exception) -> Unavailable:
+    return Unavailable(f"blob storage does not answer for {name}: {_first_line(error)}")
 
-    def __init__(self, name: str) -> None:
-        self._name = name
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ResourceNotFoundError):
-            raise NotFound(f"{self._name} is not in the archive") from error
-        if isinstance(error, HttpResponseError) and error.status_code in _GONE:
-            raise Conflict(
-                f"the store refuses {self._name}: {error.reason}", fix="see its policies"
-            ) from error
-        if isinstance(error, AzureError | OSError):
-            reason = getattr(error, "message", None) or str(error) or type(error).__name__
-            raise Unavailable(f"blob storage does not answer for {self._name}: {reason}") from error
+def _first_line(error: Exception) -> str:
+    """Return the first line of a message; the others are headers, or credentials that were tried."""
+    message = str(getattr(error, "message", None) or error)
+    return message.splitlines()[0] if message else type(error).__name__

@@ -67,6 +67,10 @@ class AuditIntake:
         """Return about how many records a message holds."""
         return 1 + len(delivery.body) // _BYTES_A_RECORD
 
+    def source_of(self, delivery: Delivery) -> str:
+        """Return the service that published the records."""
+        return delivery.routing_key
+
     async def handle(self, batch: Batch) -> Sequence[Refused]:
         """Store the records of a batch; return those that are malformed or that the database refuses."""
         items, refused = await asyncio.to_thread(_read, batch.deliveries)

@@ -1,7 +1,7 @@
 """Azure's blob storage, as daily sets need it."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -13,7 +13,8 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 from azure.storage.blob import RetentionPolicy
-from azure.storage.blob.aio import BlobServiceClient, ContainerClient, LinearRetry
+from azure.storage.blob.aio import ContainerClient, LinearRetry
+from esp_common.blob_storage import open_blob_service
 from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 from esp_backup.settings import BackupSettings
@@ -34,34 +35,48 @@ class Blob(NamedTuple):
 
 
 class Blobs:
-    """The container of backups. What the storage says is an error of ours; what is away is Unavailable."""
+    """The container of backups. Raises InvalidInput when refused, Unavailable when there is no answer."""
 
     def __init__(self, settings: BackupSettings) -> None:
-        verify: dict[str, Any] = (
-            {"connection_verify": str(settings.blob_ca_file)} if settings.blob_ca_file else {}
-        )
+        self._settings = settings
         timeout_s = settings.io_timeout_s
-        self._service: Any = BlobServiceClient.from_connection_string(
-            settings.blob_connection_string,
+        self._opening = open_blob_service(
+            settings,
             api_version=API_VERSION,
             retry_policy=LinearRetry(backoff=RETRY_S, retry_total=TRIES, random_jitter_range=0),
             connection_timeout=timeout_s,
             read_timeout=timeout_s,
-            **verify,
         )
-        self._container: ContainerClient = self._service.get_container_client(settings.blob_container)
 
     async def __aenter__(self) -> Self:
+        self._service: Any = await self._opening.__aenter__()
+        self._container: ContainerClient = self._service.get_container_client(self._settings.blob_container)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._service.close()
+        await self._opening.__aexit__(kind, error, trace)
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn what the client raises into errors of the platform."""
+        try:
+            yield
+        except ResourceExistsError as error:
+            raise Conflict(f"blob storage refuses {what}: {_said(error)}") from error
+        except ResourceNotFoundError as error:
+            raise NotFound(f"blob storage has no {what}") from error
+        except ClientAuthenticationError as error:
+            raise InvalidInput(
+                f"blob storage refuses this process: {_said(error)}", fix=self._settings.refusal_remedy()
+            ) from error
+        except (AzureError, OSError) as error:
+            raise Unavailable(f"blob storage does not answer about {what}: {_said(error)}") from error
 
     async def ensure(self) -> None:
         """Make the container if it is not there."""
-        async with _translated(self._container.container_name):
+        with self._errors(self._container.container_name):
             if await self._container.exists():
                 return
             # Somebody else may be quicker.
@@ -73,7 +88,7 @@ class Blobs:
 
         Raises InvalidInput when the credentials do not allow that.
         """
-        async with _translated("the account's properties"):
+        with self._errors("the account's properties"):
             policy = (await self._service.get_service_properties())["delete_retention_policy"]
             kept = policy.days if policy.enabled else 0
             if kept >= days:
@@ -84,21 +99,21 @@ class Blobs:
 
     async def put(self, name: str, content: bytes, metadata: dict[str, str]) -> None:
         """Store a blob, checksummed on its way; raise Conflict when there is one of this name."""
-        async with _translated(name):
+        with self._errors(name):
             await self._container.upload_blob(
                 name, content, metadata=metadata, overwrite=False, validate_content=True
             )
 
     async def get(self, name: str) -> bytes:
         """Return a blob; raise NotFound when there is none."""
-        async with _translated(name):
+        with self._errors(name):
             download = await self._container.download_blob(name)
             content: bytes = await download.readall()
             return content
 
     async def all(self, prefix: str) -> list[Blob]:
         """Return the blobs whose names begin with `prefix`, by name."""
-        async with _translated(prefix):
+        with self._errors(prefix):
             return [
                 Blob(blob.name, blob.size, blob.last_modified, dict(blob.metadata or {}))
                 async for blob in self._container.list_blobs(prefix, include=["metadata"])
@@ -107,26 +122,10 @@ class Blobs:
     async def delete(self, name: str) -> None:
         """Delete a blob; harmless when it is gone."""
         try:
-            async with _translated(name):
+            with self._errors(name):
                 await self._container.delete_blob(name)
         except NotFound:
             return
-
-
-@asynccontextmanager
-async def _translated(what: str) -> AsyncIterator[None]:
-    try:
-        yield
-    except ResourceExistsError as error:
-        raise Conflict(f"blob storage refuses {what}: {_said(error)}") from error
-    except ResourceNotFoundError as error:
-        raise NotFound(f"blob storage has no {what}") from error
-    except ClientAuthenticationError as error:
-        raise InvalidInput(
-            "blob storage refuses the account's key", fix="check ESP_BACKUP_BLOB_CONNECTION_STRING"
-        ) from error
-    except (AzureError, OSError) as error:
-        raise Unavailable(f"blob storage does not answer about {what}: {_said(error)}") from error
 
 
 def _said(error: Exception) -> str:

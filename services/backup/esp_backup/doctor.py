@@ -111,7 +111,8 @@ class Doctor:
     async def _storage(self) -> str:
         async with Blobs(self._settings) as blobs:
             await blobs.ensure()
-        return f"container {self._settings.blob_container}"
+        account = "identity of the process" if self._settings.blob_account_url else "connection string"
+        return f"container {self._settings.blob_container}, by {account}"
 
     async def _encryption(self) -> str:
         if self._settings.key is None:

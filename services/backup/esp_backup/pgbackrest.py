@@ -1,7 +1,7 @@
 """The configuration of pgBackRest."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from esp_common.errors import InvalidInput
@@ -56,28 +56,51 @@ def configuration_text(settings: BackupSettings, folder: Path | None = None) -> 
     )
 
 
+class Account(NamedTuple):
+    """A storage account as pgBackRest addresses it. `key_type`: shared or sas."""
+
+    name: str
+    endpoint: str
+    key: str
+    key_type: str = "shared"
+
+
 def _azure(settings: BackupSettings) -> dict[str, str]:
-    parts = connection_parts(settings.blob_connection_string)
+    account = _account(settings)
     lines = {
         "repo1-type": "azure",
         "repo1-path": f"/{settings.stanza}",
-        "repo1-azure-account": parts["AccountName"],
-        "repo1-azure-key": parts["AccountKey"],
+        "repo1-azure-account": account.name,
+        "repo1-azure-key": account.key,
+        "repo1-azure-key-type": account.key_type,
         "repo1-azure-container": settings.blob_container,
         "repo1-bundle": "y",
         **_cipher(1, settings),
     }
-    endpoint = urlsplit(parts.get("BlobEndpoint", ""))
-    if endpoint.hostname and parts["AccountName"] in endpoint.path:
+    endpoint = urlsplit(account.endpoint)
+    if account.name in endpoint.path:
         # The account is in the path of an emulator's address, in the host name of Azure's.
         lines["repo1-azure-uri-style"] = "path"
-        lines["repo1-storage-host"] = endpoint.hostname
+        lines["repo1-storage-host"] = endpoint.hostname or ""
         lines["repo1-storage-port"] = str(endpoint.port or 443)
-    elif suffix := parts.get("EndpointSuffix"):
-        lines["repo1-azure-endpoint"] = f"blob.{suffix}"
+    else:
+        lines["repo1-azure-endpoint"] = (endpoint.hostname or "").removeprefix(f"{account.name}.")
     if settings.blob_ca_file:
         lines["repo1-storage-ca-file"] = str(settings.blob_ca_file)
     return lines
+
+
+def _account(settings: BackupSettings) -> Account:
+    if not settings.blob_account_url:
+        return _account_of_string(settings.blob_connection_string)
+    if not settings.repository_sas_token:
+        raise InvalidInput(
+            f"pgBackRest, needed in mode {settings.mode}, cannot use the identity of blob_account_url",
+            fix="set ESP_BACKUP_REPOSITORY_SAS_TOKEN_FILE, or a connection string instead of the URL",
+        )
+    endpoint = urlsplit(settings.blob_account_url)
+    name = endpoint.path.strip("/") or (endpoint.hostname or "").partition(".")[0]
+    return Account(name, settings.blob_account_url, settings.repository_sas_token.removeprefix("?"), "sas")
 
 
 def _local(settings: BackupSettings) -> dict[str, str]:
@@ -100,8 +123,8 @@ def _cipher(number: int, settings: BackupSettings) -> dict[str, str]:
     }
 
 
-def connection_parts(text: str) -> dict[str, str]:
-    """Return the parts of a storage account's connection string; raise InvalidInput when one lacks."""
+def _account_of_string(text: str) -> Account:
+    """Return the account of a connection string; raise InvalidInput when it cannot be used."""
     parts = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
     missing = [name for name in ("AccountName", "AccountKey") if name not in parts]
     if missing:
@@ -109,9 +132,12 @@ def connection_parts(text: str) -> dict[str, str]:
             f"the storage account's connection string has no {' and no '.join(missing)}",
             fix="set ESP_BACKUP_BLOB_CONNECTION_STRING_FILE",
         )
-    if urlsplit(parts.get("BlobEndpoint", "https:")).scheme != "https":
+    name = parts["AccountName"]
+    suffix = parts.get("EndpointSuffix", "core.windows.net")
+    endpoint = parts.get("BlobEndpoint") or f"https://{name}.blob.{suffix}"
+    if urlsplit(endpoint).scheme != "https":
         raise InvalidInput("pgBackRest speaks to blob storage over https only", fix="give an https endpoint")
-    return parts
+    return Account(name, endpoint, parts["AccountKey"])
 
 
 def differing_options(existing: str, wanted: str) -> list[str]:

@@ -4,8 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from esp_common.blob_storage import BlobStorageSettings
 from esp_common.errors import InvalidInput
-from esp_common.settings import ServiceSettings
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
@@ -18,7 +18,7 @@ DAY_MIN = 24 * HOUR_MIN
 WEEK_MIN = 7 * DAY_MIN
 
 
-class BackupSettings(ServiceSettings):
+class BackupSettings(BlobStorageSettings):
     """Settings of `esp-backup`, from `ESP_BACKUP_<NAME>` or the file named by `ESP_BACKUP_<NAME>_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="ESP_BACKUP_", hide_input_in_errors=True)
@@ -71,11 +71,6 @@ class BackupSettings(ServiceSettings):
     local_repository: Path | None = Field(
         None, description="Folder of a second physical repository on this machine; none: Azure only."
     )
-    blob_connection_string: str = Field(
-        "",
-        repr=False,
-        description="Azure storage account, its connection string; https only; give it as a file.",
-    )
     blob_container: str = Field("backup", description="Container of repository and daily sets.")
     blob_deleted_days: int = Field(
         14,
@@ -83,8 +78,11 @@ class BackupSettings(ServiceSettings):
         le=365,
         description="Days that the storage account keeps deleted and overwritten blobs; 0: as it is set.",
     )
-    blob_ca_file: Path | None = Field(
-        None, description="Authority (PEM) of the storage's certificate; none: the system's."
+    repository_sas_token: str = Field(
+        "",
+        repr=False,
+        description="SAS token of the container (rights racwdl) for pgBackRest, which cannot use workload"
+        " identity; needed with blob_account_url in modes local and operator. Give it as a file.",
     )
     encryption_key: str = Field(
         "",

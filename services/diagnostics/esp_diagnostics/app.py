@@ -14,9 +14,10 @@ from esp_common.serving import make_server, serve
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from esp_diagnostics.alerts.actions import AlertActions
 from esp_diagnostics.alerts.routes import alerts_router
+from esp_diagnostics.alerts.rule_sets import AlertRuleSets
 from esp_diagnostics.alerts.store import AlertLists
-from esp_diagnostics.alerts.transitions import Alerts
 from esp_diagnostics.common.cache import AnswerCache
 from esp_diagnostics.console.routes import console_router
 from esp_diagnostics.fleet.fleet import Fleet
@@ -48,7 +49,7 @@ from esp_diagnostics.operating_points.routes import pumps_router
 from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 from esp_diagnostics.silence.monitor import policy_of, watch_silence
-from esp_diagnostics.trends.archive import Archive
+from esp_diagnostics.trends.archive import ArchiveReader
 from esp_diagnostics.trends.routes import telemetry_router
 from esp_diagnostics.trends.store import History
 from esp_diagnostics.trends.trends import Trends
@@ -85,7 +86,8 @@ async def open_api(
         cache = AnswerCache(redis, settings.cache_max_kib * 1024)
         stack.push_async_callback(cache.close)
         history = History(pool)
-        trends = Trends(history, Archive(shell.requester), nameplates, cache, settings)
+        live = LivePublisher(redis)
+        trends = Trends(history, ArchiveReader(shell.requester), nameplates, cache, settings)
         routers: list[APIRouter] = [
             telemetry_router(trends),
             pumps_router(
@@ -97,7 +99,7 @@ async def open_api(
             diagnostics_router(pool, nameplates, policy_of(settings)),
             rules_router(RuleBook(pool)),
             live_router(sockets),
-            alerts_router(Alerts(pool, LivePublisher(redis)), AlertLists(pool), pool),
+            alerts_router(AlertActions(pool, live), AlertRuleSets(pool, live), AlertLists(pool), pool),
             notifications_router(Notifications(pool, settings), Routing(pool)),
             kpis_router(Kpis(KpiStore(pool), settings.co2e_kg_per_kwh)),
         ]

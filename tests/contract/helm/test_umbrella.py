@@ -120,7 +120,7 @@ def test_each_service_has_an_azure_identity_of_its_own_on_aks() -> None:
         .get("annotations", {})
         .get("azure.workload.identity/client-id")
         for account in accounts
-        if charts.component(account) not in {"migrate", "edge", "bootstrap"}
+        if charts.component(account) not in {"owner", "edge", "bootstrap"}
     }
     assert len(set(clients.values())) == len(charts.SERVICES)
     for deployment in charts.of_kind(_umbrella("aks"), "Deployment"):

@@ -24,8 +24,7 @@ from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.trends.archive import Archive
 from esp_diagnostics.trends.resolution import Plan, Resolution, Span
 from esp_diagnostics.trends.store import History
-from esp_diagnostics.trends.trends import Question as Asked
-from esp_diagnostics.trends.trends import Trends
+from esp_diagnostics.trends.trends import TrendRequest, Trends
 from esp_ingest.archived import ArchivedDay, settle
 from esp_ingest.store.retention import content
 from esp_stack.programs import free_port
@@ -277,7 +276,7 @@ async def trends(running: Running) -> AsyncIterator[Trends]:
 async def test_a_trend_of_readings_joins_archive_and_database(running: Running, trends: Trends) -> None:
     both = Span(datetime.combine(OLDER, time(), UTC), datetime.combine(OLD + timedelta(days=1), time(), UTC))
     wanted = Plan(Resolution.RAW, both)
-    asked = Asked("P-2", both.start, both.end, ("motor_temp_c", "vibration_x_g"), Resolution.RAW, 1000)
+    asked = TrendRequest("P-2", both.start, both.end, ("motor_temp_c", "vibration_x_g"), Resolution.RAW, 1000)
     before = await trends.trend(asked, wanted)
     async with running.archive.admin.acquire() as connection:
         gone = ArchivedDay("by-test", OLDER, await content(connection, OLDER))
@@ -305,7 +304,7 @@ async def test_a_trend_says_so_when_the_archive_cannot_be_asked(running: Running
     store = running.archive.store
     for part in await running.archive.parts(OLDER):
         await store.upload(part.name, io.BytesIO(b"not what it was"), 15, {}, over=True)
-    asked = Asked("P-2", span.start, span.end, ("motor_temp_c",), Resolution.RAW, 1000)
+    asked = TrendRequest("P-2", span.start, span.end, ("motor_temp_c",), Resolution.RAW, 1000)
     with pytest.raises(Unavailable, match="cannot be read"):
         await trends.trend(asked, Plan(Resolution.RAW, span))
 

@@ -1,4 +1,4 @@
-"""Alerts as the database keeps them and the API serves them: reported, acted on, listed and counted."""
+"""Alerts in the database and the API: reports, operator actions, lists, statistics and rules."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,9 +11,11 @@ import orjson
 import pytest
 from esp_common.auth import scopes_of
 from esp_common.redis import connect_redis
-from esp_diagnostics.alerts.lifecycle import State, What
+from esp_diagnostics.alerts.model import AlertState, Signal, TransitionKind
+from esp_diagnostics.alerts.rule_sets import load_rules
 from esp_diagnostics.alerts.rules import AlertRules, shipped_alert_rules, shipped_text
-from esp_diagnostics.alerts.transitions import AlertChange, Signal, load_rules, pass_time, report
+from esp_diagnostics.alerts.transaction import AlertChange
+from esp_diagnostics.alerts.transitions import pass_time, report
 from esp_diagnostics.live.broadcast import channel_of
 from waiting import until
 
@@ -39,14 +41,14 @@ async def connection(diagnostics_api: Any) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-def say(connection: asyncpg.Connection) -> Reporter:
+def report_signals(connection: asyncpg.Connection) -> Reporter:
     """Report signals in a transaction, as the worker does."""
 
-    async def say(*signals: Signal, rules: AlertRules = RULES, now: datetime | None = None) -> Any:
+    async def report_signals(*signals: Signal, rules: AlertRules = RULES, now: datetime | None = None) -> Any:
         async with connection.transaction():
             return await report(connection, signals, rules, now=now)
 
-    return say
+    return report_signals
 
 
 @pytest.fixture
@@ -61,10 +63,10 @@ def pass_to(connection: asyncpg.Connection) -> Callable[[datetime], Awaitable[li
 
 
 @pytest.fixture
-async def raised(say: Reporter) -> UUID:
+async def raised(report_signals: Reporter) -> UUID:
     """An alert of a condition of its own."""
-    (change,) = await say(signal(f"test_{uuid4().hex}"))
-    return change.alarm.alert_id
+    (change,) = await report_signals(signal(f"test_{uuid4().hex}"))
+    return change.alert.alert_id
 
 
 async def show(api: Any, alert_id: UUID) -> dict[str, Any]:
@@ -81,20 +83,17 @@ async def act(api: Any, alert_id: UUID, name: str, body: Any = None, status: int
     return found
 
 
-# --- signals ----------------------------------------------------------------------------------------------
-
-
 async def test_a_signal_becomes_an_alert_with_its_log_event_and_message(
-    diagnostics_api: Any, say: Reporter
+    diagnostics_api: Any, report_signals: Reporter
 ) -> None:
     finding_id = uuid4()
-    said = signal("told", severity="high", action="Look.", finding_id=finding_id)
-    (change,) = await say(said)
-    alert = await show(diagnostics_api, change.alarm.alert_id)
+    said = signal("announced", severity="high", action="Look.", finding_id=finding_id)
+    (change,) = await report_signals(said)
+    alert = await show(diagnostics_api, change.alert.alert_id)
     expected = {
         "pump_id": "P-1",
         "field_id": "north",
-        "condition": "told",
+        "condition": "announced",
         "priority": "high",
         "state": "active_unacknowledged",
         "occurrences": 1,
@@ -104,21 +103,25 @@ async def test_a_signal_becomes_an_alert_with_its_log_event_and_message(
     }
     assert expected.items() <= alert.items()
     assert [(entry["what"], entry["notice"]) for entry in alert["log"]] == [("raised", "raised")]
-    mine = [e for e in await diagnostics_api.fleet.events("alert.raised") if e["condition"] == "told"]
+    mine = [e for e in await diagnostics_api.fleet.events("alert.raised") if e["condition"] == "announced"]
     assert [(event["change"], event["priority"]) for event in mine] == [("raised", "high")]
     rows = await diagnostics_api.rows(
         "SELECT routing_key, body FROM diagnostics.outbox WHERE exchange = 'esp.alerts'"
     )
-    told = [row["routing_key"] for row in rows if orjson.loads(row["body"])["condition"] == "told"]
-    assert told == ["alert.raised.high"]
+    announced = [row["routing_key"] for row in rows if orjson.loads(row["body"])["condition"] == "announced"]
+    assert announced == ["alert.raised.high"]
 
 
-async def test_the_same_signals_again_change_nothing(diagnostics_api: Any, say: Reporter) -> None:
+async def test_the_same_signals_again_change_nothing(diagnostics_api: Any, report_signals: Reporter) -> None:
     story = [signal("again"), signal("again", False, 60), signal("again", seconds=120)]
-    assert [change.what for change in await say(*story)] == [What.RAISED, What.CLEARED, What.RAISED]
+    assert [change.what for change in await report_signals(*story)] == [
+        TransitionKind.RAISED,
+        TransitionKind.CLEARED,
+        TransitionKind.RAISED,
+    ]
     before = await diagnostics_api.rows("SELECT count(*) FROM diagnostics.outbox")
-    assert await say(*story) == []
-    assert await say(story[0]) == []
+    assert await report_signals(*story) == []
+    assert await report_signals(story[0]) == []
     assert await diagnostics_api.rows("SELECT count(*) FROM diagnostics.outbox") == before
 
 
@@ -135,71 +138,77 @@ async def test_two_reporters_at_once_raise_one_alert(diagnostics_api: Any) -> No
     assert sorted(map(len, found)) == [0] * 7 + [2]
 
 
-async def test_an_alert_is_taken_back_with_the_transaction_that_raised_it(
+async def test_an_alert_is_rolled_back_with_the_transaction_that_raised_it(
     diagnostics_api: Any, connection: asyncpg.Connection
 ) -> None:
     transaction = connection.transaction()
     await transaction.start()
     (change,) = await report(connection, [signal("undone")], RULES)
     await transaction.rollback()
-    assert (await diagnostics_api.client.get(f"{ALERTS}/{change.alarm.alert_id}")).status_code == 404
+    assert (await diagnostics_api.client.get(f"{ALERTS}/{change.alert.alert_id}")).status_code == 404
 
 
-async def test_a_finding_the_rules_want_no_alert_for_raises_none_and_ends_one(say: Reporter) -> None:
-    assert await say(signal("insufficient_data", severity="critical")) == []
-    assert await say(signal("fading", severity="info")) == []
-    await say(signal("fading"))
-    assert [c.what for c in await say(signal("fading", seconds=60, severity="info"))] == [What.CLEARED]
+async def test_a_finding_without_handling_raises_no_alert_and_clears_an_open_one(
+    report_signals: Reporter,
+) -> None:
+    assert await report_signals(signal("insufficient_data", severity="critical")) == []
+    assert await report_signals(signal("fading", severity="info")) == []
+    await report_signals(signal("fading"))
+    assert [c.what for c in await report_signals(signal("fading", seconds=60, severity="info"))] == [
+        TransitionKind.CLEARED
+    ]
 
 
-async def test_delays_are_kept_by_the_clock_between_signals(
-    diagnostics_api: Any, say: Reporter, pass_to: Any
+async def test_delays_end_by_the_clock_between_signals(
+    diagnostics_api: Any, report_signals: Reporter, pass_to: Any
 ) -> None:
     # anomaly: off_delay_s 600
-    (change,) = await say(signal("anomaly"), now=NOON)
+    (change,) = await report_signals(signal("anomaly"), now=NOON)
     gone = signal("anomaly", False, 100)
-    assert await say(gone, now=gone.time) == []
+    assert await report_signals(gone, now=gone.time) == []
     assert await pass_to(NOON + timedelta(seconds=699)) == []
     (cleared,) = await pass_to(NOON + timedelta(seconds=700))
-    assert (cleared.what, cleared.time) == (What.CLEARED, gone.time)
-    shown = await show(diagnostics_api, change.alarm.alert_id)
+    assert (cleared.what, cleared.time) == (TransitionKind.CLEARED, gone.time)
+    shown = await show(diagnostics_api, change.alert.alert_id)
     assert shown["cleared_at"] == "2026-06-01T12:01:40Z"
 
 
-async def test_what_goes_before_its_delay_leaves_no_trace(diagnostics_api: Any, say: Reporter) -> None:
+async def test_a_condition_that_clears_within_its_delay_leaves_no_trace(
+    diagnostics_api: Any, report_signals: Reporter
+) -> None:
     patient = RULES.model_copy(update={"default": RULES.default.model_copy(update={"on_delay_s": 300.0})})
-    assert await say(signal("brief"), rules=patient, now=NOON) == []
+    assert await report_signals(signal("brief"), rules=patient, now=NOON) == []
     query = "SELECT state FROM diagnostics.alerts WHERE condition = 'brief'"
     assert [row["state"] for row in await diagnostics_api.rows(query)] == ["pending"]
     assert (await diagnostics_api.client.get(ALERTS, params={"condition": "brief"})).json()["items"] == []
-    assert await say(signal("brief", False, 60), rules=patient, now=NOON) == []
+    assert await report_signals(signal("brief", False, 60), rules=patient, now=NOON) == []
     assert await diagnostics_api.rows(query) == []
 
 
 async def test_alerts_of_a_pump_out_of_service_are_suppressed_until_it_is_back(
-    diagnostics_api: Any, say: Reporter, pass_to: Any
+    diagnostics_api: Any, report_signals: Reporter, pass_to: Any
 ) -> None:
     set_service = "UPDATE diagnostics.pumps SET in_service = $1 WHERE pump_id = 'P-3'"
     now = datetime.now(UTC)
-    (first,) = await say(signal("idle", pump_id="P-3"))
+    (first,) = await report_signals(signal("idle", pump_id="P-3"))
     await diagnostics_api.rows(set_service, False)
     (hidden,) = await pass_to(now)
-    assert (hidden.what, hidden.alarm.state) == (What.SUPPRESSED, State.SUPPRESSED)
-    (_, second) = await say(signal("idle too", pump_id="P-3"))
-    assert second.alarm.state is State.SUPPRESSED
+    assert (hidden.what, hidden.alert.state) == (TransitionKind.SUPPRESSED, AlertState.SUPPRESSED)
+    (_, second) = await report_signals(signal("idle too", pump_id="P-3"))
+    assert second.alert.state is AlertState.SUPPRESSED
     await diagnostics_api.rows(set_service, True)
     shown = await pass_to(now)
-    assert {change.alarm.alert_id for change in shown} == {first.alarm.alert_id, second.alarm.alert_id}
-    assert {change.alarm.state for change in shown} == {State.ACTIVE_UNACKNOWLEDGED}
+    assert {change.alert.alert_id for change in shown} == {first.alert.alert_id, second.alert.alert_id}
+    assert {change.alert.state for change in shown} == {AlertState.ACTIVE_UNACKNOWLEDGED}
 
 
-async def test_a_flood_is_told_once_and_holds_back_what_is_not_urgent(
-    diagnostics_api: Any, say: Reporter, pass_to: Any
+async def test_a_flood_is_announced_once_and_holds_back_low_priority_notices(
+    diagnostics_api: Any, report_signals: Reporter, pass_to: Any
 ) -> None:
     now = datetime.now(UTC) + timedelta(days=1)
     for number in range(12):
-        await say(signal(f"flood_{number}", pump_id="P-5", field_id="south"), now=now)
-    await say(signal("flood_high", pump_id="P-5", field_id="south", severity="high"), now=now)
+        await report_signals(signal(f"flood_{number}", pump_id="P-5", field_id="south"), now=now)
+    await report_signals(signal("flood_high", pump_id="P-5", field_id="south", severity="high"), now=now)
     rows = await diagnostics_api.rows(
         "SELECT routing_key, body FROM diagnostics.outbox WHERE exchange = 'esp.alerts' ORDER BY id"
     )
@@ -219,10 +228,7 @@ async def test_a_flood_is_told_once_and_holds_back_what_is_not_urgent(
     assert (found["floods"], found["flood_share"], found["ten_minutes_above_flood"]) == (1, 0.5, 1)
 
 
-# --- acts -------------------------------------------------------------------------------------------------
-
-
-async def test_an_acknowledgement_says_who_and_when_and_is_audited(
+async def test_an_acknowledgement_records_actor_and_time_and_is_audited(
     diagnostics_api: Any, raised: UUID
 ) -> None:
     headers = diagnostics_api.key("alerts:read", "alerts:write")
@@ -271,21 +277,23 @@ async def test_a_shelved_alert_leaves_the_list_and_comes_back(
     ],
     ids=["too-long", "past", "no-time", "no-reason", "empty", "nul", "both", "unknown"],
 )
-async def test_a_shelving_that_makes_no_sense_is_refused(
+async def test_an_invalid_shelving_is_rejected(
     body: dict[str, Any], diagnostics_api: Any, raised: UUID
 ) -> None:
     problem = await act(diagnostics_api, raised, "shelve", body, 422)
     assert problem["code"] == "invalid-input"
 
 
-async def test_an_alert_goes_through_maintenance_to_its_end(diagnostics_api: Any, say: Reporter) -> None:
-    (change,) = await say(signal("whole_life"))
-    alert_id = change.alarm.alert_id
+async def test_an_alert_goes_through_maintenance_until_it_is_closed(
+    diagnostics_api: Any, report_signals: Reporter
+) -> None:
+    (change,) = await report_signals(signal("whole_life"))
+    alert_id = change.alert.alert_id
     await act(diagnostics_api, alert_id, "assign", {"assignee": "ann"})
     await act(diagnostics_api, alert_id, "close", status=409)
     idle = await act(diagnostics_api, alert_id, "out-of-service", {"reason": "workover"})
     assert (idle["state"], idle["assignee"]) == ("out_of_service", "ann")
-    await say(signal("whole_life", False, 60))
+    await report_signals(signal("whole_life", False, 60))
     await act(diagnostics_api, alert_id, "return-to-service")
     await act(diagnostics_api, alert_id, "comments", {"text": "Seal was changed."})
     closed = await act(diagnostics_api, alert_id, "close")
@@ -295,12 +303,12 @@ async def test_an_alert_goes_through_maintenance_to_its_end(diagnostics_api: Any
     assert [entry["what"] for entry in log["items"]] == ["closed", "acknowledged", "commented"]
     params = {"limit": 10, "cursor": log["next_cursor"]}
     rest = (await diagnostics_api.client.get(f"{ALERTS}/{alert_id}/log", params=params)).json()
-    told = ["in-service", "cleared", "out-of-service", "assigned", "raised"]
-    assert [entry["what"] for entry in rest["items"]] == told
+    announced = ["in-service", "cleared", "out-of-service", "assigned", "raised"]
+    assert [entry["what"] for entry in rest["items"]] == announced
     assert rest["next_cursor"] is None
 
 
-async def test_acts_need_their_permission_and_an_alert(diagnostics_api: Any, raised: UUID) -> None:
+async def test_actions_need_their_permission_and_an_alert(diagnostics_api: Any, raised: UUID) -> None:
     path = f"{ALERTS}/{raised}/acknowledge"
     assert (await diagnostics_api.bare.post(path)).status_code == 401
     viewer = diagnostics_api.token("viewer")
@@ -313,7 +321,7 @@ async def test_acts_need_their_permission_and_an_alert(diagnostics_api: Any, rai
     assert (await diagnostics_api.client.post(f"{ALERTS}/{uuid4()}/acknowledge")).status_code == 404
 
 
-async def test_an_act_shows_on_the_live_stream(diagnostics_api: Any, raised: UUID) -> None:
+async def test_an_action_is_announced_on_the_live_stream(diagnostics_api: Any, raised: UUID) -> None:
     redis = connect_redis(diagnostics_api.settings.redis_url)
     listening = redis.pubsub()
     await listening.subscribe(channel_of("north"))
@@ -324,9 +332,6 @@ async def test_an_act_shows_on_the_live_stream(diagnostics_api: Any, raised: UUI
     assert (message["kind"], message["alert_id"], message["change"]) == ("alert", str(raised), "acknowledged")
     await listening.aclose()  # type: ignore[no-untyped-call]
     await redis.aclose()
-
-
-# --- lists ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +349,7 @@ async def history(diagnostics_api: Any, connection: asyncpg.Connection) -> dict[
             said.append(over)
         async with connection.transaction():
             changes = await report(connection, said, RULES, now=at)
-        found[name] = changes[0].alarm.alert_id
+        found[name] = changes[0].alert.alert_id
     await act(diagnostics_api, found["closed"], "close")
     return found
 
@@ -371,7 +376,7 @@ async def history(diagnostics_api: Any, connection: asyncpg.Connection) -> dict[
     ],
     ids=lambda given: "-".join(given) or "any" if isinstance(given, dict) else None,
 )
-async def test_alerts_are_found_by_any_date_and_trait(
+async def test_alerts_are_filtered_by_dates_and_attributes(
     wanted: dict[str, Any], names: list[str], diagnostics_api: Any, history: dict[str, UUID]
 ) -> None:
     answer = await diagnostics_api.client.get(ALERTS, params={"field_id": "old", **wanted})
@@ -379,7 +384,7 @@ async def test_alerts_are_found_by_any_date_and_trait(
     assert [alert["alert_id"] for alert in answer.json()["items"]] == [str(history[name]) for name in names]
 
 
-async def test_the_list_has_pages(diagnostics_api: Any, history: dict[str, UUID]) -> None:
+async def test_the_list_is_paged(diagnostics_api: Any, history: dict[str, UUID]) -> None:
     params: dict[str, Any] = {"field_id": "old", "raised_from": "2020-01-01T00:00:00Z", "limit": 2}
     first = (await diagnostics_api.client.get(ALERTS, params=params)).json()
     params["cursor"] = first["next_cursor"]
@@ -394,11 +399,11 @@ async def test_the_list_has_pages(diagnostics_api: Any, history: dict[str, UUID]
     [{"cursor": "x"}, {"state": "angry"}, {"raised_from": "noon"}, {"limit": 0}, {"colour": "red"}],
     ids=lambda params: next(iter(params)),
 )
-async def test_a_wish_nobody_can_fulfil_is_refused(params: dict[str, Any], diagnostics_api: Any) -> None:
+async def test_invalid_list_parameters_are_rejected(params: dict[str, Any], diagnostics_api: Any) -> None:
     assert (await diagnostics_api.client.get(ALERTS, params=params)).status_code == 422
 
 
-async def test_statistics_say_what_operators_had_to_bear(
+async def test_statistics_report_the_alert_load_of_operators(
     diagnostics_api: Any, connection: asyncpg.Connection
 ) -> None:
     start = datetime(2021, 1, 1, tzinfo=UTC)
@@ -424,24 +429,21 @@ async def test_statistics_say_what_operators_had_to_bear(
     assert refused.status_code == 422
 
 
-# --- rules ------------------------------------------------------------------------------------------------
-
-
 async def test_rules_are_exported_changed_and_imported_again(
-    diagnostics_api: Any, connection: asyncpg.Connection, say: Reporter
+    diagnostics_api: Any, connection: asyncpg.Connection, report_signals: Reporter
 ) -> None:
     client = diagnostics_api.client
     export = await client.get("/api/v1/alert-rules/export")
     assert export.headers["content-type"].startswith("application/yaml")
     assert export.text == shipped_text()
     limit = signal("limit_vibration_high", source="limit", title="Vibration")
-    (change,) = await say(limit)
+    (change,) = await report_signals(limit)
     changed = export.text.replace("shipped-1", "site-1").replace("name: vibration_high", "name: shaking")
     try:
         loaded = await client.put("/api/v1/alert-rules", content=changed)
         assert (loaded.status_code, loaded.json()["version"]) == (200, "site-1")
         assert (await load_rules(connection)).version == "site-1"
-        assert (await show(diagnostics_api, change.alarm.alert_id))["state"] == "cleared_unacknowledged"
+        assert (await show(diagnostics_api, change.alert.alert_id))["state"] == "cleared_unacknowledged"
         assert (await client.get("/api/v1/alert-rules/export")).text == changed
         clash = await client.put("/api/v1/alert-rules", content=changed + "\n# more\n")
         assert clash.status_code == 409
@@ -454,7 +456,7 @@ async def test_rules_are_exported_changed_and_imported_again(
     assert (await client.get("/api/v1/alert-rules")).json()["version"] == "shipped-1"
 
 
-async def test_loaded_rules_that_no_longer_read_give_way_to_those_that_ship(
+async def test_shipped_rules_replace_loaded_rules_that_no_longer_parse(
     diagnostics_api: Any, connection: asyncpg.Connection
 ) -> None:
     await diagnostics_api.rows("UPDATE diagnostics.alert_rule_sets SET active = false")
@@ -467,7 +469,7 @@ async def test_loaded_rules_that_no_longer_read_give_way_to_those_that_ship(
         await diagnostics_api.rows("DELETE FROM diagnostics.alert_rule_sets WHERE version = 'old'")
 
 
-async def test_rules_that_are_wrong_are_refused_with_every_problem(diagnostics_api: Any) -> None:
+async def test_invalid_rules_are_rejected_with_every_problem(diagnostics_api: Any) -> None:
     wrong = shipped_text().replace("priority: critical", "priority: urgent").replace("deadband: 3", "dead: 3")
     answer = await diagnostics_api.client.put("/api/v1/alert-rules", content=wrong)
     assert answer.status_code == 422

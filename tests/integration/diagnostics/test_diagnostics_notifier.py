@@ -25,8 +25,9 @@ from aiosmtpd.controller import Controller
 from esp_common import topology
 from esp_common.contracts.events import Event, decode_event
 from esp_common.messaging import Publisher
+from esp_diagnostics.alerts.model import Signal
 from esp_diagnostics.alerts.rules import shipped_alert_rules
-from esp_diagnostics.alerts.transitions import Signal, report
+from esp_diagnostics.alerts.transitions import report
 from esp_diagnostics.app import run_api, run_notifier
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_stack.programs import free_port

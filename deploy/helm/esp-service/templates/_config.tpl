@@ -4,6 +4,8 @@
 {{- $file := printf "services/%s.yaml" $service -}}
 {{- $given := omit .Values "global" -}}
 {{- $config := mergeOverwrite (.Files.Get "defaults.yaml" | fromYaml) (.Files.Get $file | fromYaml) $given -}}
+{{- /* A storage account by its URL is opened with the pod's identity, so that there is no such secret. */ -}}
+{{- if $config.settings.blob_account_url }}{{ $_ := unset $config.secret.keys "blob_connection_string" }}{{ end -}}
 {{- $roles := dict -}}
 {{- range $name, $role := $config.roles -}}
 {{- $role := mergeOverwrite (deepCopy $config.roleDefaults) (dict "args" (list $name)) $role -}}

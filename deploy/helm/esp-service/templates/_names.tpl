@@ -7,6 +7,11 @@
 {{- end -}}
 {{- end }}
 
+{{/* ServiceAccount of a role: the owner of the service's schema, or everything else. Arguments: root, databaseRole. */}}
+{{- define "esp-service.account" -}}
+{{ include "esp-service.fullname" .root }}{{ hasSuffix "_owner" .databaseRole | ternary "-owner" "" }}
+{{- end }}
+
 {{- define "esp-service.selector" -}}
 app.kubernetes.io/name: esp-{{ .Values.service }}
 app.kubernetes.io/instance: {{ .Release.Name }}

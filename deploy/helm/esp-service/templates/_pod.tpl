@@ -26,13 +26,24 @@
 {{- end }}
 {{- with $global.vault.url }}
 - {name: ESP_VAULT_URL, value: {{ . | quote }}}
+{{- if eq $global.vault.auth "jwt" }}
+- {name: ESP_VAULT_JWT_FILE, value: /run/secrets/vault/token}
+- {name: ESP_VAULT_JWT_ROLE, value: {{ $.config.service }}{{ hasSuffix "_owner" $.role.databaseRole | ternary "-owner" "" }}}
+- {name: ESP_VAULT_JWT_MOUNT, value: {{ $global.vault.jwt.mount }}}
+{{- else }}
 - {name: ESP_VAULT_ROLE_ID_FILE, value: /run/secrets/esp/vault_role_id}
 - {name: ESP_VAULT_SECRET_ID_FILE, value: /run/secrets/esp/vault_secret_id}
+{{- end }}
 - {name: ESP_VAULT_DATABASE_ROLE, value: {{ $.role.databaseRole }}}
 {{- if $global.ca.secret }}
 - {name: ESP_VAULT_CA_FILE, value: /etc/esp/ca/ca.crt}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* How services log in to Vault: approle, jwt, or nothing without Vault. */}}
+{{- define "esp-service.vaultAuth" -}}
+{{- if .Values.global.vault.url }}{{ .Values.global.vault.auth }}{{ end -}}
 {{- end }}
 
 {{/* Volumes of a role. Arguments: root, config, role, name. */}}
@@ -48,10 +59,18 @@
       {{- range $name, $key := include "esp-service.secretKeys" . | fromYaml }}
       - {key: {{ $key }}, path: {{ $name }}}
       {{- end }}
-      {{- if .root.Values.global.vault.url }}
+      {{- if eq (include "esp-service.vaultAuth" .root) "approle" }}
       - {key: {{ $owner }}vault_role_id, path: vault_role_id}
       - {key: {{ $owner }}vault_secret_id, path: vault_secret_id}
       {{- end }}
+{{- if eq (include "esp-service.vaultAuth" .root) "jwt" }}
+# The kubelet replaces the token in time; it is read at each login.
+- name: vault-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {path: token, audience: {{ .root.Values.global.vault.jwt.audience }}, expirationSeconds: 3600}
+{{- end }}
 {{- with .root.Values.global.ca }}
 {{- if .secret }}
 - name: ca
@@ -71,7 +90,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Metadata and specification of a pod. Arguments: root, config, role, name, account; job: true for a Job. */}}
+{{/* Metadata and specification of a pod. Arguments: root, config, role, name; job: true for a Job. */}}
 {{- define "esp-service.pod" -}}
 metadata:
   labels:
@@ -84,7 +103,7 @@ metadata:
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ .account }}
+  serviceAccountName: {{ include "esp-service.account" (dict "root" .root "databaseRole" .role.databaseRole) }}
   automountServiceAccountToken: false
   # A Service named esp-… would become variables that look like settings.
   enableServiceLinks: false
@@ -163,6 +182,9 @@ spec:
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: secrets, mountPath: /run/secrets/esp, readOnly: true}
+        {{- if eq (include "esp-service.vaultAuth" .root) "jwt" }}
+        - {name: vault-token, mountPath: /run/secrets/vault, readOnly: true}
+        {{- end }}
         {{- if .root.Values.global.ca.secret }}
         - {name: ca, mountPath: /etc/esp/ca, readOnly: true}
         {{- end }}

@@ -24,6 +24,8 @@ class Azurite(Server):
     """One blob endpoint.
 
     `tls`: over https only, whose certificate must name `localhost`: pgBackRest goes by names alone.
+    `bearer_tokens`: accept tokens of Microsoft Entra too. Azurite checks their claims, not their signature,
+    so this is for tests only.
     """
 
     name = "azurite"
@@ -36,11 +38,13 @@ class Azurite(Server):
         port: int | None = None,
         account_key: str | None = None,
         tls: Tls | None = None,
+        bearer_tokens: bool = False,
     ) -> None:
         super().__init__(home, own_account("esp-blob"))
         self.port = port or free_port()
         self.account_key = account_key or new_account_key()
         self.tls = tls
+        self.bearer_tokens = bearer_tokens
 
     @property
     def url(self) -> str:
@@ -61,7 +65,9 @@ class Azurite(Server):
         argv = (executable("node"), str(LAUNCHER), *options)
         flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck"]
         if self.tls:
+            # With --oauth it takes bearer tokens besides signatures, over https only.
             flags += ["--cert", str(self.tls.server), "--key", str(self.tls.server)]
+            flags += ["--oauth", "basic"] if self.bearer_tokens else []
         environment = {"AZURITE_ACCOUNTS_FILE": str(self._account_file)}
         return [Program(self.name, (*argv, *flags), self.home, self.user, environment)]
 

@@ -1,1 +1,1 @@
-"""What services and gateways say to each other: channels, readings, Arrow batches, events."""
+"""Message formats shared by services and gateways: channels, readings, Arrow batches, events."""

@@ -1,6 +1,6 @@
-"""Readings as an Arrow IPC stream: the form in which services and gateways exchange batches.
+"""Readings as an Arrow IPC stream, the format in which services and gateways exchange batches.
 
-Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channels that carry any value
+Columns: `pump_id` (dictionary of text), `time` (microseconds, UTC), the channels with at least one value
 (float64, null = not measured), `running`, `trip_code`, and in accepted batches the quality masks.
 """
 
@@ -17,6 +17,7 @@ from esp_common.contracts.readings import (
     TRIP_CODE_ABSENT,
     Int8Array,
     Int32Array,
+    ObjectArray,
     Readings,
     empty_readings,
 )
@@ -53,16 +54,16 @@ def encode(
 ) -> bytes:
     """Return `readings` as an Arrow IPC stream.
 
-    `channels`: the columns to write, whether or not they carry a value; None writes those that do.
-    `masks`: any of those of `AcceptedBatch`, left out when all zero.
+    `channels`: the columns to write, with or without values; None writes those with values. `masks`: any of
+    those of `AcceptedBatch`, omitted if all are zero.
     """
     return _stream(_batch(readings, channels, masks))
 
 
 def encode_parts(readings: Readings, ends: Sequence[int], **masks: Int32Array) -> list[bytes]:
-    """Return a stream for each part of `readings`, of which part i ends before row `ends[i]`.
+    """Return a stream for each part of `readings`; part i ends before row `ends[i]`.
 
-    The columns are made once and cut: with small parts most of the time goes into making columns.
+    The columns are built once and sliced: with small parts, building them takes most of the time.
     """
     whole = _batch(readings, None, masks)
     return [_stream(whole.slice(start, end - start)) for start, end in zip([0, *ends], ends, strict=False)]
@@ -101,65 +102,87 @@ def _stream(batch: Any) -> bytes:
 
 
 def decode(body: bytes) -> Readings:
-    """Return the readings of a stream that `encode` wrote; raise InvalidInput on anything else.
+    """Return the readings of a stream written by `encode`; raise InvalidInput on anything else.
 
-    For streams of the platform's own services. What a gateway sends is decoded by ingest, leniently
-    and reading by reading.
+    For streams of the platform's own services. Ingest decodes gateways' bodies leniently, reading by reading.
     """
     return decode_accepted(body).readings
 
 
 def decode_accepted(body: bytes) -> AcceptedBatch:
     """Return the readings of an accepted batch with their masks, zero where the batch has none."""
-    table = _table(body)
-    readings = empty_readings(table.num_rows)
-    readings.pump_id[:] = _column(table, "pump_id", pa.string()).to_numpy(zero_copy_only=False)
-    readings.time_us[:] = _column(table, "time", _TIME).cast(pa.int64()).to_numpy()
-    for name in table.column_names:
-        if name in CHANNEL_INDEX:
-            values = _column(table, name, pa.float64(), nulls=True)
-            readings.values[:, CHANNEL_INDEX[name]] = values.to_numpy(zero_copy_only=False)
-    readings.running[:] = _state(table, RUNNING, pa.bool_(), pa.int8(), RUNNING_ABSENT)
-    readings.trip_code[:] = _state(table, TRIP_CODE, pa.int32(), pa.int32(), TRIP_CODE_ABSENT)
-    return AcceptedBatch(readings, *(_mask(table, name) for name in _MASK_TYPES))
+    columns = _columns(body)
+    time_us = _column(columns, "time", _TIME).view(pa.int64()).to_numpy()
+    readings = empty_readings(len(time_us))
+    readings.pump_id[:] = _texts(_column(columns, "pump_id", pa.string()))
+    readings.time_us[:] = time_us
+    for name in columns.keys() & CHANNEL_INDEX.keys():
+        values = _column(columns, name, pa.float64(), nulls=True)
+        readings.values[:, CHANNEL_INDEX[name]] = values.to_numpy(zero_copy_only=False)
+    if RUNNING in columns:
+        readings.running[:] = _state(columns, RUNNING, pa.bool_(), pa.int8(), RUNNING_ABSENT)
+    if TRIP_CODE in columns:
+        readings.trip_code[:] = _state(columns, TRIP_CODE, pa.int32(), pa.int32(), TRIP_CODE_ABSENT)
+    return AcceptedBatch(readings, *(_mask(columns, name, len(readings)) for name in _MASK_TYPES))
 
 
 _KNOWN: Final = {"pump_id", "time", RUNNING, TRIP_CODE, *_MASK_TYPES, *CHANNEL_NAMES}
 
 
-def _table(body: bytes) -> Any:
+def _columns(body: bytes) -> dict[str, Any]:
+    """Return the columns of a stream by name, as arrays of one chunk.
+
+    A small batch costs as much as a large one: each call of a column's methods takes microseconds, and there
+    are about 25 columns, so conversions that change nothing are avoided.
+    """
     try:
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"not an Arrow IPC stream: {error}") from error
-    if unknown := set(table.column_names) - _KNOWN:
+    names = table.column_names
+    if unknown := set(names) - _KNOWN:
         raise InvalidInput(f"unknown columns: {', '.join(sorted(unknown))}")
-    return table
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InvalidInput(f"columns that appear more than once: {', '.join(twice)}")
+    chunks = (each.chunk(0) if each.num_chunks == 1 else each.combine_chunks() for each in table.columns)
+    return dict(zip(names, chunks, strict=True))
 
 
-def _column(table: Any, name: str, kind: Any, *, nulls: bool = False) -> Any:
-    if table.column_names.count(name) != 1:
-        raise InvalidInput(f"column {name} must appear once")
-    column = table.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if column.type != kind:
-        raise InvalidInput(f"column {name} is {column.type}, not {kind}")
+def _column(columns: Mapping[str, Any], name: str, kind: Any, *, nulls: bool = False) -> Any:
+    if name not in columns:
+        raise InvalidInput(f"no column {name}")
+    column = columns[name]
+    is_dictionary = isinstance(column, pa.DictionaryArray)
+    found = column.type.value_type if is_dictionary else column.type
+    if found != kind:
+        raise InvalidInput(f"column {name} is {found}, not {kind}")
     if column.null_count and not nulls:
         raise InvalidInput(f"column {name} has nulls")
-    return column.combine_chunks()
+    return column if kind == pa.string() or not is_dictionary else column.dictionary_decode()
 
 
-def _state(table: Any, name: str, kind: Any, as_kind: Any, absent: int) -> Int8Array | Int32Array | int:
-    if name not in table.column_names:
-        return absent
-    column = _column(table, name, kind, nulls=True).cast(as_kind)
-    return column.fill_null(absent).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+def _texts(column: Any) -> ObjectArray:
+    """Return texts, one object for each that differs where the column is a dictionary."""
+    if not isinstance(column, pa.DictionaryArray):
+        return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    if column.dictionary.null_count:
+        raise InvalidInput("column pump_id has nulls")
+    return column.dictionary.to_numpy(zero_copy_only=False)[column.indices.to_numpy()]  # type: ignore[no-any-return]
 
 
-def _mask(table: Any, name: str) -> Int32Array:
-    if name not in table.column_names:
-        return np.zeros(table.num_rows, dtype=np.int32)
-    return _column(table, name, _MASK_TYPES[name]).to_numpy().astype(np.int32)  # type: ignore[no-any-return]
+def _state(
+    columns: Mapping[str, Any], name: str, kind: Any, as_kind: Any, absent: int
+) -> Int8Array | Int32Array:
+    column = _column(columns, name, kind, nulls=True)
+    if column.null_count:
+        column = column.cast(as_kind).fill_null(absent)
+    return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _mask(columns: Mapping[str, Any], name: str, count: int) -> Int32Array:
+    if name not in columns:
+        return np.zeros(count, dtype=np.int32)
+    return _column(columns, name, _MASK_TYPES[name]).to_numpy().astype(np.int32)  # type: ignore[no-any-return]

@@ -1,16 +1,16 @@
-"""The channel catalogue: every quantity a reading can carry, with its unit, hard limits and resolution.
+"""The channel catalogue: every quantity in a reading, with its unit, hard limits and resolution.
 
-The order of `CHANNELS` is part of the contract: a channel's position is its column in a readings
-matrix and its bit in a stored quality mask. Append to it; never reorder. Bits 24 and 25 of a mask are
-`running` and `trip_code` (`MASK_NAMES`).
+The order of `CHANNELS` is part of the contract: a channel's position is its column in a readings matrix and
+its bit in a stored quality mask. Append to it; never reorder. Bits 24 and 25 of a mask are `running` and
+`trip_code` (`MASK_NAMES`).
 
-Hard limits are physical: a value beyond them cannot be a measurement. They are wide on purpose,
-since judging a pump's normal range is the diagnostics service's work. Resolutions are at least as
-fine as what downhole gauges (0.1 psi, 0.1 °C, 0.001 g) and drives (0.01 Hz, 0.1 A, 1 V) show, so that
-storing integer multiples of them loses nothing; much finer ones would store noise, at 3 bits a decimal.
+Hard limits are physical: no valid measurement lies beyond them. They are wide on purpose; the diagnostics
+service judges a pump's normal range. Resolutions are at least as fine as those of downhole gauges (0.1 psi,
+0.1 °C, 0.001 g) and drives (0.01 Hz, 0.1 A, 1 V), so that storing integer multiples of them is lossless; much
+finer ones would store noise, at 3 bits a decimal.
 
-`tolerance` is the drift of a healthy instrument at a physical limit (a pressure of 0, a valve position of
-100 %): a value beyond the limit by no more than that is stored as the limit and marked in `clamped_mask`.
+`tolerance` is the drift of a healthy instrument at a physical limit (a pressure of 0, a valve position of 100
+%): a value beyond the limit by at most that is stored as the limit and marked in `clamped_mask`.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from typing import Final
 
 
 class Group(StrEnum):
-    """Where on the well a channel is measured."""
+    """Place on the well where a channel is measured."""
 
     GAUGE = "downhole gauge"
     DRIVE = "drive"
@@ -28,9 +28,9 @@ class Group(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One measured quantity; all numbers are in `unit` (a name `pint` knows).
+    """One measured quantity, in `unit` (a `pint` name).
 
-    `tolerance` holds below `low`, and above `high` where `bounded_above` (`high` is physical as well).
+    `tolerance` applies below `low`, and above `high` if `bounded_above` (`high` is a physical limit too).
     """
 
     name: str
@@ -44,7 +44,7 @@ class Channel:
 
     @property
     def tolerance_above(self) -> float:
-        """Excess over `high` that is clamped."""
+        """Maximum excess over `high` that is clamped."""
         return self.tolerance if self.bounded_above else 0.0
 
 
@@ -59,7 +59,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel("vibration_y_g", _G, "g_0", 0, 50, 0.001, 0.05),
     Channel("leakage_current_ma", _G, "mA", 0, 1_000, 0.001, 0.5),
     Channel("insulation_resistance_mohm", _G, "Mohm", 0, 100_000, 0.01, 0.5),
-    # Permanent-magnet motors run to 200 Hz and wells report 174 Hz, so 70 Hz is no limit.
+    # Permanent-magnet motors run up to 200 Hz and wells report 174 Hz, so 70 Hz is not a hard limit.
     Channel("frequency_hz", _D, "Hz", 0, 400, 0.01, 0.1),
     Channel("motor_current_a", _D, "A", 0, 2_000, 0.1, 0.5),
     Channel("current_a_a", _D, "A", 0, 2_000, 0.1, 0.5),
@@ -77,7 +77,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel("water_cut_pct", _S, "percent", 0, 100, 0.1, 0.5, bounded_above=True),
     Channel("choke_pct", _S, "percent", 0, 100, 0.1, 0.5, bounded_above=True),
 )
-"""Every float channel, in contract order: 24 of them."""
+"""The 24 float channels, in contract order."""
 
 CHANNEL_NAMES: Final[tuple[str, ...]] = tuple(channel.name for channel in CHANNELS)
 CHANNEL_INDEX: Final[dict[str, int]] = {name: index for index, name in enumerate(CHANNEL_NAMES)}

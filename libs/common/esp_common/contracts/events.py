@@ -1,7 +1,7 @@
-"""Events: CloudEvents 1.0 in AMQP's binary mode, attributes as headers and the data as the body.
+"""Events: CloudEvents 1.0 in AMQP's binary mode, attributes as headers and data as the body.
 
-Of the two prefixes the binding allows `cloudEvents_` is written, since JMS selectors cannot hold a colon;
-both are read. The W3C trace context travels as `traceparent` beside them.
+The binding allows two header prefixes: `cloudEvents_` is written, since JMS selectors cannot contain a colon;
+both are read. The W3C trace context travels as `traceparent`.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,9 @@ _PREFIXES: Final = ("cloudEvents_", "cloudEvents:")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: `type` (`asset.pump-changed`) says what, `subject` to which.
+    """An event: `type` (`asset.pump-changed`), `subject` (the changed object) and `source` (a service).
 
-    `source` is the service that says so, by name (`ingest`). `data` is JSON; for `asset.*` the full new
-    state, or `{"deleted": true}`.
+    `data` is JSON; for `asset.*` the full new state, or `{"deleted": true}`.
     """
 
     type: str
@@ -37,7 +36,7 @@ class Event:
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def headers(self) -> dict[str, str]:
-        """Return the AMQP headers, with the trace that is current."""
+        """Return the AMQP headers, with the current trace context."""
         attributes = event_headers(self.type, self.source, self.subject, id_=self.id, time=self.time)
         propagate.inject(attributes)
         return attributes
@@ -63,7 +62,7 @@ def event_headers(
 
 
 def decode_event(headers: Mapping[str, Any], body: bytes) -> Event:
-    """Return the event of a message; raise InvalidInput when it is none."""
+    """Return the event of a message; raise InvalidInput if it is not one."""
     attributes = {
         name.removeprefix(prefix): str(value)
         for name, value in headers.items()

@@ -1,4 +1,4 @@
-"""Readings as columns: the one in-memory shape of telemetry that services and gateways exchange."""
+"""Readings as columns: the in-memory form of telemetry that services and gateways share."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,16 +9,16 @@ import numpy.typing as npt
 from esp_common.contracts.channels import CHANNEL_COUNT
 
 RUNNING_ABSENT: Final = -1
-"""Value of `Readings.running` where the reading did not carry the state."""
+"""`Readings.running` of a reading without that state."""
 
 TRIP_CODE_ABSENT: Final = np.iinfo(np.int32).min
-"""Value of `Readings.trip_code` where the reading did not carry a code."""
+"""`Readings.trip_code` of a reading without a code."""
 
 API_GATEWAY: Final = "_api"
-"""The ingest API publishing readings of a key that is bound to no gateway; no gateway can be named so."""
+"""Gateway id of readings posted with a key that belongs to no gateway; reserved."""
 
 JUDGED_HEADER: Final = "esp-judged-us"
-"""Header of a message of the ingest API: when it judged the readings, in microseconds since 1970 UTC."""
+"""Header with the time at which the ingest API judged the readings, in microseconds since 1970 UTC."""
 
 FloatMatrix = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class Readings:
         return len(self.time_us)
 
     def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "Readings":
-        """Return the readings that `index` (positions or a mask) selects, in its order."""
+        """Return the readings selected by `index` (positions or a mask), in its order."""
         return Readings(
             self.pump_id[index],
             self.time_us[index],
@@ -58,7 +58,7 @@ class Readings:
 
 
 def empty_readings(n: int) -> Readings:
-    """Return n readings in which nothing is measured, all at the epoch with an empty pump id."""
+    """Return n readings without values, all at the epoch with an empty pump id."""
     return Readings(
         pump_id=np.full(n, "", dtype=object),
         time_us=np.zeros(n, dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Vendor units, turned into plain factors when a tag map is registered."""
+"""Convert vendor units to linear factors when a tag map is registered."""
 
 import re
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ _SPELLINGS: Final = {
     "m³/d": "m**3/day",
     "m³/h": "m**3/hour",
 }
-"""How vendors write units that `pint` lacks or takes for something else (its g is a gram, its bbl no oil)."""
+"""Vendor spellings of units that `pint` lacks or misreads (its g is a gram, its bbl is not an oil barrel)."""
 
 _SHOUTED: Final = {
     name.casefold(): name
@@ -64,7 +64,7 @@ _SHOUTED: Final = {
         *("m3/d", "m3/h", "m3/day", "gpm", "kg/cm2"),
     )
 }
-"""Units whose letter case carries no meaning, for systems that write in capitals. Never mW, mohm, mPa."""
+"""Units whose case carries no meaning, for systems that write in capitals. Never mW, mohm or mPa."""
 
 TYPICAL: Final[Mapping[str, tuple[float, float]]] = {
     "intake_pressure_psi": (50, 6_000),
@@ -92,11 +92,11 @@ TYPICAL: Final[Mapping[str, tuple[float, float]]] = {
     "water_cut_pct": (1, 99),
     "choke_pct": (5, 100),
 }
-"""Readings of a healthy running pump in catalogue units: what tells a unit from its namesake."""
+"""Typical readings of a healthy running pump in catalogue units, used to detect implausible units."""
 
 _SHOWN_LOW: Final = 0.02
 _SHOWN_HIGH: Final = 400_000.0
-"""Numbers that instruments show: 0.05 A, 345,000 Pa. A unit in which no typical reading shows so is wrong."""
+"""Numbers that instruments display: 0.05 A, 345,000 Pa. A unit that shows no typical reading so is wrong."""
 
 _OFFERED: Final = (
     *("psi", "bar", "kPa", "MPa", "atm", "kgf/cm**2"),
@@ -110,13 +110,13 @@ _SYMBOLS: Final = {"Mohm": "MΩ", "oil_bbl/day": "bbl/day", "g_0": "g", "degC": 
 _UNIT: Final = re.compile(r"[A-Za-zµΩ°]\w*(\*\*[1-3])?([/*][A-Za-zµΩ]\w*(\*\*[1-3])?)*")
 _MAX_LENGTH: Final = 40
 _BARREL: Final = re.compile(r"\b(k?)(bbls?|barrels?|stb)\b")
-"""Oil's barrel has 42 gallons; pint's bbl has 31.5."""
+"""An oil barrel has 42 gallons; pint's bbl has 31.5."""
 _THOUSAND_BARRELS: Final = re.compile(r"\b[mM]+(bbl|barrel|stb|bpd|scf)")
-"""M is a thousand in the oilfield, and a million or a thousandth to pint: refused."""
+"""M means a thousand in the oilfield, and a million or a thousandth to pint: refused."""
 
 
 class ImplausibleUnit(InvalidInput):
-    """The unit is of the channel's kind, but no usual reading could be written in it."""
+    """The unit has the channel's dimension, but no typical reading could be written in it."""
 
     code, title = "implausible-unit", "Implausible unit"
 
@@ -124,9 +124,9 @@ class ImplausibleUnit(InvalidInput):
 def make_tag(channel: str, unit: str | None) -> tuple[float, float]:
     """Return (factor, offset) such that `value · factor + offset` is `channel` in its catalogue unit.
 
-    `unit` None means that the tag is in that unit already; `running` and `trip_code` have none.
-    Raises InvalidInput for a channel that does not exist, and for a unit that is unknown or of another
-    dimension; ImplausibleUnit for one so large or small that no typical reading could be written in it.
+    `unit` None: the tag is in that unit already; `running` and `trip_code` have none. Raises InvalidInput for
+    an unknown channel, and for a unit that is unknown or of another dimension; ImplausibleUnit for one so
+    large or small that no typical reading could be written in it.
     """
     if channel in (RUNNING, TRIP_CODE):
         if unit:
@@ -157,7 +157,7 @@ def make_tag(channel: str, unit: str | None) -> tuple[float, float]:
 
 
 def _plausible(channel: str, conversion: tuple[float, float] | None) -> bool:
-    """Whether typical readings of `channel`, in the unit of `conversion`, are numbers an instrument shows."""
+    """Return whether typical readings of `channel` in that unit are numbers that instruments show."""
     if conversion is None:
         return False
     factor, offset = conversion
@@ -166,7 +166,7 @@ def _plausible(channel: str, conversion: tuple[float, float] | None) -> bool:
 
 
 def _likely(channel: str, unit: str, target: str) -> str:
-    """Return the units that may have been meant: the other case of the first letter, and the channel's."""
+    """Return likely alternatives: the other case of the first letter, and the channel's own unit."""
     swapped = unit[:1].swapcase() + unit[1:]
     names = [target] if not _plausible(channel, _conversion(swapped, target)) else [swapped, target]
     shown = [_SYMBOLS.get(_SPELLINGS.get(name, name), name) for name in names]
@@ -181,19 +181,19 @@ def _units() -> Any:
 
 
 def _conversion(unit: str, target: str) -> tuple[float, float] | None:
-    """Return the line from `unit` to `target` through two points, or None where there is none."""
+    """Return the linear conversion from `unit` to `target`, or None if there is none."""
     import pint
 
     text = unit.strip()
     text = text if text in _SPELLINGS else _SHOUTED.get(text.casefold(), text)
     name = _SPELLINGS.get(text, text)
-    # An expression is not a unit: pint would work out 9**9**9.
+    # An expression is not a unit: pint would evaluate 9**9**9.
     if len(name) > _MAX_LENGTH or not _UNIT.fullmatch(name) or _THOUSAND_BARRELS.search(name):
         return None
     name = _BARREL.sub(r"\1oil_bbl", name)
     units = _units()
     try:
-        # An angle has no dimension to pint, which so takes 60 rpm for 6.28 Hz.
+        # An angle has no dimension in pint, so it takes 60 rpm for 6.28 Hz.
         if "radian" in str(units.Quantity(1, name).to_base_units().units):
             return None
         zero, one = (float(units.Quantity(value, name).to(target).magnitude) for value in (0.0, 1.0))

@@ -1,20 +1,20 @@
-"""What texts and numbers mean in state columns: one table for CSV, JSON, Parquet and Arrow.
+"""Meaning of texts and numbers in state columns: one table for CSV, JSON, Parquet and Arrow.
 
-A flag is `running`; a whole number is `trip_code`. A status text is what a historian or an OPC server
-writes into a value column when it has no value.
+A flag is `running`; a whole number is `trip_code`. A status text is written by historians and OPC servers in
+place of a missing value.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 States = Mapping[str, bool | int]
-"""A tag's own words (as `normalise` writes them) and the state that each means."""
+"""A tag's own words (in the form of `normalise`) and the state of each."""
 
 FLAG_WORDS: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("true", "on", "yes", "run", "running", "started"), True),
     **dict.fromkeys(("false", "off", "no", "stop", "stopped"), False),
 }
-"""Words for a flag, in lower case. Others need a state map: "down" or "idle" differ from site to site."""
+"""Words for a flag, in lower case. Others need a state map: "down" and "idle" differ from site to site."""
 
 STATUS_TEXTS: Final = frozenset(
     {
@@ -43,7 +43,7 @@ STATUS_TEXTS: Final = frozenset(
         *("#name?", "#num!", "#null!", "inf", "-inf", "+inf", "infinity", "-infinity", "nat", "missing"),
     }
 )
-"""Texts that stand for "there is no value here", as `normalise` writes them."""
+"""Texts that mean "no value", in the form of `normalise`."""
 
 _NUMBER_FLAGS: Final[Mapping[float | None, bool]] = {0.0: False, 1.0: True}
 _FILLERS: Final = frozenset("-–—_.*?#")
@@ -51,7 +51,7 @@ _INT32_MAX: Final = 2**31 - 1
 
 
 def normalise(text: str) -> str:
-    """Return `text` in lower case with single spaces, so that spellings of one word are equal."""
+    """Return `text` in lower case with single spaces, so that spellings of one word compare equal."""
     return " ".join(text.casefold().split())
 
 
@@ -66,9 +66,9 @@ def status_text(value: object) -> str | None:
 
 
 def parse_flag(value: object, states: States | None = None) -> bool | None:
-    """Return the flag that `value` means (true, 1, 1.0, "ON", "Running", …), or None if it means none.
+    """Return the flag for `value` (true, 1, 1.0, "ON", "Running", …), or None if it is not one.
 
-    `states` come before the common words; they name numbers as text ("2").
+    `states` take precedence over the common words; they name numbers as text ("2").
     """
     if type(value) is bool:
         return value
@@ -82,9 +82,9 @@ def parse_flag(value: object, states: States | None = None) -> bool | None:
 
 
 def parse_whole(value: object, states: States | None = None) -> int | None:
-    """Return the whole number that `value` means (16, 16.0, "16", "16.0"), or None; within 32 bits.
+    """Return the whole number for `value` (16, 16.0, "16", "16.0"), or None; within 32 bits.
 
-    `states` come before the number itself.
+    `states` take precedence over the number itself.
     """
     word = _word(value)
     if word is None:
@@ -99,7 +99,7 @@ def parse_whole(value: object, states: States | None = None) -> int | None:
 
 
 def _word(value: object) -> str | None:
-    """Return a text or number as a word of the tables: 1.0 as "1"."""
+    """Return a text or number as a key of the tables: 1.0 as "1"."""
     if type(value) is str:
         return normalise(value)
     if type(value) is int:
@@ -110,7 +110,7 @@ def _word(value: object) -> str | None:
 
 
 def _decimal(word: str) -> float | None:
-    """Return plain decimal digits as a number; Python alone would also read "1_6", "1e1" and "inf"."""
+    """Return plain decimal digits as a number; `float` would also accept "1_6", "1e1" and "inf"."""
     digits = word.lstrip("+-")
     if len(word) > 20 or not digits.isascii() or not digits.replace(".", "", 1).isdigit():
         return None

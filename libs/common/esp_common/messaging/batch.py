@@ -47,6 +47,9 @@ class BatchHandler(Protocol):
     def weigh(self, delivery: Delivery) -> int:
         """Return about how many items a message holds, from its size: called for each delivery."""
 
+    def source_of(self, delivery: Delivery) -> str:
+        """Return the source of a message; while more waits than a batch holds, sources take turns."""
+
     async def handle(self, batch: Batch) -> Sequence[Refused]:
         """Make the batch durable; return what can never be.
 

@@ -18,6 +18,7 @@ from esp_common.messaging.delivery import Delivery
 from esp_common.messaging.outages import Action, OutageRetry
 from esp_common.messaging.publisher import Publisher
 from esp_common.messaging.suspects import SUSPICIOUS, groups, risk_limit
+from esp_common.messaging.turns import select
 from esp_common.roles import until_first_ends
 
 log = structlog.get_logger()
@@ -31,8 +32,9 @@ _DRAIN_POLL_S: Final = 0.01
 class BatchConsumer:
     """Consumes one work queue and hands its messages to a handler in batches.
 
-    `run` works until cancelled; `stop` drains. Batches start in the order in which their messages came.
-    Messages that came back unprocessed are handled apart from others, in groups (`suspects`).
+    `run` works until cancelled; `stop` drains. While more waits than a batch holds, sources take turns
+    (`turns`); messages of one source stay in order. Messages that came back unprocessed are handled apart
+    from others, in groups (`suspects`).
     """
 
     def __init__(
@@ -125,8 +127,7 @@ class BatchConsumer:
                     raise self._failure
                 await self._apply_backpressure()
                 await self._adjust_prefetch()
-                for part in self._parts(self._take()):
-                    await self._start(part)
+                await self._start_waiting()
                 await self._start_suspects()
         finally:
             for task in self._handling:
@@ -169,16 +170,27 @@ class BatchConsumer:
             await self.consumer.limit(fitting)
 
     def _take(self) -> list[Delivery]:
-        deliveries, self._waiting = self._waiting, []
-        self._items = 0
-        self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        return deliveries
+        """Return the messages of the next batch; the rest stays due."""
+        handler = self._handler
+        taken, self._waiting = select(self._waiting, self._limits.max_items, handler.weigh, handler.source_of)
+        self._items = sum(map(handler.weigh, self._waiting))
+        if not self._waiting:
+            self._due.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        return taken
+
+    async def _start_waiting(self) -> None:
+        """Start one batch; messages that arrive while it waits for a slot take part in the selection."""
+        await self._slots.acquire()
+        if deliveries := self._take():
+            self._start_in_slot(deliveries)
+        else:
+            self._slots.release()
 
     def _parts(self, deliveries: Sequence[Delivery]) -> Iterator[Sequence[Delivery]]:
-        """Split what waited while all slots were taken into batches of about `max_items`."""
+        """Split deliveries into batches of about `max_items`."""
         part: list[Delivery] = []
         items = 0
         for delivery in deliveries:
@@ -201,6 +213,9 @@ class BatchConsumer:
 
     async def _start(self, deliveries: Sequence[Delivery]) -> None:
         await self._slots.acquire()
+        self._start_in_slot(deliveries)
+
+    def _start_in_slot(self, deliveries: Sequence[Delivery]) -> None:
         task = asyncio.create_task(self._handle(deliveries))
         self._handling.add(task)
         task.add_done_callback(self._finished)
@@ -266,7 +281,8 @@ class BatchConsumer:
         """
         log.warning("consumer.paused", reason="database", effect="messages went back to the queue")
         await self.consumer.pause(give_back=True)
-        self._release([*self._take(), *self._suspects])
+        self._release([*self._waiting, *self._suspects])
+        self._waiting.clear()
         self._suspects.clear()
         await self._outage.probe(action)
         await self._outage.note_recovery()

@@ -1,1 +1,1 @@
-"""Inspection of a data file: a proposed map, and the first readings as they would be stored."""
+"""Inspect a data file: propose a map, and show the first readings as they would be stored."""

@@ -1,4 +1,4 @@
-"""`esp-gateway inspect`: a proposed map for a file, or a map tried on it."""
+"""`esp-gateway inspect`: propose a map for a file, or try a map on it."""
 
 from pathlib import Path
 from typing import Annotated, Any

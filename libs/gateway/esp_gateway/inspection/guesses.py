@@ -1,4 +1,4 @@
-"""How a column of times and columns of numbers are most likely written."""
+"""Guess the format of time and number columns."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def number_format(columns: Iterable[Sequence[Any]]) -> NumberFormat:
-    """Return the format that makes numbers of most texts; the plain one where another is no better."""
+    """Return the format that parses most texts as numbers; the plain one if no other is better."""
     texts = [value for values in columns for value in values if isinstance(value, str)]
     return max(_NUMBER_FORMATS, key=lambda each: sum(each.parse(text) is not None for text in texts))
 
@@ -39,7 +39,7 @@ def number_format(columns: Iterable[Sequence[Any]]) -> NumberFormat:
 def time_column(
     columns: dict[str, list[Any]], numbers: NumberFormat
 ) -> tuple[str, str | None, list[datetime], str] | None:
-    """Return the name, the format, the first times and a remark of the column that holds times, or None."""
+    """Return name, format, first times and a remark of the column with times, or None."""
     names = sorted(columns, key=lambda name: not _NAME.search(name))
     for formats in (_FORMATS, (*EPOCHS, *SERIALS)):
         for position, name in enumerate(names):
@@ -56,12 +56,12 @@ def time_column(
 
 
 def zone_in(text: str) -> str | None:
-    """Return UTC where a header or a unit says so."""
+    """Return UTC if a header or a unit says so."""
     return "UTC" if _ZONE_NAME.search(text) else None
 
 
 def _times(name: str, format_: str | None, values: Sequence[Any], numbers: NumberFormat) -> list[datetime]:
-    """Return the times in a column if most of its values are some in that format, else nothing."""
+    """Return the times in a column if most of its values parse in that format, else nothing."""
     column, times = TimeColumn(column=name, format=format_), []
     for value in values[:100]:
         if format_ is None and not isinstance(value, str | datetime | date | bytes):
@@ -76,7 +76,7 @@ def _times(name: str, format_: str | None, values: Sequence[Any], numbers: Numbe
 
 
 def _disorder(times: Sequence[datetime]) -> tuple[int, float]:
-    """Return how often times turn back and how far they reach: day and month exchanged, both are more."""
+    """Return how often times go back and their span: both are larger if day and month are exchanged."""
     plain = [time.replace(tzinfo=None) for time in times]
     turns = sum(later < earlier for earlier, later in pairwise(plain))
     return min(turns, len(plain) - 1 - turns), abs((plain[-1] - plain[0]).total_seconds())

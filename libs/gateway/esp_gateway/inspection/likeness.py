@@ -1,4 +1,4 @@
-"""Which channel and which unit a column's name most likely means."""
+"""Guess channel and unit from a column's name."""
 
 import re
 import unicodedata
@@ -52,14 +52,14 @@ PATTERNS: Final[Sequence[tuple[str, str]]] = (
     ("intake_pressure_psi", r"\b(press\w*|druck|presion)\b"),
     ("motor_temp_c", r"\b(temp\w*)\b"),
 )
-"""What columns are called, the clearest names first."""
+"""Patterns of column names, the clearest first."""
 
 _IN_BRACKETS: Final = re.compile(r"\s*[(\[{]([^()\[\]{}]{1,20})[)\]}]\s*$")
 _SEPARATED: Final = re.compile(r"[,;:/]\s*([^\s,;:/]{1,12})\s*$|[_\s]([A-Za-z°%Ωµ][\w°%Ωµ/*³²]{0,11})\s*$")
 
 
 class Match(NamedTuple):
-    """The channel that a column likely is; `unit` None where the channel's own is meant."""
+    """The likely channel of a column; `unit` None means the channel's own."""
 
     channel: str
     unit: str | None
@@ -68,7 +68,7 @@ class Match(NamedTuple):
 
 
 def split_unit(header: str) -> tuple[str, str | None]:
-    """Return a header's name and the unit in it: `Motor Temp (°C)`, `PIP [psi]`, `Flow, m3/d`, `Amps_A`."""
+    """Return name and unit of a header: `Motor Temp (°C)`, `PIP [psi]`, `Flow, m3/d`, `Amps_A`."""
     if found := _IN_BRACKETS.search(header):
         return header[: found.start()].strip(), found.group(1).strip()
     if (found := _SEPARATED.search(header)) and _is_unit(found.group(1) or found.group(2)):
@@ -77,12 +77,12 @@ def split_unit(header: str) -> tuple[str, str | None]:
 
 
 def match(header: str, unit: str | None, taken: set[str]) -> Match | None:
-    """Return the likeliest channel of a column that is none of `taken`, or None."""
+    """Return the likeliest channel of a column among those not `taken`, or None."""
     name, stated = split_unit(header)
     unit = unit or stated
     if header in CHANNEL_INDEX or header in (RUNNING, TRIP_CODE):
         return Match(header, None, False, "")
-    # "Motor Volts" has its unit for a name.
+    # "Motor Volts" has its unit as its name.
     return _match_words(_words(name), unit, taken) or _match_words(_words(header), unit, taken)
 
 
@@ -106,7 +106,7 @@ def _with_unit(channel: str, unit: str | None) -> Match | None:
         conversion = make_tag(channel, unit)
     except ImplausibleUnit as error:
         return Match(channel, None, False, f"unit {unit}: {error.fix}")
-    except InvalidInput:  # of another dimension: it is another channel
+    except InvalidInput:  # of another dimension: another channel
         return None
     return Match(channel, unit, conversion != (1.0, 0.0), "")
 
@@ -122,7 +122,7 @@ def _is_unit(text: str) -> bool:
 
 
 def _words(name: str) -> str:
-    """Return a name in plain lower-case words: `TEMP_MOT`, `MotorTemp` and `Débit` alike."""
+    """Return a name as plain lower-case words, for `TEMP_MOT`, `MotorTemp` and `Débit` alike."""
     text = unicodedata.normalize("NFKD", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     plain = "".join(each for each in text if not unicodedata.combining(each))
     return " ".join(re.sub(r"[^a-z0-9]+", " ", plain.casefold()).split())

@@ -1,4 +1,4 @@
-"""The first readings of a file as the platform would store them."""
+"""Show the first readings of a file as the platform would store them."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,7 +16,7 @@ from esp_gateway.replay import complaint, mapped_records
 def preview(
     path: Path, file_map: FileMap, tags: Mapping[str, Mapping[str, Any]], count: int
 ) -> Iterator[str]:
-    """Yield a line for each of the first `count` records, converted by `tags`, and what is wrong with it."""
+    """Yield a line for each of the first `count` records, converted by `tags`, with its problems."""
     records = open_records(path, file_map.file_columns(), file_map.layout())
     for line, mapped in islice(mapped_records(records, file_map), count):
         said = complaint(mapped, file_map.numbers)

@@ -1,4 +1,4 @@
-"""A map proposed for a file, and the tag map that the platform needs for it."""
+"""Propose a map for a file, and the gateway's tag map that goes with it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -132,7 +132,7 @@ def _match_columns(sample: Sample, known: set[str | None], proposal: Proposal) -
 
 
 def _remark_on_unit(sample: Sample, name: str, channel: str, proposal: Proposal) -> None:
-    """Note where values are unusual for the channel's own unit and usual for another one."""
+    """Remark on values that are unusual in the channel's own unit and usual in another one."""
     document = proposal.document
     numbers = NumberFormat(document.get("decimal", "."), document.get("thousands"))
     found = [numbers.parse(str(value)) for value in sample.texts(name)]
@@ -151,7 +151,7 @@ def _remark_on_unit(sample: Sample, name: str, channel: str, proposal: Proposal)
 
 
 def _is_code(value: float) -> bool:
-    """Whether a gauge reports so that it has failed: 0, 32 °F, 94,906.9 psi."""
+    """Return whether the value is a gauge's failure code: 0, 32 °F, 94,906.9 psi."""
     return abs(value) < 0.005 or value == 32 or abs(value - 94_906.9) < 0.05
 
 

@@ -1,4 +1,4 @@
-"""The beginning of a data file, taken apart without a map: its header, its units and its first rows."""
+"""Parse the beginning of a data file without a map: its header, units and first rows."""
 
 import csv
 from collections import Counter
@@ -110,14 +110,14 @@ def _modal_width(table: Sequence[Sequence[str]]) -> int:
 
 
 def _regularity(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
-    """Return how many lines have the usual number of cells, and that number; none where it is one."""
+    """Return how many lines have the most common number of cells, and that number; none if it is one."""
     table = [_cells(line, delimiter) for line in lines[:200]]
     width = _modal_width(table)
     return (sum(len(cells) == width for cells in table), width) if width > 1 else (0, 0)
 
 
 def _header_row(table: Sequence[Sequence[str]], width: int) -> int | None:
-    """Return the first row of the usual width that names most of its columns, none of them by a number."""
+    """Return the first row of the common width whose cells are mostly names and never numbers."""
     for number, cells in enumerate(table):
         named = [cell for cell in cells if cell.strip()]
         numbers = [cell for cell in named if cell.strip().startswith(_STARTS_AS_NUMBER)]

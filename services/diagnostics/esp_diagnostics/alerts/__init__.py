@@ -1,1 +1,1 @@
-"""The alert life cycle (ISA-18.2): rules, transitions, store, routes."""
+"""Alert life cycle after ISA-18.2: model, rules, transitions, store and routes."""

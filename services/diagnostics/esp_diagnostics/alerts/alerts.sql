@@ -1,11 +1,11 @@
 -- Alerts: as they are changed, listed and counted.
 
 -- name: lock_keys
--- Who raises an alert first makes others of the same key wait; given in the order of the numbers.
+-- Serializes the first alert of a key; keys come sorted, so that transactions cannot deadlock.
 SELECT pg_advisory_xact_lock(key) FROM unnest($1::int8[]) AS key;
 
 -- name: latest
--- The last alert of each key, closed or not, locked.
+-- Lock and return the latest alert of each key, open or closed.
 SELECT a.*
 FROM unnest($1::text[], $2::text[], $3::text[]) AS k (pump_id, condition, subject)
 CROSS JOIN LATERAL (
@@ -36,7 +36,7 @@ ON CONFLICT (alert_id) DO UPDATE SET
     closed_at = excluded.closed_at, closed_by = excluded.closed_by;
 
 -- name: drop
--- Those that ended before they were alerts.
+-- Alerts that cleared within their on-delay.
 DELETE FROM diagnostics.alerts WHERE alert_id = ANY($1::uuid[]) AND occurrences = 0;
 
 -- name: log
@@ -51,7 +51,7 @@ ORDER BY ordinality;
 SELECT pump_id FROM diagnostics.pumps WHERE pump_id = ANY($1::text[]) AND NOT in_service;
 
 -- name: due
--- Living alerts to which time, or their pump's service, has done something; others see to those they have.
+-- Open alerts that time or the service state of their pump affects; skips alerts locked by other processes.
 SELECT a.* FROM diagnostics.alerts AS a
 LEFT JOIN diagnostics.pumps AS p USING (pump_id)
 WHERE a.closed_at IS NULL AND (
@@ -71,7 +71,7 @@ WHERE notice = 'raised' AND field_id = ANY($1::text[]) AND logged_at > $2
 GROUP BY field_id;
 
 -- name: floods
--- Fields in a flood, locked in their order.
+-- Fields in a flood, locked in order.
 SELECT field_id, most_in_window FROM diagnostics.alert_floods
 WHERE ended_at IS NULL AND ($1::text[] IS NULL OR field_id = ANY($1))
 ORDER BY field_id
@@ -145,12 +145,12 @@ SELECT pg_advisory_xact_lock(hashtext('diagnostics.alert_rules'));
 SELECT version, loaded_by, loaded_at, active FROM diagnostics.alert_rule_sets ORDER BY loaded_at DESC LIMIT 100;
 
 -- name: orphans
--- Active alerts of limits that no rule has any more.
+-- Active limit alerts without a rule.
 SELECT * FROM diagnostics.alerts
 WHERE closed_at IS NULL AND source = 'limit' AND active AND condition <> ALL($1::text[]);
 
 -- name: statistics_rate
--- Annunciated alerts of a span by ten minutes, as ISA-18.2 counts them.
+-- Annunciated alerts of a span in slots of ten minutes (ISA-18.2).
 WITH windows AS (
     SELECT floor(extract(epoch FROM logged_at) / 600) AS slot, count(*) AS alarms
     FROM diagnostics.alert_log
@@ -180,7 +180,7 @@ WHERE notice = 'raised' AND logged_at >= $1 AND logged_at < $2 AND ($3::text IS 
 GROUP BY priority;
 
 -- name: statistics_chattering
--- Alerts annunciated five times or more within an hour, at their worst.
+-- Alerts annunciated at least five times within an hour, with their highest count.
 WITH hours AS (
     SELECT pump_id, condition, count(*) AS alarms
     FROM diagnostics.alert_log
@@ -195,7 +195,7 @@ ORDER BY most_in_an_hour DESC
 LIMIT 10;
 
 -- name: statistics_acknowledged
--- How long alerts waited for somebody, as far as they were acknowledged while up.
+-- Time to acknowledge, of alerts acknowledged after their last activation.
 SELECT
     count(*)::int8 AS acknowledged,
     avg(extract(epoch FROM acknowledged_at - last_raised_at))::float8 AS mean_s,

@@ -1,4 +1,4 @@
-"""Turn a limit that was exceeded, or is respected again, into a signal for the alert life cycle."""
+"""Convert a limit change into a signal for the alert life cycle."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from typing import Final
 
 from esp_common.contracts.channels import CHANNELS
 
-from esp_diagnostics.alerts.lifecycle import Signal
+from esp_diagnostics.alerts.model import Signal
 from esp_diagnostics.alerts.rules import AlertRules, suppression
 from esp_diagnostics.detection.limits import LimitChange
 
@@ -21,7 +21,7 @@ def limit_signal(
     pump_state: str | None,
     raised: Collection[str],
 ) -> Signal:
-    """Return the signal to report; `raised`: conditions raised on the same pump."""
+    """Return the signal of `change`; `raised`: active conditions of the same pump."""
     limit = change.limit
     side = "above" if limit.high is not None else "below"
     return Signal(

@@ -1,61 +1,61 @@
-"""Alarms of the platform itself, from what its other services say of backups and the archive."""
+"""Platform alerts, derived from events of the backup, archive and maintenance services."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from esp_common.contracts.events import Event
 
-from esp_diagnostics.alerts.lifecycle import Signal
+from esp_diagnostics.alerts.model import Signal
 
 
-class _Meaning(NamedTuple):
-    condition: str
+class _Condition(NamedTuple):
+    name: str
     active: bool
     title: str
     action: str
 
 
 _BACKUP_ACTION: Final = (
-    "See the backup worker's log and its storage; run one by hand when the cause is mended."
+    "See the log of the backup worker and its storage; start a backup by hand once the cause is fixed."
 )
-_MEANINGS: Final[Mapping[str, _Meaning]] = {
-    "backup.failed": _Meaning("backup_failed", True, "A backup failed", _BACKUP_ACTION),
-    "backup.completed": _Meaning("backup_failed", False, "Backups work", ""),
-    "backup.drill-failed": _Meaning(
+_CONDITIONS: Final[Mapping[str, _Condition]] = {
+    "backup.failed": _Condition("backup_failed", True, "A backup failed", _BACKUP_ACTION),
+    "backup.completed": _Condition("backup_failed", False, "Backups work", ""),
+    "backup.drill-failed": _Condition(
         "backup_drill_failed",
         True,
         "A restore drill failed",
-        "Do not rely on this backup: find out why before an older one expires.",
+        "Do not rely on this backup: find the cause before an older one expires.",
     ),
-    "backup.drill-passed": _Meaning("backup_drill_failed", False, "Restore drills pass", ""),
-    "archive.failed": _Meaning(
+    "backup.drill-passed": _Condition("backup_drill_failed", False, "Restore drills pass", ""),
+    "archive.failed": _Condition(
         "archive_failed",
         True,
         "The archive could not be written",
         "See the archiver's log and its storage; nothing is dropped from the database meanwhile.",
     ),
-    "archive.completed": _Meaning("archive_failed", False, "The archive is written", ""),
-    "archive.damaged": _Meaning(
+    "archive.completed": _Condition("archive_failed", False, "The archive is written", ""),
+    "archive.damaged": _Condition(
         "archive_damaged",
         True,
         "An archive object is damaged",
         "Restore an older version or a copy of the object, then run esp-archiver verify.",
     ),
-    "archive.repaired": _Meaning("archive_damaged", False, "The archive object was read well", ""),
-    "maintenance.behind": _Meaning(
+    "archive.repaired": _Condition("archive_damaged", False, "The archive object is readable again", ""),
+    "maintenance.behind": _Condition(
         "aggregates_behind",
         True,
         "Aggregates are behind: trends lack late readings",
         "See the log of ingest-maintenance and its database.",
     ),
-    "maintenance.current": _Meaning("aggregates_behind", False, "Aggregates are current", ""),
-    "maintenance.jobs-failing": _Meaning(
+    "maintenance.current": _Condition("aggregates_behind", False, "Aggregates are current", ""),
+    "maintenance.jobs-failing": _Condition(
         "timescaledb_jobs_failing",
         True,
         "TimescaleDB background jobs fail",
-        "Maintenance refreshes and converts by itself; see timescaledb_information.job_errors.",
+        "Maintenance refreshes and converts without the jobs; see timescaledb_information.job_errors.",
     ),
-    "maintenance.jobs-working": _Meaning("timescaledb_jobs_failing", False, "TimescaleDB jobs work", ""),
+    "maintenance.jobs-working": _Condition("timescaledb_jobs_failing", False, "TimescaleDB jobs succeed", ""),
 }
 _SUBJECTS: Final[Mapping[str, str]] = {
     "backup.failed": "kind",
@@ -63,33 +63,33 @@ _SUBJECTS: Final[Mapping[str, str]] = {
     "archive.damaged": "object",
     "archive.repaired": "object",
 }
-"""What tells apart alerts of one condition: where there is none, there is one alert."""
+"""Field of the event that separates alerts of one condition; without it, one alert covers all."""
 
-MAX_SUBJECT: Final = 256
-MAX_NAME: Final = 120
+MAX_SUBJECT_LENGTH: Final = 256
+MAX_NAME_LENGTH: Final = 120
 _REASONS: Final = ("reason", "problem", "error", "detail")
-_LONGEST_REASON: Final = 200
+MAX_REASON_LENGTH: Final = 200
 
 
-def signal_of(event: Event) -> Signal | None:
-    """Return what an event of the platform signals; None when it is nothing to raise an alarm for.
+def platform_signal(event: Event) -> Signal | None:
+    """Return the signal of a platform event, or None for events that concern no alert.
 
-    A success ends only the alert of the same kind of backup, or of the same object of the archive.
+    A success clears only the alert of the same kind of backup, or of the same archive object.
     """
-    meaning = _MEANINGS.get(event.type)
-    if meaning is None:
+    condition = _CONDITIONS.get(event.type)
+    if condition is None:
         return None
     data = event.data if isinstance(event.data, Mapping) else {}
     return Signal(
         pump_id=None,
         field_id=None,
-        condition=meaning.condition,
+        condition=condition.name,
         source="platform",
-        active=meaning.active,
+        active=condition.active,
         severity="high",
         time=event.time,
-        title=_title(meaning, data),
-        action=meaning.action,
+        title=_title(condition, data),
+        action=condition.action,
         subject=_subject(event.type, data),
     )
 
@@ -97,11 +97,11 @@ def signal_of(event: Event) -> Signal | None:
 def _subject(type_: str, data: Mapping[str, Any]) -> str:
     name = _SUBJECTS.get(type_)
     subject = data.get(name) if name else None
-    return subject[:MAX_SUBJECT] if isinstance(subject, str) else ""
+    return subject[:MAX_SUBJECT_LENGTH] if isinstance(subject, str) else ""
 
 
-def _title(meaning: _Meaning, data: Mapping[str, Any]) -> str:
+def _title(condition: _Condition, data: Mapping[str, Any]) -> str:
     kind = data.get("kind") or data.get("object")
     reason = next((data[name] for name in _REASONS if isinstance(data.get(name), str)), "")
-    kind_word = f" ({kind})"[:MAX_NAME] if isinstance(kind, str) else ""
-    return f"{meaning.title}{kind_word}{f': {reason[:_LONGEST_REASON]}' if reason else ''}"
+    kind_word = f" ({kind})"[:MAX_NAME_LENGTH] if isinstance(kind, str) else ""
+    return f"{condition.title}{kind_word}{f': {reason[:MAX_REASON_LENGTH]}' if reason else ''}"

@@ -1,4 +1,4 @@
-"""Alerts over HTTP: lists, acts, the log of each, statistics, and the rules."""
+"""HTTP routes of alerts: lists, operator actions, log, statistics and rules."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,17 +13,19 @@ from esp_common.database import Pool
 from esp_common.errors import InvalidInput, NotFound
 from esp_common.http import MAX_BODY_BYTES
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from esp_diagnostics.alerts import statistics
-from esp_diagnostics.alerts.lifecycle import PRIORITIES, State, What
+from esp_diagnostics.alerts.actions import AlertActions
+from esp_diagnostics.alerts.model import PRIORITIES, AlertState, TransitionKind
+from esp_diagnostics.alerts.rule_sets import AlertRuleSets, load_rules, rules_text
 from esp_diagnostics.alerts.rules import AlertRules
 from esp_diagnostics.alerts.store import AlertFilter, AlertLists
-from esp_diagnostics.alerts.transitions import Alerts, document, load_rules, rules_text
-from esp_diagnostics.common.answers import NO_NUL, FieldFilter, PumpFilter
+from esp_diagnostics.alerts.transaction import document
+from esp_diagnostics.common.answers import NO_NUL, FieldFilter, PumpFilter, RequestBody
 
 YAML_TYPE = "application/yaml"
-LONGEST_STATISTICS = timedelta(days=400)
+MAX_STATISTICS_SPAN = timedelta(days=400)
 
 Reader = Depends(require("alerts:read"))
 Writer = Annotated[Principal, Depends(require("alerts:write"))]
@@ -42,8 +44,8 @@ class Priority(StrEnum):
     CRITICAL = "critical"
 
 
-class Alert(BaseModel):
-    """An alert as it stands; of the times, those of the readings where readings tell of it."""
+class AlertView(BaseModel):
+    """One alert. Times that come from readings are in data time."""
 
     alert_id: UUID
     pump_id: str | None
@@ -56,7 +58,7 @@ class Alert(BaseModel):
     finding_id: UUID | None
     severity: str
     priority: Priority
-    state: State
+    state: AlertState
     active: bool
     acknowledged: bool
     occurrences: int
@@ -78,69 +80,65 @@ class Alert(BaseModel):
 
 
 class AlertLogEntry(BaseModel):
-    """Something that happened to an alert; `notice`: why people were told, if they were."""
+    """Transition of an alert; `notice`: reason for the notification, if one was sent."""
 
     log_id: int
     time: datetime
     logged_at: datetime
-    what: What
+    what: TransitionKind
     notice: Literal["raised", "escalated", "cleared"] | None
     priority: Priority
-    state: State
+    state: AlertState
     actor: str | None
     detail: dict[str, Any]
 
 
-class AlertWithLog(Alert):
+class AlertWithLog(AlertView):
     """An alert with the newest entries of its log."""
 
     log: list[AlertLogEntry]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Remark(_Body):
-    """What may be said with an act."""
+class Remark(RequestBody):
+    """Optional remark with an operator action."""
 
     comment: Text = ""
 
 
-class Shelving(_Body):
-    """For how long an alert is hidden, and why; give one of the two times."""
+class Shelving(RequestBody):
+    """Duration and reason of a shelving; give `until` or `minutes`."""
 
     until: UtcTime | None = None
     minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] | None = None
     reason: Annotated[Text, Field(min_length=1)]
 
     def end(self, now: datetime) -> datetime:
-        """Return until when; raise InvalidInput unless one of the times is given."""
+        """Return the end of the shelving; raise InvalidInput unless exactly one of the two is given."""
         if (self.until is None) == (self.minutes is None):
             raise InvalidInput("give either until or minutes", fix="say how long to shelve it")
         return self.until or now + timedelta(minutes=self.minutes or 0)
 
 
-class Reason(_Body):
-    """Why something is done."""
+class OutOfService(RequestBody):
+    """Reason for an operator action."""
 
     reason: Annotated[Text, Field(min_length=1)]
 
 
-class Comment(_Body):
-    """A remark."""
+class Comment(RequestBody):
+    """Remark on an alert."""
 
     text: Annotated[Text, Field(min_length=1)]
 
 
-class Assignment(_Body):
-    """Whose it is to see to; null: nobody's."""
+class Assignment(RequestBody):
+    """Person who handles the alert; null: nobody."""
 
     assignee: Person | None
 
 
 class TopAlert(BaseModel):
-    """One of the most frequent alerts; `share` of all annunciated ones."""
+    """One of the most frequent alerts; `share` of all annunciated alerts."""
 
     pump_id: str | None
     condition: str
@@ -150,7 +148,7 @@ class TopAlert(BaseModel):
 
 
 class ChatteringAlert(BaseModel):
-    """An alert annunciated five times or more within an hour."""
+    """Alert that was annunciated at least five times within an hour."""
 
     pump_id: str | None
     condition: str
@@ -158,7 +156,7 @@ class ChatteringAlert(BaseModel):
 
 
 class AlertStatistics(BaseModel):
-    """What operators had to bear in a span, after ISA-18.2; `now` counts what there is at its end."""
+    """Alert load of operators in a span, after ISA-18.2; `now` counts the alerts at its end."""
 
     since: datetime = Field(serialization_alias="from")
     until: datetime = Field(serialization_alias="to")
@@ -181,8 +179,8 @@ class AlertStatistics(BaseModel):
     now: dict[str, int]
 
 
-class RuleSet(BaseModel):
-    """Rules that were loaded."""
+class AlertRuleVersion(BaseModel):
+    """Version of the alert rules that was loaded at some time."""
 
     version: str
     loaded_by: str
@@ -190,28 +188,30 @@ class RuleSet(BaseModel):
     active: bool
 
 
-def alerts_router(alerts: Alerts, lists: AlertLists, pool: Pool) -> APIRouter:
-    """Return the routes of alerts and their rules."""
+def alerts_router(
+    actions: AlertActions, rule_sets: AlertRuleSets, lists: AlertLists, pool: Pool
+) -> APIRouter:
+    """Return the routes of alerts and alert rules."""
     router = APIRouter(tags=["alerts"])
     _add_statistics(router, lists, pool)
     _add_lists(router, lists)
-    _add_acts(router, alerts)
-    _add_rules(router, alerts, lists, pool)
+    _add_actions(router, actions)
+    _add_rules(router, rule_sets, lists, pool)
     return router
 
 
 def _add_lists(router: APIRouter, lists: AlertLists) -> None:
-    @router.get("/alerts", dependencies=[Reader], response_model=Page[Alert], responses=problems())
+    @router.get("/alerts", dependencies=[Reader], response_model=Page[AlertView], responses=problems())
     async def list_alerts(
         field_id: FieldFilter = None,
         pump_id: PumpFilter = None,
         condition: Name = None,
         source: Annotated[Literal["finding", "limit", "platform"] | None, Query()] = None,
         state: Annotated[
-            list[State] | None,
-            Query(description="May be repeated; none: all but pending, normal and closed."),
+            list[AlertState] | None,
+            Query(description="Repeatable. Default: all states but pending, normal and closed."),
         ] = None,
-        priority: Annotated[list[Priority] | None, Query(description="May be repeated.")] = None,
+        priority: Annotated[list[Priority] | None, Query(description="Repeatable.")] = None,
         active: bool | None = None,
         acknowledged: bool | None = None,
         assignee: Name = None,
@@ -227,14 +227,14 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Any:
-        """Return alerts, the last raised first. With a date or `state` also those that are over."""
+        """List alerts, last raised first. With a date or `state` the list includes past alerts."""
         dates = (cleared_from, cleared_to, acknowledged_from, acknowledged_to, closed_from, closed_to)
         wanted = AlertFilter(
             field_id,
             pump_id,
             condition,
             source,
-            state or _shown(history=any((*dates, raised_from, raised_to))),
+            state or _default_states(history=any((*dates, raised_from, raised_to))),
             priority,
             active,
             acknowledged,
@@ -245,22 +245,22 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
             *dates,
         )
         rows = await lists.page(wanted, position(cursor, time_field, uuid_field), limit + 1)
-        found = page(rows, limit, lambda alarm: (alarm.last_raised_at, alarm.alert_id))
-        return {**found, "items": [document(alarm) for alarm in found["items"]]}
+        found = page(rows, limit, lambda alert: (alert.last_raised_at, alert.alert_id))
+        return {**found, "items": [document(alert) for alert in found["items"]]}
 
     @router.get("/alerts/{id}", dependencies=[Reader], response_model=AlertWithLog, responses=problems(404))
     async def show_alert(id: UUID) -> Any:  # noqa: A002 - the name the path shows
-        """Return an alert with the last hundred entries of its log."""
-        alarm = await lists.one(id)
-        if alarm is None:
+        """Show an alert with the last hundred entries of its log."""
+        alert = await lists.one(id)
+        if alert is None:
             raise NotFound(f"no alert {id}", fix="see the list of alerts")
-        return {**document(alarm), "log": await lists.history(id, None, 100)}
+        return {**document(alert), "log": await lists.history(id, None, 100)}
 
     @router.get(
         "/alerts/{id}/log", dependencies=[Reader], response_model=Page[AlertLogEntry], responses=problems(404)
     )
     async def list_alert_log(id: UUID, cursor: Cursor = None, limit: Limit = 100) -> Any:  # noqa: A002
-        """Return what happened to an alert, the newest first."""
+        """List the log of an alert, newest first."""
         if await lists.one(id) is None:
             raise NotFound(f"no alert {id}", fix="see the list of alerts")
         (after,) = position(cursor, serial_field) or (None,)
@@ -268,53 +268,53 @@ def _add_lists(router: APIRouter, lists: AlertLists) -> None:
         return page(rows, limit, lambda row: [row["log_id"]])
 
 
-def _shown(*, history: bool) -> list[str]:
-    """Return the states that a list has without a wish: what is there, or for dates all that ever was."""
-    hidden = {State.PENDING} if history else {State.PENDING, State.NORMAL, State.CLOSED}
-    return [state for state in State if state not in hidden]
+def _default_states(*, history: bool) -> list[str]:
+    """Return the states listed by default: current alerts, or with dates past ones as well."""
+    hidden = {AlertState.PENDING} if history else {AlertState.PENDING, AlertState.NORMAL, AlertState.CLOSED}
+    return [state for state in AlertState if state not in hidden]
 
 
-def _add_acts(router: APIRouter, alerts: Alerts) -> None:
-    def remark(name: str, act: Callable[..., Any], meaning: str) -> None:
+def _add_actions(router: APIRouter, actions: AlertActions) -> None:
+    def remark(name: str, action: Callable[..., Any], meaning: str) -> None:
         async def route(id: UUID, caller: Writer, remark: Remark | None = None) -> Any:  # noqa: A002
-            return document(await act(id, caller.id, remark.comment if remark else ""))
+            return document(await action(id, caller.id, remark.comment if remark else ""))
 
         router.add_api_route(
             f"/alerts/{{id}}/{name}",
             route,
             methods=["POST"],
-            response_model=Alert,
+            response_model=AlertView,
             operation_id=f"{name.replace('-', '_')}_alert",
             description=meaning,
             responses=problems(*BODY, 404, 409),
         )
 
-    remark("acknowledge", alerts.acknowledge, "Say that you have seen it.")
-    remark("unacknowledge", alerts.unacknowledge, "Take back an acknowledgement.")
-    remark("unshelve", alerts.unshelve, "Annunciate it again before its shelving ends.")
-    remark("return-to-service", alerts.return_to_service, "Annunciate it again after maintenance.")
-    remark("close", alerts.close, "End an alert whose condition is gone, acknowledged.")
+    remark("acknowledge", actions.acknowledge, "Acknowledge an alert.")
+    remark("unacknowledge", actions.unacknowledge, "Withdraw an acknowledgement.")
+    remark("unshelve", actions.unshelve, "End the shelving of an alert before its time.")
+    remark("return-to-service", actions.return_to_service, "Return an alert to service after maintenance.")
+    remark("close", actions.close, "Close and acknowledge an alert whose condition has cleared.")
 
-    @router.post("/alerts/{id}/shelve", response_model=Alert, responses=problems(*BODY, 404, 409))
+    @router.post("/alerts/{id}/shelve", response_model=AlertView, responses=problems(*BODY, 404, 409))
     async def shelve_alert(id: UUID, shelving: Shelving, caller: Writer) -> Any:  # noqa: A002
-        """Hide an alert for a while; it comes back by itself."""
+        """Shelve an alert: hide it until the given time."""
         until = shelving.end(datetime.now(UTC))
-        return document(await alerts.shelve(id, caller.id, until, shelving.reason))
+        return document(await actions.shelve(id, caller.id, until, shelving.reason))
 
-    @router.post("/alerts/{id}/out-of-service", response_model=Alert, responses=problems(*BODY, 404, 409))
-    async def take_alert_out_of_service(id: UUID, why: Reason, caller: Writer) -> Any:  # noqa: A002
-        """Hide an alert until it is returned to service."""
-        return document(await alerts.take_out_of_service(id, caller.id, why.reason))
+    @router.post("/alerts/{id}/out-of-service", response_model=AlertView, responses=problems(*BODY, 404, 409))
+    async def take_alert_out_of_service(id: UUID, body: OutOfService, caller: Writer) -> Any:  # noqa: A002
+        """Take an alert out of service: hide it until it is returned to service."""
+        return document(await actions.take_out_of_service(id, caller.id, body.reason))
 
-    @router.post("/alerts/{id}/comments", response_model=Alert, responses=problems(*BODY, 404))
+    @router.post("/alerts/{id}/comments", response_model=AlertView, responses=problems(*BODY, 404))
     async def comment_alert(id: UUID, comment: Comment, caller: Writer) -> Any:  # noqa: A002
-        """Add a remark to the alert's log."""
-        return document(await alerts.comment(id, caller.id, comment.text))
+        """Add a remark to the log of an alert."""
+        return document(await actions.comment(id, caller.id, comment.text))
 
-    @router.post("/alerts/{id}/assign", response_model=Alert, responses=problems(*BODY, 404, 409))
+    @router.post("/alerts/{id}/assign", response_model=AlertView, responses=problems(*BODY, 404, 409))
     async def assign_alert(id: UUID, assignment: Assignment, caller: Writer) -> Any:  # noqa: A002
-        """Make an alert somebody's to see to."""
-        return document(await alerts.assign(id, caller.id, assignment.assignee))
+        """Assign an alert to a person, or to nobody."""
+        return document(await actions.assign(id, caller.id, assignment.assignee))
 
 
 def _add_statistics(router: APIRouter, lists: AlertLists, pool: Pool) -> None:
@@ -327,13 +327,13 @@ def _add_statistics(router: APIRouter, lists: AlertLists, pool: Pool) -> None:
         until: Until = None,
         operators: Annotated[int, Query(ge=1, le=1000, description="Operators who share the alerts.")] = 1,
     ) -> Any:
-        """Return how many alerts operators had to bear, of what kind; the last 24 hours unless told."""
+        """Show the alert load of operators; default span: the last 24 hours."""
         until = until or datetime.now(UTC)
         since = since or until - timedelta(days=1)
-        if not timedelta(0) < until - since <= LONGEST_STATISTICS:
+        if not timedelta(0) < until - since <= MAX_STATISTICS_SPAN:
             raise InvalidInput(
-                f"a span from {since:%Y-%m-%dT%H:%M} to {until:%Y-%m-%dT%H:%M} has no statistics",
-                fix=f"give a `from` before `to`, at most {LONGEST_STATISTICS.days} days",
+                f"no statistics for a span from {since:%Y-%m-%dT%H:%M} to {until:%Y-%m-%dT%H:%M}",
+                fix=f"give a `from` before `to`, at most {MAX_STATISTICS_SPAN.days} days",
             )
         async with pool.acquire() as connection:
             rules = await load_rules(connection)
@@ -371,13 +371,13 @@ def _statistics(
     }
 
 
-def _add_rules(router: APIRouter, alerts: Alerts, lists: AlertLists, pool: Pool) -> None:
+def _add_rules(router: APIRouter, rule_sets: AlertRuleSets, lists: AlertLists, pool: Pool) -> None:
     may_read = [Depends(require("rules:read"))]
     Engineer = Annotated[Principal, Depends(require("rules:write"))]  # noqa: N806 - a type
 
     @router.get("/alert-rules", response_model=AlertRules, dependencies=may_read, responses=problems())
     async def show_alert_rules() -> Any:
-        """Return the rules in force."""
+        """Show the alert rules in force."""
         async with pool.acquire() as connection:
             return await load_rules(connection)
 
@@ -391,17 +391,20 @@ def _add_rules(router: APIRouter, alerts: Alerts, lists: AlertLists, pool: Pool)
         },
     )
     async def export_alert_rules() -> Response:
-        """Return the rules in force as the file they were loaded from."""
+        """Download the alert rules in force as the file they were loaded from."""
         async with pool.acquire() as connection:
             text = await rules_text(connection)
         headers = {"Content-Disposition": 'attachment; filename="alert-rules.yaml"'}
         return Response(text, media_type=YAML_TYPE, headers=headers)
 
     @router.get(
-        "/alert-rules/versions", response_model=list[RuleSet], dependencies=may_read, responses=problems()
+        "/alert-rules/versions",
+        response_model=list[AlertRuleVersion],
+        dependencies=may_read,
+        responses=problems(),
     )
     async def list_alert_rule_versions() -> Any:
-        """Return which rules were loaded, by whom, the last first; none: only those that ship."""
+        """List the loaded versions of the alert rules, newest first; empty while the shipped rules apply."""
         return await lists.rule_sets()
 
     @router.put(
@@ -416,9 +419,9 @@ def _add_rules(router: APIRouter, alerts: Alerts, lists: AlertLists, pool: Pool)
         },
     )
     async def load_alert_rule_set(request: Request, caller: Engineer) -> Any:
-        """Put rules in force: a whole YAML (or JSON) file with a version of its own."""
+        """Load alert rules: a complete YAML (or JSON) file with a new version."""
         try:
             text = (await request.body()).decode()
         except UnicodeDecodeError:
             raise InvalidInput("the body is not text in UTF-8", fix="send the rules as YAML") from None
-        return await alerts.load_rules(text, caller.id)
+        return await rule_sets.load(text, caller.id)

@@ -1,6 +1,6 @@
-"""The rules of alerts, as data: priorities, delays, suppression and limits of channels, in one YAML file.
+"""Alert rules as data: priorities, delays, suppression and channel limits, in one YAML file.
 
-`alert_rules.yaml` beside this module is what ships. A file is validated as a whole, and every problem told.
+`alert_rules.yaml` beside this module holds the shipped rules. Validation reports every problem of a file.
 """
 
 from collections.abc import Collection, Mapping
@@ -16,12 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from esp_diagnostics.alerts.lifecycle import SEVERITIES, Handling
+from esp_diagnostics.alerts.model import SEVERITIES, Handling
 from esp_diagnostics.detection.limit_rules import Delay, Limit, Name, PumpState, RulesPart
 
 MAX_RULES_BYTES: Final = 256 * 1024
 PRIORITY_NONE: Final = "none"
-"""In place of a priority: no alert."""
+"""Priority of a condition that raises no alert."""
 
 _DAY_S: Final = 86_400
 
@@ -30,34 +30,32 @@ PriorityOrNone = Literal["none", "low", "medium", "high", "critical"]
 
 
 class AlertRulesInvalid(InvalidInput):
-    """The rules say something that cannot be; `fields` has every problem with its place."""
+    """Rules that fail validation; `fields` holds every problem with its place."""
 
     code, title = "alert-rules-invalid", "Alert rules invalid"
 
 
-class Policy(RulesPart):
-    """How one condition is treated; what is None is as the default policy says."""
+class ConditionPolicy(RulesPart):
+    """Treatment of one condition; None takes the value of the default policy."""
 
-    priority: PriorityOrNone | None = Field(
-        default=None, description="none: no alert. Not given: by severity."
-    )
+    priority: PriorityOrNone | None = Field(default=None, description="none: no alert. Omitted: by severity.")
     on_delay_s: Delay | None = Field(
-        default=None, description="Seconds a condition must last before it is an alert."
+        default=None, description="Seconds the condition must be active before the alert is raised."
     )
     off_delay_s: Delay | None = Field(
-        default=None, description="Seconds it must be gone before the alert clears."
+        default=None, description="Seconds the condition must be clear before the alert clears."
     )
     suppress_in_states: frozenset[PumpState] | None = Field(
-        default=None, description="States of the pump in which it is not annunciated."
+        default=None, description="States of the pump in which the alert is suppressed."
     )
     suppress_under: frozenset[Name] | None = Field(
         default=None,
-        description="Conditions of the same pump that explain it, so that it is not annunciated.",
+        description="Conditions of the same pump that explain this one and suppress its alert.",
     )
 
 
 class Flood(RulesPart):
-    """When a field is in an alarm flood: alarms in a window."""
+    """Bounds of an alert flood: alerts of one field within a window."""
 
     begins_above: Annotated[int, Field(ge=1)] = 10
     ends_below: Annotated[int, Field(ge=1)] = 5
@@ -71,12 +69,12 @@ class Flood(RulesPart):
 
 
 class AlertRules(RulesPart):
-    """Every rule of alerts."""
+    """All alert rules."""
 
     version: Version
     by_severity: Mapping[Literal["info", "low", "medium", "high", "critical"], PriorityOrNone]
-    default: Policy = Policy()
-    conditions: Mapping[Name, Policy] = Field(default_factory=dict)
+    default: ConditionPolicy = ConditionPolicy()
+    conditions: Mapping[Name, ConditionPolicy] = Field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
     flood: Flood = Flood()
     shelve_longest_s: Annotated[float, Field(gt=0, le=90 * _DAY_S)] = _DAY_S
@@ -91,24 +89,24 @@ class AlertRules(RulesPart):
             raise ValueError(f"limits named twice: {', '.join(twice)}")
         return self
 
-    def policy(self, condition: str) -> Policy:
-        """Return how `condition` is treated, with the default's word where it has none of its own."""
+    def policy(self, condition: str) -> ConditionPolicy:
+        """Return the policy of `condition`, completed from the default policy."""
         limit = next((limit for limit in self.limits if limit.condition == condition), None)
         if limit is not None:
-            # A limit's delays are kept where its channel is watched, in the time of the readings.
-            return Policy(
+            # LimitWatch applies a limit's delays in data time; applying them here would count them twice.
+            return ConditionPolicy(
                 priority=limit.priority,
                 on_delay_s=0.0,
                 off_delay_s=0.0,
                 suppress_in_states=limit.suppress_in_states,
                 suppress_under=limit.suppress_under,
             )
-        own = self.conditions.get(condition, Policy())
+        own = self.conditions.get(condition, ConditionPolicy())
         said = own.model_dump(exclude_none=True)
-        return Policy.model_validate({**self.default.model_dump(exclude_none=True), **said})
+        return ConditionPolicy.model_validate({**self.default.model_dump(exclude_none=True), **said})
 
     def handling(self, condition: str, severity: str) -> Handling | None:
-        """Return how an alert of `condition` with `severity` is treated; None: there is none."""
+        """Return the handling of an alert of `condition` with `severity`; None: no alert."""
         policy = self.policy(condition)
         priority = policy.priority or self.by_severity[severity]  # type: ignore[index]
         if priority == PRIORITY_NONE:
@@ -119,9 +117,9 @@ class AlertRules(RulesPart):
 def suppression(
     rules: AlertRules, condition: str, pump_state: str | None, conditions: Collection[str]
 ) -> str | None:
-    """Return why an alert of `condition` should not be annunciated now; None: it should.
+    """Return the reason to suppress an alert of `condition` now, if any.
 
-    `conditions`: those that are raised on the same pump.
+    `conditions`: active conditions of the same pump.
     """
     policy = rules.policy(condition)
     if pump_state in (policy.suppress_in_states or ()):
@@ -131,13 +129,13 @@ def suppression(
 
 
 def load_alert_rules(text: str) -> AlertRules:
-    """Return the rules of a YAML (or JSON) text; raise AlertRulesInvalid with every problem."""
+    """Parse rules from YAML (or JSON) text; raise AlertRulesInvalid with every problem."""
     if len(text.encode()) > MAX_RULES_BYTES:
-        raise AlertRulesInvalid(f"alert rules may have {MAX_RULES_BYTES} bytes")
+        raise AlertRulesInvalid(f"alert rules exceed {MAX_RULES_BYTES} bytes")
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise AlertRulesInvalid(f"alert rules that are no YAML: {error}") from None
+        raise AlertRulesInvalid(f"alert rules are not valid YAML: {error}") from None
     try:
         return AlertRules.model_validate(document)
     except ValidationError as error:
@@ -152,22 +150,22 @@ def load_alert_rules(text: str) -> AlertRules:
 
 @cache
 def shipped_alert_rules() -> AlertRules:
-    """Return the rules that ship."""
+    """Return the shipped rules."""
     return load_alert_rules(shipped_text())
 
 
 @cache
 def shipped_text() -> str:
-    """Return the file of the rules that ship."""
+    """Return the text of the shipped rules."""
     return files(__package__).joinpath("alert_rules.yaml").read_text(encoding="utf-8")
 
 
 def limits_of(
     rules: AlertRules, pump_id: str, field_id: str | None, numbers: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return the value of each limit that holds for a pump, in its channel's unit, by the limit's name.
+    """Return the value of each limit of a pump, in the unit of its channel, by limit name.
 
-    `numbers`: what nameplate and settings say of the pump; `own`: limits set for it alone (None: no limit).
+    `numbers`: nameplate values and settings of the pump; `own`: limits of this pump alone (None: no limit).
     """
     found = {}
     for limit in rules.limits:

@@ -1,4 +1,4 @@
-"""Alerts in the database: written in the transaction of whoever changes them, and read for lists."""
+"""Alert storage: writes in the caller's transaction, reads for lists."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from esp_common.database import Connection, Pool, load_queries
 
-from esp_diagnostics.alerts.lifecycle import ALARM_COLUMNS, PUMP_OUT_OF_SERVICE, Alarm, Key
+from esp_diagnostics.alerts.model import ALERT_COLUMNS, PUMP_OUT_OF_SERVICE, Alert, Key
 
 _QUERIES: Final = load_queries(__package__, "alerts.sql")
 
@@ -19,76 +19,74 @@ Row = dict[str, Any]
 
 
 class AlertStore:
-    """Reads and changes alerts on one connection, in its transaction."""
+    """Read and change alerts on one connection, in its transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def latest(self, keys: Collection[Key]) -> dict[Key, Alarm]:
-        """Lock `keys` and return the last alert of each that had one."""
+    async def latest(self, keys: Collection[Key]) -> dict[Key, Alert]:
+        """Lock `keys` and return the latest alert of each."""
         numbers = sorted(map(_number, keys))
         await self._connection.execute(_QUERIES.lock_keys, numbers)
         columns = [list(column) for column in zip(*sorted(keys), strict=True)]
         rows = await self._connection.fetch(_QUERIES.latest, *columns)
-        return {alarm.key: alarm for alarm in map(alarm_of, rows)}
+        return {alert.key: alert for alert in map(alert_of, rows)}
 
-    async def lock(self, alert_id: UUID) -> Alarm | None:
-        """Return one alert, locked."""
+    async def lock(self, alert_id: UUID) -> Alert | None:
+        """Lock and return one alert."""
         row = await self._connection.fetchrow(_QUERIES.lock_one, alert_id)
-        return alarm_of(row) if row else None
+        return alert_of(row) if row else None
 
-    async def due(self, now: datetime, rest_s: float, limit: int) -> list[Alarm]:
-        """Return up to `limit` alerts to which time or their pump's service has done something, locked."""
+    async def due(self, now: datetime, rest_s: float, limit: int) -> list[Alert]:
+        """Lock and return up to `limit` alerts that time or the service state of their pump affects."""
         rows = await self._connection.fetch(_QUERIES.due, now, rest_s, PUMP_OUT_OF_SERVICE, limit)
-        return [alarm_of(row) for row in rows]
+        return [alert_of(row) for row in rows]
 
-    async def write(self, alarms: Iterable[Alarm]) -> None:
-        """Write alerts as they are."""
-        rows = [{**asdict(alarm), "state": alarm.state} for alarm in alarms]
+    async def write(self, alerts: Iterable[Alert]) -> None:
+        rows = [{**asdict(alert), "state": alert.state} for alert in alerts]
         await self._connection.execute(_QUERIES.write, orjson.dumps(rows).decode())
 
     async def drop(self, alert_ids: Collection[UUID]) -> None:
-        """Forget alerts that ended before they were any."""
+        """Delete alerts that cleared within their on-delay."""
         await self._connection.execute(_QUERIES.drop, list(alert_ids))
 
     async def log(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Add entries to the log: objects with its columns."""
+        """Append log entries, given as objects with the columns of the log."""
         await self._connection.execute(_QUERIES.log, orjson.dumps(entries).decode())
 
     async def out_of_service(self, pump_ids: Collection[str]) -> set[str]:
-        """Return those of `pump_ids` that are out of service."""
+        """Return the pumps of `pump_ids` that are out of service."""
         rows = await self._connection.fetch(_QUERIES.out_of_service, list(pump_ids))
         return {row["pump_id"] for row in rows}
 
     async def annunciated_since(self, field_ids: Collection[str], since: datetime) -> dict[str, int]:
-        """Return how many alerts of each field were annunciated after `since`."""
+        """Return the number of alerts of each field annunciated after `since`."""
         rows = await self._connection.fetch(_QUERIES.annunciated_since, list(field_ids), since)
         return {row["field_id"]: row["annunciated"] for row in rows}
 
     async def floods(self, field_ids: Collection[str] | None = None) -> set[str]:
-        """Return the fields (of those given) that are in a flood, locked."""
+        """Lock and return the fields that are in a flood; None: of all fields."""
         wanted = None if field_ids is None else list(field_ids)
         return {row["field_id"] for row in await self._connection.fetch(_QUERIES.floods, wanted)}
 
-    async def begin_flood(self, field_id: str, at: datetime, alarms: int) -> bool:
-        """Note that a flood began; False when somebody else just did."""
-        return bool(await self._connection.fetchval(_QUERIES.begin_flood, field_id, at, alarms))
+    async def begin_flood(self, field_id: str, at: datetime, alerts: int) -> bool:
+        """Record the beginning of a flood; return False if another process recorded it first."""
+        return bool(await self._connection.fetchval(_QUERIES.begin_flood, field_id, at, alerts))
 
-    async def grow_flood(self, field_id: str, alarms: int) -> None:
-        """Note how many alarms there were in the window of a flood."""
-        await self._connection.execute(_QUERIES.grow_flood, field_id, alarms)
+    async def grow_flood(self, field_id: str, alerts: int) -> None:
+        """Record the number of alerts in the window of a flood."""
+        await self._connection.execute(_QUERIES.grow_flood, field_id, alerts)
 
     async def end_flood(self, field_id: str, at: datetime) -> None:
-        """Note that a flood is over."""
         await self._connection.execute(_QUERIES.end_flood, field_id, at)
 
     async def rule_set(self) -> Row | None:
-        """Return the rules that are in force; None: those that ship."""
+        """Return the rules in force; None: the shipped rules."""
         row = await self._connection.fetchrow(_QUERIES.rule_set)
         return dict(row) if row else None
 
     async def load_rule_set(self, version: str, body: str, actor: str) -> str | None:
-        """Put rules in force unless `version` names others already: then return those."""
+        """Put rules in force; return the stored body instead if `version` already names different rules."""
         await self._connection.execute(_QUERIES.lock_rules)
         known: str | None = await self._connection.fetchval(_QUERIES.rule_set_body, version)
         if known is not None and known != body:
@@ -97,14 +95,14 @@ class AlertStore:
         await self._connection.execute(_QUERIES.load_rule_set, version, body, actor)
         return None
 
-    async def orphans(self, conditions: Collection[str]) -> list[Alarm]:
-        """Return active alerts of limits that are not among `conditions`."""
-        return [alarm_of(row) for row in await self._connection.fetch(_QUERIES.orphans, list(conditions))]
+    async def orphans(self, conditions: Collection[str]) -> list[Alert]:
+        """Return active limit alerts whose condition is not in `conditions`."""
+        return [alert_of(row) for row in await self._connection.fetch(_QUERIES.orphans, list(conditions))]
 
 
 @dataclass(frozen=True, slots=True)
 class AlertFilter:
-    """Which alerts: None is any; of two dates the first is included, the second not."""
+    """Filter of the alert list. None matches any; `…_from` is inclusive, `…_to` exclusive."""
 
     field_id: str | None = None
     pump_id: str | None = None
@@ -127,35 +125,34 @@ class AlertFilter:
 
 
 class AlertLists:
-    """Reads the lists."""
+    """Read alerts, their logs and statistics."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def page(self, wanted: AlertFilter, after: tuple[datetime, UUID] | None, limit: int) -> list[Alarm]:
-        """Return up to `limit` alerts, last raised first, that come after `after`."""
+    async def page(self, wanted: AlertFilter, after: tuple[datetime, UUID] | None, limit: int) -> list[Alert]:
+        """Return up to `limit` alerts after `after`, last raised first."""
         last_raised_at, alert_id = after or (None, None)
         rows = await self._pool.fetch(_QUERIES.page, *astuple(wanted), last_raised_at, alert_id, limit)
-        return [alarm_of(row) for row in rows]
+        return [alert_of(row) for row in rows]
 
-    async def one(self, alert_id: UUID) -> Alarm | None:
-        """Return one alert."""
+    async def one(self, alert_id: UUID) -> Alert | None:
         row = await self._pool.fetchrow(_QUERIES.one, alert_id)
-        return alarm_of(row) if row else None
+        return alert_of(row) if row else None
 
     async def history(self, alert_id: UUID, after: int | None, limit: int) -> list[Row]:
-        """Return up to `limit` entries of an alert's log, newest first, that come after entry `after`."""
+        """Return up to `limit` log entries of an alert before entry `after`, newest first."""
         rows = await self._pool.fetch(_QUERIES.history, alert_id, after, limit)
         return [{**row, "detail": json.loads(row["detail"])} for row in rows]
 
     async def rule_sets(self) -> list[Row]:
-        """Return which rules were ever loaded, the last first."""
+        """Return all loaded versions of the rules, newest first."""
         return [dict(row) for row in await self._pool.fetch(_QUERIES.rule_sets)]
 
     async def statistics(
         self, since: datetime, until: datetime, field_id: str | None, flood_above: int
     ) -> dict[str, list[Row]]:
-        """Return the rows of each part of the statistics of a span."""
+        """Return the rows of each part of the statistics."""
         span = (since, until, field_id)
         arguments: dict[str, tuple[Any, ...]] = {
             "rate": (*span, flood_above),
@@ -173,14 +170,14 @@ class AlertLists:
             }
 
 
-def alarm_of(row: Any) -> Alarm:
-    """Return the alarm of a row."""
-    columns = {name: row[name] for name in ALARM_COLUMNS}
-    # asyncpg's own kind of UUID is not written as JSON.
+def alert_of(row: Any) -> Alert:
+    """Return the alert of a database row."""
+    columns = {name: row[name] for name in ALERT_COLUMNS}
+    # orjson does not serialize asyncpg's UUID subclass.
     columns["alert_id"] = UUID(bytes=columns["alert_id"].bytes)
     if columns["finding_id"] is not None:
         columns["finding_id"] = UUID(bytes=columns["finding_id"].bytes)
-    return Alarm(**columns)
+    return Alert(**columns)
 
 
 def _number(key: Key) -> int:

@@ -1,1 +1,1 @@
-"""Helpers that several capabilities share: answers, cache, times."""
+"""Helpers shared by capabilities: request types, response cache, times."""

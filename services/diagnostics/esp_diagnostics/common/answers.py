@@ -1,8 +1,9 @@
-"""Ids that the routes share."""
+"""Request types shared by the routes."""
 
 from typing import Annotated, Final
 
 from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict
 
 NO_NUL: Final = "^[^\\u0000]+$"
 PumpId = Annotated[
@@ -17,3 +18,9 @@ FieldFilter = Annotated[
 PumpFilter = Annotated[
     str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this pump.")
 ]
+
+
+class RequestBody(BaseModel):
+    """Request body that rejects unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""Times as the core has them, microseconds since 1970 (UTC), and as the database has them."""
+"""Convert between microseconds since 1970 (UTC), as used by the core, and datetimes."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,5 +13,5 @@ def as_us(time: datetime) -> int:
 
 
 def as_time(time_us: int) -> datetime:
-    """Return the instant, UTC."""
+    """Return the datetime (UTC) of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=int(time_us))

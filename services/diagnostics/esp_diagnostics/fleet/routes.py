@@ -13,7 +13,7 @@ from esp_diagnostics.common.answers import FieldFilter
 from esp_diagnostics.fleet.fleet import Fleet
 from esp_diagnostics.fleet.store import FleetFilter, Place
 from esp_diagnostics.trends.encoding import JSON
-from esp_diagnostics.trends.media import respond, rights_of
+from esp_diagnostics.trends.media import cache_rights, respond
 
 READ: Final = "diagnostics:read"
 LAST_PLACE: Final = 5
@@ -90,7 +90,7 @@ def fleet_router(fleet: Fleet) -> APIRouter:
         """Return the pumps, the worst first: by severity, then health, then id; out of service comes last."""
         found = position(cursor, _SEVERITY_PLACE, float_field, text_field)
         wanted = FleetFilter(field_id, state, severity)
-        answer = await fleet.page(wanted, Place(*found) if found else None, limit, rights_of(caller, READ))
+        answer = await fleet.page(wanted, Place(*found) if found else None, limit, cache_rights(caller, READ))
         return respond(request, answer, JSON)
 
     return router

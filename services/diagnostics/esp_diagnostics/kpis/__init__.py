@@ -1,1 +1,1 @@
-"""Run life, downtime and other key figures."""
+"""Key figures: uptime, run life, production, energy and health."""

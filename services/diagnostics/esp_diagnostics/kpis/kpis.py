@@ -1,4 +1,4 @@
-"""Key figures of a pump or a field over a span, put together from what is stored."""
+"""Key figures of a pump or a field over a span."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,34 +9,34 @@ import numpy as np
 from esp_common.errors import InvalidInput, NotFound
 
 from esp_diagnostics.kpis import formulas
-from esp_diagnostics.kpis.formulas import Intervals, Life, Output, Running
+from esp_diagnostics.kpis.formulas import Intervals, Life, Output, RunningTime
 from esp_diagnostics.kpis.store import KpiStore, PumpLife
 
-LONGEST: Final = timedelta(days=400)
-BY_HOURS: Final = timedelta(days=31)
-"""Longest span of a pump that is read by hours; others, and those of fields, by days."""
+MAX_SPAN: Final = timedelta(days=400)
+MAX_SPAN_BY_HOURS: Final = timedelta(days=31)
+"""Longest span of a pump computed from hours; longer ones, and those of fields, use days."""
 
-FIELD_BY_HOURS: Final = timedelta(days=2)
-USUAL_FROM: Final = timedelta(days=30)
-"""How far back before a span a pump's usual rate is looked for."""
+MAX_FIELD_SPAN_BY_HOURS: Final = timedelta(days=2)
+USUAL_RATE_BEFORE: Final = timedelta(days=30)
+"""Time before a span that determines a pump's usual rate."""
 
 _STEPS: Final = {"hours": timedelta(hours=1), "days": timedelta(days=1)}
 
 
 class Kpis:
-    """Reads key figures. `kg_per_kwh`: carbon dioxide equivalent of the energy the pumps use."""
+    """Compute key figures. `kg_per_kwh`: carbon dioxide equivalent of the pumps' energy."""
 
     def __init__(self, store: KpiStore, kg_per_kwh: float) -> None:
         self._store = store
         self._kg_per_kwh = kg_per_kwh
 
     async def of_pump(self, pump_id: str, since: datetime, until: datetime) -> dict[str, Any]:
-        """Return the figures of a pump; raise NotFound, and InvalidInput for a span that makes no sense."""
+        """Return the figures of a pump; raise NotFound, or InvalidInput for an invalid span."""
         since, until = _span(since, until)
         pump = await self._store.pump(pump_id)
         if pump is None:
             raise NotFound(f"no pump {pump_id}", fix="see the list of pumps")
-        grain = "hours" if until - since <= BY_HOURS else "days"
+        grain = "hours" if until - since <= MAX_SPAN_BY_HOURS else "days"
         ((ran, made),) = await self._parts([pump_id], since, until, grain)
         lives = await self._store.lives(pump_id=pump_id)
         health = await self._store.health([pump_id])
@@ -52,12 +52,12 @@ class Kpis:
         }
 
     async def of_field(self, field_id: str, since: datetime, until: datetime) -> dict[str, Any]:
-        """Return the figures of a field and, in short, of each of its pumps; raises as `of_pump`."""
+        """Return the figures of a field and a summary of each of its pumps; raise as `of_pump`."""
         since, until = _span(since, until)
         pump_ids = await self._store.pumps_of_field(field_id, since)
         if pump_ids is None:
             raise NotFound(f"no field {field_id}", fix="see the list of fields")
-        grain = "hours" if until - since <= FIELD_BY_HOURS else "days"
+        grain = "hours" if until - since <= MAX_FIELD_SPAN_BY_HOURS else "days"
         parts = await self._parts(pump_ids, since, until, grain)
         lives = await self._store.lives(field_id=field_id)
         health = await self._store.health(pump_ids)
@@ -69,8 +69,8 @@ class Kpis:
             "until": until,
             "grain": grain,
             **self._figures(
-                formulas.together(ran for ran, _ in parts),
-                formulas.sum_of(made for _, made in parts),
+                formulas.total_running(ran for ran, _ in parts),
+                formulas.total_output(made for _, made in parts),
                 since,
                 until,
             ),
@@ -92,21 +92,21 @@ class Kpis:
 
     async def _parts(
         self, pump_ids: Sequence[str], since: datetime, until: datetime, grain: str
-    ) -> list[tuple[Running, Output]]:
-        """Return how each pump ran, and what it produced and used."""
-        spells = await self._store.spells(pump_ids, since, until)
-        begin = since - USUAL_FROM
+    ) -> list[tuple[RunningTime, Output]]:
+        """Return running, production and energy of each pump."""
+        intervals = await self._store.state_intervals(pump_ids, since, until)
+        begin = since - USUAL_RATE_BEFORE
         rows = await self._store.aggregates(pump_ids, grain, begin, until)
         step = _STEPS[grain]
         return [
             (
-                formulas.running(spells.get(id_, []), since, until),
+                formulas.running(intervals.get(id_, []), since, until),
                 formulas.output(_intervals(rows.get(id_, []), step, since, until)),
             )
             for id_ in pump_ids
         ]
 
-    def _figures(self, ran: Running, made: Output, since: datetime, until: datetime) -> dict[str, Any]:
+    def _figures(self, ran: RunningTime, made: Output, since: datetime, until: datetime) -> dict[str, Any]:
         days = (until - since).total_seconds() / formulas.DAY_S
         return {
             "uptime": ran.uptime,
@@ -128,12 +128,12 @@ class Kpis:
 
 
 def _span(since: datetime, until: datetime) -> tuple[datetime, datetime]:
-    """Return the span as far as it is past; raise InvalidInput for one that makes no sense."""
+    """Limit the span to the past; raise InvalidInput if it is empty or too long."""
     until = min(until, datetime.now(UTC))
-    if not timedelta(0) < until - since <= LONGEST:
+    if not timedelta(0) < until - since <= MAX_SPAN:
         raise InvalidInput(
             f"no key figures from {since:%Y-%m-%dT%H:%M} to {until:%Y-%m-%dT%H:%M}",
-            fix=f"give a `from` that is past and before `to`, at most {LONGEST.days} days",
+            fix=f"give a `from` in the past and before `to`, at most {MAX_SPAN.days} days apart",
         )
     return since, until
 
@@ -141,7 +141,7 @@ def _span(since: datetime, until: datetime) -> tuple[datetime, datetime]:
 def _intervals(
     rows: Sequence[dict[str, Any]], step: timedelta, since: datetime, until: datetime
 ) -> Intervals:
-    """Return aggregates as columns, with how much of each lies in the span."""
+    """Return aggregates as columns, with the part of each within the span."""
 
     def column(name: str) -> formulas.Floats:
         return np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
@@ -161,7 +161,7 @@ def _intervals(
 
 
 def _life(life: PumpLife, until: datetime) -> Life | None:
-    """Return how long a pump has been in its well; None when it was never seen running before `until`."""
+    """Return the life of a pump in its well; None if it was never seen running before `until`."""
     if life.first_run_at is None or life.first_run_at >= until:
         return None
     ended = life.removed_at is not None and life.removed_at <= until

@@ -1,10 +1,10 @@
--- What key figures are made of.
+-- Data of key figures.
 
 -- name: pumps
 SELECT pump_id, field_id, removed_at FROM diagnostics.pumps WHERE pump_id = $1;
 
 -- name: pumps_of_field
--- Every pump that was in the field in a span, those removed since among them.
+-- Every pump that was in the field in a span, including removed ones.
 SELECT pump_id, field_id, removed_at FROM diagnostics.pumps
 WHERE field_id = $1 AND (removed_at IS NULL OR removed_at > $2)
 ORDER BY pump_id;
@@ -20,7 +20,7 @@ WHERE pump_id = ANY($1::text[]) AND started_at < $3 AND coalesce(ended_at, $3) >
 ORDER BY pump_id, started_at;
 
 -- name: lives
--- Since when each pump runs, as far back as is known; of the field's pumps also those removed long ago.
+-- First known run of each pump; for a field also of pumps removed long ago.
 SELECT p.pump_id, p.removed_at, first.started_at AS first_run_at, this.started_at AS up_since
 FROM diagnostics.pumps AS p
 CROSS JOIN LATERAL (
@@ -28,7 +28,7 @@ CROSS JOIN LATERAL (
     WHERE s.pump_id = p.pump_id AND s.state IN ('running', 'starting')
 ) AS first
 CROSS JOIN LATERAL (
-    -- It has been up since the first spell after the last one of rest or of nothing known.
+    -- Start of the present run: first running interval after the last other one.
     SELECT min(s.started_at) AS started_at FROM diagnostics.state_log AS s
     WHERE s.pump_id = p.pump_id AND s.state IN ('running', 'starting') AND s.started_at > coalesce(
         (SELECT max(o.started_at) FROM diagnostics.state_log AS o

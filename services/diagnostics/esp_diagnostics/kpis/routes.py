@@ -1,4 +1,4 @@
-"""Key figures over HTTP."""
+"""HTTP routes of key figures."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -11,18 +11,18 @@ from pydantic import BaseModel, Field
 from esp_diagnostics.common.answers import FieldId, PumpId
 from esp_diagnostics.kpis.kpis import Kpis
 
-USUAL_SPAN = timedelta(days=30)
+DEFAULT_SPAN = timedelta(days=30)
 
 
 class _Figures(BaseModel):
-    """Figures of a span; null where nothing is known to make them of."""
+    """Figures of a span; null where data are missing."""
 
     field_id: str
     since: datetime = Field(serialization_alias="from")
     until: datetime = Field(serialization_alias="to")
-    grain: Literal["hours", "days"] = Field(description="Aggregates that production and energy are made of.")
-    uptime: float | None = Field(description="Share of the known time in which it ran, 0 to 1.")
-    uptime_known: float = Field(description="Share of the span of which that is known, 0 to 1.")
+    grain: Literal["hours", "days"] = Field(description="Aggregates used for production and energy.")
+    uptime: float | None = Field(description="Share of the known time in which the pump ran, 0 to 1.")
+    uptime_known: float = Field(description="Share of the span with known state, 0 to 1.")
     running_hours: float
     down_hours: float
     starts: int
@@ -30,8 +30,8 @@ class _Figures(BaseModel):
     trips: int
     mean_time_between_trips_days: float | None
     produced_bbl: float
-    deferred_bbl: float = Field(description="What standing still cost, at the usual rate.")
-    usual_rate_bpd: float | None = Field(description="Median rate while it ran throughout.")
+    deferred_bbl: float = Field(description="Production lost while stopped, at the usual rate.")
+    usual_rate_bpd: float | None = Field(description="Median rate during uninterrupted running.")
     energy_kwh: float
     kwh_per_bbl: float | None
     co2e_kg: float
@@ -39,17 +39,17 @@ class _Figures(BaseModel):
 
 
 class RunLife(BaseModel):
-    """How long a pump has been in its well (since it was first seen running), and without a stop."""
+    """Time since a pump was first seen running in its well, and since its last stop."""
 
     first_run_at: datetime | None
     days: float | None
-    ended: bool = Field(description="It was pulled; else its life is censored, and goes on.")
+    ended: bool = Field(description="True if the pump was pulled; else its life is censored.")
     up_since: datetime | None
     up_days: float | None
 
 
 class HealthTermOut(BaseModel):
-    """Points that something costs; a value of null is not known."""
+    """Points deducted for one cause; null `value`: unknown."""
 
     term: str
     points: float
@@ -59,7 +59,7 @@ class HealthTermOut(BaseModel):
 
 
 class HealthOut(BaseModel):
-    """How well a pump is, 0 to 100, with the terms that make it up."""
+    """Health of a pump, 0 to 100, with the terms that make it up."""
 
     score: float | None
     terms: list[HealthTermOut]
@@ -74,7 +74,7 @@ class PumpKpis(_Figures):
 
 
 class MeanLifeOut(BaseModel):
-    """Mean time to failure with its 90 % confidence interval; pumps still running are censored."""
+    """Mean time to failure with its 90 % confidence interval; installed pumps are censored."""
 
     days: float | None
     low_days: float | None
@@ -85,7 +85,7 @@ class MeanLifeOut(BaseModel):
 
 
 class PumpInField(BaseModel):
-    """Key figures of a pump, in short."""
+    """Summary of a pump's key figures."""
 
     pump_id: str
     uptime: float | None
@@ -97,7 +97,7 @@ class PumpInField(BaseModel):
 
 
 class FieldKpis(_Figures):
-    """Key figures of a field: sums of its pumps', shares of their times together."""
+    """Key figures of a field: sums over its pumps, shares of their total time."""
 
     mean_life: MeanLifeOut
     health: float | None = Field(description="Mean of the pumps' scores.")
@@ -110,12 +110,12 @@ def kpis_router(kpis: Kpis) -> APIRouter:
 
     @router.get("/pumps/{id}/kpis", response_model=PumpKpis, responses=problems(404))
     async def pump_kpis(id_: PumpId, since: Since = None, until: Until = None) -> Any:
-        """Return a pump's uptime, run life, production, energy and health; of 30 days unless told."""
+        """Show uptime, run life, production, energy and health of a pump; default span: 30 days."""
         return await kpis.of_pump(id_, *_span(since, until))
 
     @router.get("/fields/{id}/kpis", response_model=FieldKpis, responses=problems(404))
     async def field_kpis(id_: FieldId, since: Since = None, until: Until = None) -> Any:
-        """Return a field's key figures, and those of each pump in short; of 30 days unless told."""
+        """Show key figures of a field and a summary of each pump; default span: 30 days."""
         return await kpis.of_field(id_, *_span(since, until))
 
     return router
@@ -123,4 +123,4 @@ def kpis_router(kpis: Kpis) -> APIRouter:
 
 def _span(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
     until = until or datetime.now(UTC)
-    return since or until - USUAL_SPAN, until
+    return since or until - DEFAULT_SPAN, until

@@ -24,7 +24,14 @@ from esp_common.database import Pool, is_outage
 from prometheus_client import Counter, Gauge
 
 from esp_diagnostics.common.times import as_time, as_us
-from esp_diagnostics.monitoring.backlog import EARLIER_LEAST_US, Backlog, Backlogs, chunks, first_times
+from esp_diagnostics.monitoring.backlog import (
+    EARLIER_LEAST_US,
+    MAX_LIVE_READINGS,
+    Backlog,
+    Backlogs,
+    chunks,
+    first_times,
+)
 from esp_diagnostics.monitoring.effects import Effects
 from esp_diagnostics.monitoring.initial_state import read_pasts, read_pasts_at
 from esp_diagnostics.monitoring.partitions import Claim
@@ -347,7 +354,10 @@ class CatchUp:
             log.info("backlog.judged", pumps=len(ready), example=min(ready))
 
     async def _meet(self, backlogs: Sequence[Backlog]) -> None:
-        """Judge the live readings since the past ended; a backlog with too many of them is not over yet."""
+        """Judge the live readings since the past ended; a backlog with too many of them is not over yet.
+
+        They are judged in one turn, which the live readings of all pumps wait for.
+        """
         live = {each.pump_id: self._judge.through_us(each.pump_id) or 0 for each in backlogs}
         behind = [each for each in backlogs if live[each.pump_id] > each.judged_us]
         if not behind:
@@ -355,13 +365,10 @@ class CatchUp:
         windows = [
             Window(each.pump_id, as_time(each.judged_us), as_time(live[each.pump_id])) for each in behind
         ]
-        batch = await self._access.retry(partial(self._replay.windows, windows, TURN_READINGS))
+        batch = await self._access.retry(partial(self._replay.windows, windows, MAX_LIVE_READINGS))
         for each in behind:
-            each.until_us = live[each.pump_id]
             rows = batch.readings.pump_id == each.pump_id
-            if int(rows.sum()) < TURN_READINGS:
-                each.judged_us = each.until_us
-            else:
+            if not each.meet(live[each.pump_id], int(rows.sum())):
                 batch = batch.take(~rows)
         for chunk in chunks_of(batch):
             await self._judge_chunk(chunk)

@@ -16,13 +16,13 @@ from esp_common.contracts.events import Event
 from esp_common.database import Connection
 
 from esp_diagnostics.alerts import transitions
-from esp_diagnostics.alerts.lifecycle import Signal
+from esp_diagnostics.alerts.model import Signal
 from esp_diagnostics.alerts.rules import AlertRules, suppression
 from esp_diagnostics.common.times import as_time
 from esp_diagnostics.detection.anomaly import AnomalyVerdict
 from esp_diagnostics.detection.tree import SEVERITIES, Assessment, Evidence, Hypothesis, Rules
 from esp_diagnostics.detection.tree.findings import ANOMALY
-from esp_diagnostics.kpis.formulas import Health, health_score
+from esp_diagnostics.kpis.scoring import Health, health_score
 from esp_diagnostics.monitoring.store import backlogs, states
 from esp_diagnostics.monitoring.store import findings as store
 from esp_diagnostics.monitoring.store.backlogs import Note

@@ -18,8 +18,8 @@ import structlog
 from esp_common.contracts.channels import CHANNEL_COUNT
 from prometheus_client import Counter
 
-from esp_diagnostics.alerts.lifecycle import Signal
 from esp_diagnostics.alerts.limit_signals import limit_signal
+from esp_diagnostics.alerts.model import Signal
 from esp_diagnostics.alerts.rules import AlertRules, limits_of
 from esp_diagnostics.detection.anomaly import AnomalyVerdict, Detector, DetectorInvalid, Watch
 from esp_diagnostics.detection.limits import LimitChange, LimitWatch

@@ -34,7 +34,7 @@ from esp_common.roles import until_first_ends
 from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge, Histogram
 
-from esp_diagnostics.alerts.transitions import load_rules as load_alert_rules
+from esp_diagnostics.alerts.rule_sets import load_rules as load_alert_rules
 from esp_diagnostics.common.times import as_time, as_us
 from esp_diagnostics.detection.tree import Rules, load_rules
 from esp_diagnostics.live.broadcast import LivePublisher
@@ -473,18 +473,27 @@ class Worker:
             self._admissions[partition] = task
 
     async def _round(self, taken: Sequence[tuple[Lane, Delivery]]) -> None:
+        async with self._turn:
+            # Decoded in the same turn: before it, decoding would wait for a chunk of a backlog, and the turn
+            # for another one.
+            live = await self._judge_taken(taken)
+        await self._live.publish(live)
+
+    async def _judge_taken(self, taken: Sequence[tuple[Lane, Delivery]]) -> list[Mapping[str, Any]]:
         messages = await self._in_thread(_decode, taken)
         for message in messages:
             if message.error is not None:
                 self._refuse(message, message.error)
-        whole = [message for message in messages if message.error is None]
-        async with self._turn:
-            # Meanwhile a partition may have been given up; who has it now gets its messages again.
-            whole = [message for message in whole if self._may_judge(message.lane, message.delivery)]
-            if whole:
-                await self._judge_messages(whole)
+        # A partition may have been given up since; who has it now gets its messages again.
+        whole = [
+            message
+            for message in messages
+            if message.error is None and self._may_judge(message.lane, message.delivery)
+        ]
+        return await self._judge_messages(whole) if whole else []
 
-    async def _judge_messages(self, messages: Sequence[_Message]) -> None:
+    async def _judge_messages(self, messages: Sequence[_Message]) -> list[Mapping[str, Any]]:
+        """Judge messages, write what follows and acknowledge them; return what to publish live."""
         claims = [self._claims[partition] for partition in {message.partition for message in messages}]
         batch = join([message.batch for message in messages if message.batch is not None])
         if self._admitting:
@@ -502,11 +511,9 @@ class Worker:
                 raise
             if len(messages) == 1:
                 self._refuse(messages[0], error)
-                return
+                return []
             log.warning("round.split", messages=len(messages), error=repr(error)[:300])
-            for message in messages:
-                await self._judge_messages([message])
-            return
+            return [live for message in messages for live in await self._judge_messages([message])]
         for message in messages:
             if self._claims[message.partition].epoch is not None:
                 message.lane.consumer.done([message.delivery])
@@ -514,7 +521,7 @@ class Worker:
                 message.lane.consumer.reject(message.delivery, requeue=True)
         _MESSAGES.labels("done").inc(len(messages))
         _LAG_S.observe(max(0.0, time.time() - _accepted_at(messages[0].delivery)))
-        await self._live.publish(live)
+        return live
 
     async def _divide(self, batch: Batch, claims: Sequence[Claim]) -> tuple[Batch, list[Note]]:
         """Return the readings to judge now, and what must be stored of those that wait."""

@@ -28,7 +28,7 @@ from esp_common.telemetry import mask
 from esp_common.times import parse_time
 from prometheus_client import Counter
 
-from esp_diagnostics.alerts.lifecycle import PRIORITIES
+from esp_diagnostics.alerts.model import PRIORITIES
 from esp_diagnostics.notifications.egress import is_public, only_public
 from esp_diagnostics.notifications.routing import NOTICES, TEST, Message, destinations, says_the_same
 from esp_diagnostics.notifications.store import Routing, RoutingStore

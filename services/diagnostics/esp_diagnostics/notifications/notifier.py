@@ -17,8 +17,9 @@ from esp_common.messaging import Delivery as Received
 from esp_common.messaging import LeanConsumer
 from prometheus_client import Counter
 
-from esp_diagnostics.alerts.platform import signal_of
-from esp_diagnostics.alerts.transitions import load_rules, pass_time, report
+from esp_diagnostics.alerts.platform import platform_signal
+from esp_diagnostics.alerts.rule_sets import load_rules
+from esp_diagnostics.alerts.transitions import pass_time, report
 from esp_diagnostics.live.broadcast import LivePublisher
 from esp_diagnostics.notifications.destinations import Delivery, message_of
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
@@ -127,7 +128,7 @@ def platform_consumer(settings: DiagnosticsSettings, pool: Pool, live: LivePubli
     """Return the consumer of what other services say of backups and the archive."""
 
     async def take(event: Event) -> None:
-        signal = signal_of(event)
+        signal = platform_signal(event)
         if signal is None:
             return
         async with pool.acquire() as connection, connection.transaction():

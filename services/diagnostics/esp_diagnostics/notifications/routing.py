@@ -6,7 +6,7 @@ from datetime import datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from esp_diagnostics.alerts.lifecycle import rank
+from esp_diagnostics.alerts.model import rank
 
 NOTICES: Final = ("raised", "escalated", "cleared", "flood")
 TEST: Final = "test"

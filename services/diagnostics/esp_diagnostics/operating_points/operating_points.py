@@ -72,7 +72,7 @@ class Points:
         return orjson.dumps(document, option=_FORM)
 
     async def what_if(self, pump_id: str, frequency_hz: float | None, choke_pct: float | None) -> bytes:
-        """Return where the pump runs now and would then; raise NotFound, Conflict or CannotTell."""
+        """Return where the pump runs now and would then; raise NotFound, Conflict or InsufficientData."""
         well = well_of(await self._nameplates.pump(pump_id))
         present, _ = present_of(await self._trends.newest(pump_id))
         fluid = fluid_of(well, present)

@@ -82,7 +82,7 @@ class PumpSettings:
         return await self._write(pump_id, changed, "curve-changed", {"curve": document}, actor)
 
     async def calibrate(self, pump_id: str, test: WellTest, actor: str) -> Calibrated:
-        """Fit the pump's curve to a well test; raise NotFound, Conflict or UnusableTest."""
+        """Fit the pump's curve to a well test; raise NotFound, Conflict or UnusableWellTest."""
         async with self._pool.acquire() as connection:
             found = await store.load(connection, [pump_id])
         if not found:

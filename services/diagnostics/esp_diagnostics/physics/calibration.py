@@ -1,4 +1,4 @@
-"""Calibration: what a well test says of a pump's own curve."""
+"""Calibrate the curve of an installed pump with a well test."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -13,25 +13,25 @@ from esp_diagnostics.physics.virtual_flow import virtual_flow
 from esp_diagnostics.physics.well import Fluid, Present, Well
 
 PLAUSIBLE: Final = (0.5, 1.5)
-"""Factors beyond these are no pump's: a unit, a curve or a number of stages is wrong."""
+"""Range of plausible factors; others indicate a wrong unit, curve or number of stages."""
 
 
 class Adjusted(StrEnum):
-    """Which of the two factors a test sets: both at once, one test cannot tell apart."""
+    """Factor to calibrate. One test cannot determine both."""
 
     HEAD = "head"
     FLOW = "flow"
 
 
-class UnusableTest(InvalidInput):
-    """A well test that says nothing of the pump's curve."""
+class UnusableWellTest(InvalidInput):
+    """Well test that cannot calibrate the curve."""
 
     code, title = "test-unusable", "Well test not usable"
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The factors with which the curve goes through the test, and how far off it was before."""
+    """Calibrated factors, and the head residual before the calibration."""
 
     head_factor: float
     flow_factor: float
@@ -39,10 +39,10 @@ class Calibration:
 
 
 def calibrate(well: Well, test: Present, fluid: Fluid, adjusted: Adjusted) -> Calibration:
-    """Return the factors after a test with rate, frequency and both pressures; raise UnusableTest.
+    """Return the factors after a well test with rate, frequency and both pressures; raise UnusableWellTest.
 
-    Head: measured over the curve's at the measured rate. Flow: measured rate over the curve's at the
-    measured head. The other factor stays as it is, so that the curve goes through the test.
+    Head factor: measured head over the curve's head at the measured rate. Flow factor: measured rate over the
+    curve's rate at the measured head. The other factor is kept, so that the curve passes through the test.
     """
     lacking = [
         name
@@ -50,8 +50,9 @@ def calibrate(well: Well, test: Present, fluid: Fluid, adjusted: Adjusted) -> Ca
         if not getattr(test, name) > 0
     ]
     if lacking:
-        raise UnusableTest(
-            f"{', '.join(lacking)} neither given nor measured during the test", fix="give them with the test"
+        raise UnusableWellTest(
+            f"{', '.join(lacking)} neither given nor measured during the test",
+            fix="give the values with the test",
         )
     rate = test.flow_rate_bpd * fluid.pump_volume
     made = float(fluids.head_ft(test.gain_psi, fluid.gravity))
@@ -67,8 +68,8 @@ def calibrate(well: Well, test: Present, fluid: Fluid, adjusted: Adjusted) -> Ca
         head_factor, flow_factor = installed.head_factor, rate / float(found.rate_bpd[0])
         factor = flow_factor
     if not PLAUSIBLE[0] <= factor <= PLAUSIBLE[1]:
-        raise UnusableTest(
-            f"the {adjusted} factor would be {factor:.3g}, and no pump's is outside "
+        raise UnusableWellTest(
+            f"the {adjusted} factor would be {factor:.3g}; plausible factors are "
             f"{PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}"
             if np.isfinite(factor)
             else "the test lies beyond the pump's curve",

@@ -1,4 +1,4 @@
-"""A pump model's published curve: head and power of one stage in water, checked before it is used."""
+"""Published curve of a pump model: head and power of one stage in water, with validation."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,35 +12,35 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import minimize_scalar
 
 from esp_diagnostics.physics.arrays import Floats
-from esp_diagnostics.physics.piecewise import Chain
+from esp_diagnostics.physics.piecewise import PiecewisePolynomial
 
 WATER_HP_PER_BPD_FT: Final = 7.37e-6
 """Hydraulic horsepower of lifting 1 bpd of water by 1 ft: BHP = 7.37e-6·Q·H·SG/η."""
 
 CHECKED_RATES: Final = 201
-"""Rates at which a curve is checked; no stage's curve hides a bend between."""
+"""Number of rates at which a curve is validated; dense enough for any bend of a stage curve."""
 
 REAL_TOLERANCE: Final = 1e-9
-"""Imaginary part, relative to the root, up to which a polynomial's root counts as real."""
+"""Largest imaginary part, relative to the root, of a root taken as real."""
 
 MAX_DEGREE: Final = 9
-"""Powers beyond which a fit swings between its points and loses digits at rates in the thousands."""
+"""Highest degree; fits of higher degree oscillate and lose precision at rates in the thousands."""
 
 
 class InvalidCurve(InvalidInput):
-    """The curve is not one that a pump can have, or cannot be read."""
+    """Curve that is physically impossible or cannot be parsed."""
 
     code, title = "invalid-curve", "Invalid pump curve"
 
 
 @dataclass(frozen=True)
 class Polynomial:
-    """A quantity of one stage as Σ coefficients[i]·rateⁱ, rate in bpd, lowest power first."""
+    """Quantity of one stage as Σ coefficients[i]·rateⁱ, rate in bpd, lowest power first."""
 
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Raise InvalidCurve for no coefficients, too many of them, or one that is not finite."""
+        """Raise InvalidCurve unless the coefficients are finite and between 1 and MAX_DEGREE + 1."""
         if not 1 <= len(self.coefficients) <= MAX_DEGREE + 1:
             raise InvalidCurve(
                 f"a polynomial has 1 to {MAX_DEGREE + 1} coefficients, not {len(self.coefficients)}",
@@ -50,12 +50,12 @@ class Polynomial:
 
     @property
     def first_bpd(self) -> float:
-        """The rate from which on it is defined."""
+        """First rate of the domain."""
         return 0.0
 
     @property
     def last_bpd(self) -> float:
-        """The rate up to which it is defined: any."""
+        """Last rate of the domain: unbounded."""
         return np.inf
 
     def values(self, rate_bpd: Floats) -> Floats:
@@ -63,16 +63,16 @@ class Polynomial:
         return np.asarray(self._series(rate_bpd))
 
     def zeros_bpd(self) -> list[float]:
-        """Return the rates at which it is zero."""
+        """Return the rates at which the quantity is zero."""
         return _real_positive(self._series.roots())
 
     def turns_bpd(self) -> list[float]:
-        """Return the rates at which its slope is zero."""
+        """Return the rates at which the slope is zero."""
         return _real_positive(self._series.deriv().roots())
 
-    def chain(self) -> Chain:
-        """Return it as a chain of one piece."""
-        return Chain(np.zeros(1), np.array(self.coefficients)[:, None])
+    def piecewise(self) -> PiecewisePolynomial:
+        """Return the polynomial as a piecewise polynomial of one piece."""
+        return PiecewisePolynomial(np.zeros(1), np.array(self.coefficients)[:, None])
 
     @property
     def _series(self) -> Series:
@@ -80,78 +80,78 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A quantity of one stage at given rates (bpd); between them a monotone cubic.
+class RateTable:
+    """Quantity of one stage at given rates (bpd), interpolated by a monotone cubic.
 
-    Source: Fritsch and Carlson, SIAM J. Numer. Anal. 17 (1980), as scipy has it.
+    Source: Fritsch and Carlson, SIAM J. Numer. Anal. 17 (1980), as implemented in scipy.
     """
 
     rates_bpd: tuple[float, ...]
     at_rates: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Raise InvalidCurve for fewer than three rates, rates that do not rise, or a value not finite."""
+        """Raise InvalidCurve unless at least three finite rates rise, each with a finite value."""
         if len(self.rates_bpd) != len(self.at_rates) or len(self.rates_bpd) < 3:
             raise InvalidCurve(
-                f"a table needs three rates and as many values, not {len(self.rates_bpd)} and "
-                f"{len(self.at_rates)}",
+                f"a table needs at least three rates and one value per rate; it has {len(self.rates_bpd)} "
+                f"rates and {len(self.at_rates)} values",
                 fix="give a value for each rate",
             )
         _require_finite("rates", self.rates_bpd)
         _require_finite("values", self.at_rates)
         if self.rates_bpd[0] < 0:
-            raise InvalidCurve(f"a table begins at {self.rates_bpd[0]:g} bpd", fix="begin at 0 or more")
+            raise InvalidCurve(f"a table starts at {self.rates_bpd[0]:g} bpd", fix="start at 0 or above")
         if (stuck := np.flatnonzero(np.diff(self.rates_bpd) <= 0)).size:
             before, after = self.rates_bpd[stuck[0]], self.rates_bpd[stuck[0] + 1]
             raise InvalidCurve(
-                f"a table's rates must rise, and {after:g} bpd follows {before:g} bpd",
-                fix="sort the rows by rate, each rate once",
+                f"the rates of a table must rise, but {after:g} bpd follows {before:g} bpd",
+                fix="sort the rows by rate and list each rate once",
             )
 
     @property
     def first_bpd(self) -> float:
-        """The rate from which on it is defined."""
+        """First rate of the domain."""
         return self.rates_bpd[0]
 
     @property
     def last_bpd(self) -> float:
-        """The rate up to which it is defined."""
+        """Last rate of the domain."""
         return self.rates_bpd[-1]
 
     def values(self, rate_bpd: Floats) -> Floats:
-        """Return the quantity at `rate_bpd`, any shape; the end pieces go on beyond the table."""
+        """Return the quantity at `rate_bpd`, any shape; extrapolated beyond the table."""
         return np.asarray(self._cubic(rate_bpd))
 
     def zeros_bpd(self) -> list[float]:
-        """Return the rates in the table at which it is zero."""
+        """Return the rates within the table at which the quantity is zero."""
         return _real_positive(self._cubic.roots(extrapolate=False))
 
     def turns_bpd(self) -> list[float]:
-        """Return the rates in the table at which its slope is zero."""
+        """Return the rates within the table at which the slope is zero."""
         return _real_positive(self._cubic.derivative().roots(extrapolate=False))
 
-    def chain(self) -> Chain:
-        """Return it as a chain of cubics."""
-        return Chain(np.array(self.rates_bpd[:-1]), np.array(self._cubic.c)[::-1])
+    def piecewise(self) -> PiecewisePolynomial:
+        """Return the interpolation as a piecewise polynomial of cubics."""
+        return PiecewisePolynomial(np.array(self.rates_bpd[:-1]), np.array(self._cubic.c)[::-1])
 
     @cached_property
     def _cubic(self) -> PchipInterpolator:
         return PchipInterpolator(self.rates_bpd, self.at_rates)
 
 
-Shape = Polynomial | Table
+Shape = Polynomial | RateTable
 
 
 @dataclass(frozen=True)
 class PumpCurve:
-    """What one stage of a pump model does in water at `rated_frequency_hz`.
+    """Performance of one stage of a pump model in water at `rated_frequency_hz`.
 
-    `head_ft` and `brake_hp` of rate (bpd), brake power None when unpublished; `min_bpd` to `max_bpd` the
-    recommended range; `declared_best_bpd` the maker's best-efficiency rate; `gas_handler` stages keep
-    more of their head with free gas.
+    `head_ft` and `brake_hp` are functions of rate (bpd); `brake_hp` is None if unpublished. `min_bpd` to
+    `max_bpd` is the recommended range, `declared_best_bpd` the manufacturer's best-efficiency rate.
+    `gas_handler` stages keep more of their head with free gas.
 
-    Raises InvalidCurve unless all is finite, head falls over the recommended range and is positive
-    there, and power, where given, is positive there.
+    Raise InvalidCurve unless all numbers are finite, head falls over the recommended range, and head and
+    power (if published) are positive there.
     """
 
     model: str
@@ -164,7 +164,7 @@ class PumpCurve:
     gas_handler: bool = False
 
     def __post_init__(self) -> None:
-        """Check the curve; see the class."""
+        """Validate the curve."""
         self._check_numbers()
         rates = np.linspace(self.min_bpd, self.max_bpd, CHECKED_RATES)
         self._check_head(rates)
@@ -172,10 +172,10 @@ class PumpCurve:
 
     @cached_property
     def falling_bpd(self) -> tuple[float, float]:
-        """Where the falling branch begins and ends (bpd).
+        """Return the first and last rate of the falling branch (bpd).
 
-        From the last maximum of head before the recommended range to where, after it, head is zero,
-        turns upwards again (fitted polynomials do) or the table ends.
+        It starts at the last maximum of head before the recommended range. It ends where, after the range,
+        head reaches zero, rises again (as fitted polynomials do) or the table ends.
         """
         turns = self.head_ft.turns_bpd()
         ends = [*turns, *self.head_ft.zeros_bpd(), self.head_ft.last_bpd]
@@ -186,7 +186,7 @@ class PumpCurve:
 
     @cached_property
     def best_bpd(self) -> float:
-        """The best-efficiency rate (bpd): as declared, else from power in the recommended range, else NaN."""
+        """Return the best-efficiency rate (bpd): declared, else computed from power, else NaN."""
         if self.declared_best_bpd is not None:
             return self.declared_best_bpd
         if self.brake_hp is None:
@@ -200,7 +200,7 @@ class PumpCurve:
         return float(best.x)
 
     def efficiency(self, rate_bpd: Floats) -> Floats:
-        """Return η (fraction) at `rate_bpd`, any shape; NaN without a power curve.
+        """Return the efficiency η (fraction) at `rate_bpd`, any shape; NaN without a power curve.
 
         η = 7.37e-6·Q (bpd)·H (ft)/BHP in water.
         """
@@ -213,19 +213,19 @@ class PumpCurve:
         _require_finite("rates", (self.min_bpd, self.max_bpd, self.declared_best_bpd or 1.0))
         if not 0 <= self.min_bpd < self.max_bpd:
             raise InvalidCurve(
-                f"{self.model}: no recommended range goes from {self.min_bpd:g} to {self.max_bpd:g} bpd",
-                fix="give its lower end first",
+                f"{self.model}: {self.min_bpd:g} to {self.max_bpd:g} bpd is not a valid recommended range",
+                fix="give the lower bound first",
             )
         if not 0 < self.rated_frequency_hz < np.inf:
             raise InvalidCurve(
                 f"{self.model}: rated frequency {self.rated_frequency_hz:g} Hz must be positive",
-                fix="give the frequency of the published curve, 60 or 50 Hz as a rule",
+                fix="give the frequency of the published curve, usually 60 or 50 Hz",
             )
         if self.declared_best_bpd is not None and not self.min_bpd <= self.declared_best_bpd <= self.max_bpd:
             raise InvalidCurve(
                 f"{self.model}: best-efficiency rate {self.declared_best_bpd:g} bpd is outside the "
                 f"recommended range {self.min_bpd:g} to {self.max_bpd:g} bpd",
-                fix="check its unit, or leave it out",
+                fix="check its unit, or omit it",
             )
 
     def _check_head(self, rates: Floats) -> None:
@@ -256,20 +256,20 @@ class PumpCurve:
     def _check_covered(self, quantity: str, shape: Shape) -> None:
         if shape.first_bpd > self.min_bpd or shape.last_bpd < self.max_bpd:
             raise InvalidCurve(
-                f"{self.model}: the {quantity} table runs from {shape.first_bpd:g} to {shape.last_bpd:g} bpd "
-                f"and leaves out part of the recommended range {self.min_bpd:g} to {self.max_bpd:g} bpd",
+                f"{self.model}: the {quantity} table spans {shape.first_bpd:g} to {shape.last_bpd:g} bpd and "
+                f"misses part of the recommended range {self.min_bpd:g} to {self.max_bpd:g} bpd",
                 fix="add rows, or narrow the range",
             )
 
 
-def _require_finite(what: str, numbers: tuple[float, ...]) -> None:
+def _require_finite(quantity: str, numbers: tuple[float, ...]) -> None:
     if not np.isfinite(numbers).all():
         raise InvalidCurve(
-            f"{what} must be finite numbers, not {numbers}", fix="replace what is not a number"
+            f"{quantity} must be finite numbers, not {numbers}", fix="correct the values that are not numbers"
         )
 
 
 def _real_positive(roots: npt.NDArray[Any]) -> list[float]:
-    """Return the real roots at or above zero; not NaN, which marks a piece that is zero throughout."""
+    """Return the real roots ≥ 0; drop NaN, which marks a piece that is zero throughout."""
     real = roots.real[np.abs(roots.imag) <= REAL_TOLERANCE * np.maximum(np.abs(roots), 1.0)]
     return [float(root) for root in real if root >= 0]

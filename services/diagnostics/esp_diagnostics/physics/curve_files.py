@@ -1,4 +1,4 @@
-"""Pump curves that users bring, as JSON or CSV text: parsed, converted and checked; every problem is told."""
+"""Parse pump curves from JSON or CSV text; report every problem with its place."""
 
 import csv
 import json
@@ -10,16 +10,16 @@ from typing import Any, Final, NamedTuple
 from esp_common.errors import InvalidInput
 
 from esp_diagnostics.physics import units
-from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, PumpCurve, Shape, Table
+from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, PumpCurve, RateTable, Shape
 
 UNITS: Final = {"rate": "bpd", "head": "ft", "power": "hp"}
-"""Columns of a table, and the unit each is in unless its name says another one in brackets."""
+"""Columns of a table with their default units; a column name may give another unit in brackets."""
 
 NUMBERS: Final = (
     *("rated_frequency_hz", "min_bpd", "max_bpd", "best_bpd"),
     *("min_rate", "max_rate", "best_rate"),
 )
-"""What is said of a curve in numbers; those in `_rate` are in the table's unit of rate."""
+"""Numeric fields of a curve; those ending in `_rate` are in the rate unit of the table."""
 
 FIELDS: Final = ("model", "gas_handler", *NUMBERS)
 POLYNOMIALS: Final = {"head_ft_per_stage": "head", "bhp_per_stage": "power"}
@@ -28,26 +28,25 @@ TRUTHS: Final = {True: True, False: False, "true": True, "false": False, "yes": 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a curve's text: where it stands, what is wrong, how to put it right."""
+    """One problem of a curve text: where it is, what is wrong, and how to fix it."""
 
     where: str
     what: str
     fix: str
 
     def __str__(self) -> str:
-        """Return the problem as a line."""
         return f"{self.where}: {self.what}; {self.fix}"
 
 
 class _Cell(NamedTuple):
-    """A value as the text has it, and where."""
+    """Value as read from the text, with its place."""
 
     where: str
     value: Any
 
 
 class _Document(NamedTuple):
-    """A curve as read: fields, polynomials and the columns of a table, under the names they are given."""
+    """Curve as read: fields, polynomials and table columns, by the names in the text."""
 
     fields: Mapping[str, _Cell]
     polynomials: Mapping[str, Sequence[_Cell]]
@@ -55,20 +54,23 @@ class _Document(NamedTuple):
 
 
 def parse_json(text: str) -> PumpCurve:
-    """Return the pump curve that a JSON object describes.
+    """Parse a pump curve from a JSON object.
 
     Fields: `model`, `min_bpd`, `max_bpd` (recommended range), optionally `best_bpd`, `rated_frequency_hz`
-    (60) and `gas_handler`; and either `head_ft_per_stage` and optionally `bhp_per_stage`, coefficients of
-    rate in bpd, lowest power first, or `table`, an object of equally long lists `rate`, `head` and
-    optionally `power` (null where unknown), of one stage. A list's name may carry its unit in brackets,
-    `rate [m3/d]`; then `min_rate`, `max_rate` and `best_rate` say the range in that unit.
+    (default 60) and `gas_handler`. The curve of one stage is given either by `head_ft_per_stage` and
+    optionally `bhp_per_stage` (coefficients of rate in bpd, lowest power first), or by `table`, an object of
+    equally long lists `rate`, `head` and optionally `power` (null where unknown). The name of a list may give
+    its unit in brackets, as in `rate [m3/d]`; then `min_rate`, `max_rate` and `best_rate` give the range in
+    that unit.
 
-    Raises InvalidCurve with every problem found and its place.
+    Raise InvalidCurve with every problem and its place.
     """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid([Problem("text", f"is not JSON ({error})", "correct it there")]) from error
+        raise _invalid(
+            [Problem("text", f"is not valid JSON ({error})", "correct the syntax there")]
+        ) from error
     if not isinstance(content, dict):
         raise _invalid([Problem("text", "is not an object", 'write {"model": …, "min_bpd": …, …}')])
     table = content.pop("table", {})
@@ -85,7 +87,7 @@ def parse_json(text: str) -> PumpCurve:
 
 
 def to_document(curve: PumpCurve) -> dict[str, Any]:
-    """Return the object that `parse_json` takes for `curve`: what a curve read from CSV is kept as."""
+    """Return the JSON object of `curve`, as accepted by `parse_json`."""
     fields: dict[str, Any] = {
         "model": curve.model,
         "rated_frequency_hz": curve.rated_frequency_hz,
@@ -101,20 +103,20 @@ def to_document(curve: PumpCurve) -> dict[str, Any]:
             fields["bhp_per_stage"] = list(power.coefficients)
         return fields
     fields["table"] = {"rate": list(head.rates_bpd), "head": list(head.at_rates)}
-    if isinstance(power, Table):
+    if isinstance(power, RateTable):
         known = dict(zip(power.rates_bpd, power.at_rates, strict=True))
         fields["table"]["power"] = [known.get(rate) for rate in head.rates_bpd]
     return fields
 
 
 def parse_csv(text: str) -> PumpCurve:
-    """Return the pump curve that a CSV table describes.
+    """Parse a pump curve from CSV text.
 
-    Lines `# field: value` give what `parse_json` takes as fields; then a header of `rate`, `head` and
-    optionally `power`, each with its unit in brackets unless it is bpd, ft or hp; then a row for each rate,
-    one stage's values, power empty where unknown.
+    Lines `# field: value` give the fields of `parse_json`. A header names the columns `rate`, `head` and
+    optionally `power`, with units in brackets unless they are bpd, ft or hp. Each row holds the values of one
+    stage at one rate; power is empty where unknown.
 
-    Raises InvalidCurve with every problem found and its line.
+    Raise InvalidCurve with every problem and its line.
     """
     fields: dict[str, _Cell] = {}
     rows: list[tuple[int, list[str]]] = []
@@ -125,12 +127,14 @@ def parse_csv(text: str) -> PumpCurve:
         elif line.strip():
             rows.append((number, next(csv.reader([line], skipinitialspace=True))))
     if not rows:
-        raise _invalid([Problem("text", "has no header and no rows", "start with a line rate,head,power")])
+        raise _invalid([Problem("text", "has neither header nor rows", "start with a line rate,head,power")])
     (first, header), *body = rows
     if len({name.strip() for name in header}) < len(header):
         raise _invalid([Problem(f"line {first}", "names a column twice", "name each column once")])
     ragged = [
-        Problem(f"line {number}", f"has {len(row)} values under {len(header)} columns", "fill or cut the row")
+        Problem(
+            f"line {number}", f"has {len(row)} values for {len(header)} columns", "complete or shorten it"
+        )
         for number, row in body
         if len(row) != len(header)
     ]
@@ -145,7 +149,7 @@ def parse_csv(text: str) -> PumpCurve:
 
 def _json_cells(where: str, numbers: Any) -> list[_Cell]:
     if not isinstance(numbers, list):
-        raise _invalid([Problem(where, "is not a list", "write the numbers in brackets, commas between")])
+        raise _invalid([Problem(where, "is not a list", "write the numbers as a JSON list")])
     return [_Cell(f"{where}[{place}]", number) for place, number in enumerate(numbers)]
 
 
@@ -181,12 +185,12 @@ def _curve(document: _Document) -> PumpCurve:
 
 def _check_names(document: _Document, problems: list[Problem]) -> None:
     problems.extend(
-        Problem(cell.where, f"{name!r} is no field of a curve", f"use {', '.join(FIELDS)}")
+        Problem(cell.where, f"{name!r} is not a field of a curve", f"use {', '.join(FIELDS)}")
         for name, cell in document.fields.items()
         if name not in FIELDS
     )
     problems.extend(
-        Problem(document.fields[f"{end}_rate"].where, f"says what {end}_bpd says", "keep one of the two")
+        Problem(document.fields[f"{end}_rate"].where, f"duplicates {end}_bpd", "keep one of the two")
         for end in ("min", "max", "best")
         if {f"{end}_rate", f"{end}_bpd"} <= document.fields.keys()
     )
@@ -201,7 +205,7 @@ def _check_names(document: _Document, problems: list[Problem]) -> None:
 
 
 def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Shape], float]:
-    """Return head and power, and what a rate of the table is multiplied by to be in bpd."""
+    """Return head and power, and the factor from the table's rate unit to bpd."""
     if not document.columns:
         return _polynomials(document.polynomials, problems), 1.0
     factors: dict[str, float] = {}
@@ -221,7 +225,7 @@ def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Sha
         if quantity not in columns
     )
     if len({len(column) for column in columns.values()}) > 1:
-        problems.append(Problem("table", "has columns of different lengths", "give a value for each rate"))
+        problems.append(Problem("table", "has columns of different lengths", "give one value per rate"))
     if problems:
         raise _invalid(problems)
     scaled = {
@@ -240,7 +244,7 @@ def _polynomials(polynomials: Mapping[str, Sequence[_Cell]], problems: list[Prob
         POLYNOMIALS[name]: [_number(cell, problems) for cell in cells] for name, cells in polynomials.items()
     }
     if polynomials and "head" not in numbers:
-        problems.append(Problem("head_ft_per_stage", "is missing", "give head beside power"))
+        problems.append(Problem("head_ft_per_stage", "is missing", "give head as well as power"))
     if problems:
         raise _invalid(problems)
     return {
@@ -249,17 +253,17 @@ def _polynomials(polynomials: Mapping[str, Sequence[_Cell]], problems: list[Prob
     }
 
 
-def _table(rates: Sequence[float | None], values: Sequence[float | None]) -> Table:
+def _table(rates: Sequence[float | None], values: Sequence[float | None]) -> RateTable:
     known = [
         (rate, value)
         for rate, value in zip(rates, values, strict=True)
         if rate is not None and value is not None
     ]
-    return Table(tuple(rate for rate, _ in known), tuple(value for _, value in known))
+    return RateTable(tuple(rate for rate, _ in known), tuple(value for _, value in known))
 
 
 def _column(name: str, problems: list[Problem]) -> tuple[str, float]:
-    """Return the quantity of a column named like `head [m]`, and what its values are multiplied by."""
+    """Return the quantity of a column such as `head [m]`, and the factor to its standard unit."""
     quantity, _, bracket = name.partition("[")
     quantity, unit = quantity.strip().lower(), bracket.rstrip("] ").strip()
     if quantity not in UNITS:
@@ -291,9 +295,9 @@ def _number(cell: _Cell, problems: list[Problem]) -> float | None:
 
 
 def _truth(cell: _Cell, problems: list[Problem]) -> bool:
-    said = cell.value.lower() if isinstance(cell.value, str) else cell.value
-    if isinstance(said, bool | str) and said in TRUTHS:
-        return TRUTHS[said]
+    text = cell.value.lower() if isinstance(cell.value, str) else cell.value
+    if isinstance(text, bool | str) and text in TRUTHS:
+        return TRUTHS[text]
     problems.append(Problem(cell.where, f"{cell.value!r} is neither true nor false", "write true or false"))
     return False
 

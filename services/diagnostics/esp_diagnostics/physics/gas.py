@@ -1,4 +1,4 @@
-"""Free gas: how much reaches the pump, whether the pump can take it, and what head it costs."""
+"""Free gas: fraction at the pump intake, stability criteria, and loss of head."""
 
 from typing import Final, NamedTuple
 
@@ -8,14 +8,14 @@ from esp_diagnostics.physics.arrays import Bools, Floats, Values
 
 ATMOSPHERE_PSI: Final = 14.696
 GAS_TO_WATER_MASS: Final = 0.0764 / (5.6146 * 62.37)
-"""Mass of 1 scf of air over that of 1 bbl of water: what γg scf add to a barrel's gravity."""
+"""Mass of 1 scf of air over that of 1 bbl of water: contribution of γg scf to a barrel's specific gravity."""
 
 
 class Produced(NamedTuple):
-    """What the well produces, by well test; every member broadcasts to (..., n).
+    """Produced fluids after a well test; every member broadcasts to (..., n).
 
     Water cut in % of stock-tank liquid, gas-oil ratio in scf/stb, gravities relative to air and water,
-    separator efficiency as the fraction of the free gas that natural and rotary separation keep out.
+    separator efficiency as the fraction of free gas removed by natural and rotary separation.
     """
 
     water_cut_pct: Values
@@ -27,11 +27,11 @@ class Produced(NamedTuple):
 
 
 class Intake(NamedTuple):
-    """What enters the pump, in situ at the intake; each (..., n).
+    """Fluid entering the pump, in situ at the intake; each (..., n).
 
-    `gas_liquid_ratio` q'g/q'l and `gas_void_fraction` are after separation; `liquid_volume` is in-situ
-    liquid and `pump_volume` liquid and gas through the pump, per volume of stock-tank liquid; gravities
-    are relative to water.
+    `gas_liquid_ratio` q'g/q'l and `gas_void_fraction` are after separation. `liquid_volume` is in-situ
+    liquid, and `pump_volume` liquid and gas through the pump, per volume of stock-tank liquid. Gravities are
+    relative to water.
     """
 
     gas_liquid_ratio: Floats
@@ -43,11 +43,11 @@ class Intake(NamedTuple):
 
 
 def at_intake(produced: Produced, intake_pressure_psi: Values, intake_temp_c: Values) -> Intake:
-    """Return what enters the pump at a gauge pressure and temperature (..., n).
+    """Return the fluid entering the pump at a gauge pressure and temperature (..., n).
 
-    GVF = q'g/(q'g + q'l) with q'g the free gas that the separator lets pass. Gas dissolves by Standing,
-    its volume is that of a real gas (Sutton, Papay), and the gravities balance the masses of oil, its
-    dissolved gas, water (taken as incompressible) and free gas.
+    GVF = q'g/(q'g + q'l) with q'g the free gas that passes the separator. Solution gas follows Standing, the
+    gas volume that of a real gas (Sutton, Papay); gravities balance the masses of oil, dissolved gas, water
+    (taken as incompressible) and free gas.
     """
     oil_share = 1.0 - np.asarray(produced.water_cut_pct) / 100.0
     psia = absolute_psi(intake_pressure_psi)
@@ -76,13 +76,13 @@ def at_intake(produced: Produced, intake_pressure_psi: Values, intake_temp_c: Va
 
 
 def absolute_psi(gauge_psi: Values) -> Floats:
-    """Return psia of a gauge pressure (psi), any shape; NaN below vacuum."""
+    """Return the absolute pressure (psia) of a gauge pressure (psi), any shape; NaN below vacuum."""
     psia = np.asarray(gauge_psi) + ATMOSPHERE_PSI
     return np.where(psia > 0, psia, np.nan)
 
 
 def solution_gas_scf(psia: Values, fahrenheit: Values, oil_api: Values, gas_gravity: Values) -> Floats:
-    """Return the gas that oil can dissolve, Rs (scf/stb), any shape.
+    """Return the solution gas-oil ratio Rs (scf/stb), any shape.
 
     Standing (1947): Rs = γg·[(p/18.2 + 1.4)·10^(0.0125·API − 0.00091·T)]^1.2048, p in psia, T in °F.
     """
@@ -93,7 +93,7 @@ def solution_gas_scf(psia: Values, fahrenheit: Values, oil_api: Values, gas_grav
 def oil_volume_factor(
     dissolved_scf: Values, fahrenheit: Values, oil_gravity: Values, gas_gravity: Values
 ) -> Floats:
-    """Return Bo (bbl/stb) of oil with `dissolved_scf` (scf/stb) of gas in it, any shape.
+    """Return the oil volume factor Bo (bbl/stb) with `dissolved_scf` (scf/stb) of gas, any shape.
 
     Standing (1947): Bo = 0.9759 + 0.00012·[Rs·√(γg/γo) + 1.25·T]^1.2, T in °F.
     """
@@ -102,18 +102,18 @@ def oil_volume_factor(
 
 
 def gas_volume_factor_bbl(psia: Values, fahrenheit: Values, gas_gravity: Values) -> Floats:
-    """Return Bg (bbl/scf), any shape: 0.00504·z·T/p with T in °R, p in psia."""
+    """Return the gas volume factor Bg (bbl/scf), any shape: 0.00504·z·T/p with T in °R, p in psia."""
     rankine = np.asarray(fahrenheit) + 459.67
     return np.asarray(0.00504 * compressibility(psia, fahrenheit, gas_gravity) * rankine / psia)
 
 
 def compressibility(psia: Values, fahrenheit: Values, gas_gravity: Values) -> Floats:
-    """Return a natural gas's z, any shape.
+    """Return the compressibility factor z of natural gas, any shape.
 
-    Up to 3000 psia within 2 % of the Standing-Katz chart above 120 °F, and within 3 % above 80 °F.
+    Papay (1968) with the pseudo-critical properties of Sutton (1985): z = 1 − 3.53·ppr/10^(0.9813·Tpr) +
+    0.274·ppr²/10^(0.8157·Tpr).
 
-    Papay (1968) with Sutton's (1985) pseudo-critical properties:
-    z = 1 − 3.53·ppr/10^(0.9813·Tpr) + 0.274·ppr²/10^(0.8157·Tpr).
+    Accuracy up to 3000 psia against the Standing-Katz chart: 2 % above 120 °F, 3 % above 80 °F.
     """
     gravity = np.asarray(gas_gravity)
     reduced_p = psia / (756.8 - 131.0 * gravity - 3.6 * gravity**2)
@@ -126,20 +126,20 @@ def compressibility(psia: Values, fahrenheit: Values, gas_gravity: Values) -> Fl
 
 
 def void_fraction(gas_liquid_ratio: Values) -> Floats:
-    """Return GVF = q'g/(q'g + q'l) of an in-situ ratio q'g/q'l, any shape."""
+    """Return the gas void fraction GVF = q'g/(q'g + q'l) of an in-situ ratio q'g/q'l, any shape."""
     return np.asarray(gas_liquid_ratio / (1.0 + np.asarray(gas_liquid_ratio)))
 
 
 def turpin(gas_liquid_ratio: Values, intake_pressure_psi: Values) -> Floats:
-    """Return Turpin's Φ = 2000·(q'g/q'l)/(3·Pi), any shape; Pi as gauge pressure, taken to psia.
+    """Return Turpin's Φ = 2000·(q'g/q'l)/(3·Pi), any shape; Pi given as gauge pressure.
 
-    A pump's head is stable below 1 (Turpin, Lea and Bearden, 1986).
+    Head is stable below 1 (Turpin, Lea and Bearden, 1986).
     """
     return np.asarray(2000.0 * np.asarray(gas_liquid_ratio) / (3.0 * absolute_psi(intake_pressure_psi)))
 
 
 def dunbar_minimum_psi(gas_liquid_ratio: Values) -> Floats:
-    """Return the intake pressure (gauge psi) above which a pump takes this gas unharmed, any shape.
+    """Return the minimum intake pressure (psi gauge) for stable operation with this gas, any shape.
 
     Dunbar's curve: Pi ≥ 935·(q'g/q'l)^1.724 psia (Takacs, Electrical Submersible Pumps Manual, ch. 4).
     """
@@ -147,10 +147,10 @@ def dunbar_minimum_psi(gas_liquid_ratio: Values) -> Floats:
 
 
 def head_factor(gas_void_fraction: Values, gas_handler: Bools | bool = False) -> Floats:
-    """Return the share of its head that a pump keeps at a GVF b, any shape; 0 where it is gas locked.
+    """Return the fraction of its head that a pump keeps at gas void fraction b, any shape; 0 if gas locked.
 
-    1 + 0.6·b − 9·b² for standard stages, 1 + 0.05·b − 2·b² for gas handlers: fits of stage tests, which
-    reach zero at 37 % and 72 %.
+    1 + 0.6·b − 9·b² for standard stages, 1 + 0.05·b − 2·b² for gas handlers: fits of stage tests, zero at 37
+    % and 72 %.
     """
     void = np.asarray(gas_void_fraction)
     linear, quadratic = np.where(gas_handler, 0.05, 0.6), np.where(gas_handler, 2.0, 9.0)

@@ -1,4 +1,4 @@
-"""The motor: load, power, current, speed, cooling and balance."""
+"""Motor: load, power, current, speed, cooling and current unbalance."""
 
 from typing import Final
 
@@ -8,19 +8,20 @@ from esp_diagnostics.physics.arrays import Floats, Values
 
 KW_PER_HP: Final = 0.745700
 TWO_POLE_60_HZ_RPM: Final = 3500.0
-"""Speed at which makers publish their 60 Hz curves: a two-pole induction motor's, with its slip."""
+"""Speed of published 60 Hz curves: a two-pole induction motor with slip."""
 
 NO_LOAD_CURRENT_SHARE: Final = 0.47
-"""Of rated current; gives 54 % of rated amps at 30 % load, where most motors draw 49-58 %."""
+"""No-load share of rated current; gives 54 % of rated amps at 30 % load, where most motors draw 49-58 %."""
 
 NO_LOAD_LOSS_SHARE: Final = 0.3
-"""Of the loss at rated load: iron, windage and bearings, which do not go with the load."""
+"""Share of the rated loss that does not depend on load: iron, windage and bearings."""
 
 
 def load(brake_hp: Values, rated_hp: Values, frequency_hz: Values, rated_frequency_hz: Values) -> Floats:
-    """Return the motor's load (1 = nameplate), any shape: BHP/(HP·f/f_rated); NaN where it does not turn.
+    """Return the motor load (1 = nameplate), any shape: BHP/(HP·f/f_rated); NaN while stopped.
 
-    A motor on constant volts per hertz has a constant torque to give, so its power goes with frequency.
+    At constant volts per hertz the available torque is constant, so the available power is proportional to
+    frequency.
     """
     frequency = np.asarray(frequency_hz, dtype=np.float64)
     available = rated_hp * np.where(frequency > 0, frequency, np.nan) / rated_frequency_hz
@@ -33,17 +34,17 @@ def input_kw(voltage_v: Values, current_a: Values, power_factor: Values) -> Floa
 
 
 def shaft_kw(brake_hp: Values) -> Floats:
-    """Return horsepower as kW, any shape."""
+    """Convert horsepower to kW, any shape."""
     return np.asarray(np.asarray(brake_hp) * KW_PER_HP)
 
 
 def efficiency_at_load(
     motor_load: Values, rated_efficiency: Values, no_load_share: Values = NO_LOAD_LOSS_SHARE
 ) -> Floats:
-    """Return the motor's efficiency (fraction) at a load (1 = nameplate), any shape; 0 at no load.
+    """Return the motor efficiency (fraction) at a load (1 = nameplate), any shape; 0 at no load.
 
-    Losses separated into a constant part and one that goes with the square of the load (IEEE 112,
-    method E): loss = loss_rated·(k + (1 − k)·L²).
+    Segregated losses (IEEE 112, method E), constant plus proportional to load squared: loss = loss_rated·(k +
+    (1 − k)·L²).
     """
     useful = np.asarray(motor_load, dtype=np.float64)
     rated_loss = 1.0 / np.asarray(rated_efficiency) - 1.0
@@ -52,10 +53,10 @@ def efficiency_at_load(
 
 
 def induction_current_share(motor_load: Values, no_load_share: Values = NO_LOAD_CURRENT_SHARE) -> Floats:
-    """Return I/I_rated of an induction motor at a load (1 = nameplate) and its volts per hertz, any shape.
+    """Return I/I_rated of an induction motor at a load (1 = nameplate) and rated volts per hertz, any shape.
 
-    √(m² + (1 − m²)·L²): the magnetising current m stays, the active one goes with the load, and they are
-    a quarter turn apart. So amps say little about a low load; kW do.
+    √(m² + (1 − m²)·L²): the magnetising current m is constant, the active current is proportional to load,
+    and they are 90° apart. Current is therefore a poor measure of low loads; use kW.
     """
     magnetising = np.square(no_load_share)
     return np.asarray(np.sqrt(magnetising + (1.0 - magnetising) * np.square(motor_load)))
@@ -64,38 +65,39 @@ def induction_current_share(motor_load: Values, no_load_share: Values = NO_LOAD_
 def permanent_magnet_current_share(motor_load: Values) -> Floats:
     """Return I/I_rated of a permanent-magnet motor at a load (1 = nameplate), any shape: the load itself.
 
-    Its magnets make the field, so that current is torque alone (drives hold the direct-axis current at zero).
+    The magnets provide the field, so current is proportional to torque (drives hold the direct-axis current
+    at zero).
     """
     return np.asarray(motor_load, dtype=np.float64) + 0.0
 
 
 def synchronous_rpm(frequency_hz: Values, pole_pairs: Values, slip: Values = 0.0) -> Floats:
-    """Return the shaft's speed (rpm), any shape: 60·f/p·(1 − s); a permanent-magnet motor has no slip."""
+    """Return the shaft speed (rpm), any shape: 60·f/p·(1 − s); a permanent-magnet motor has no slip."""
     return np.asarray(60.0 * np.asarray(frequency_hz) / pole_pairs * (1.0 - np.asarray(slip)))
 
 
 def curve_frequency_hz(shaft_rpm: Values) -> Floats:
-    """Return the frequency (Hz) to read pump curves at for a shaft's speed, any shape.
+    """Return the frequency (Hz) at which to read pump curves for a shaft speed, any shape.
 
-    Affinity goes with speed. Curves are published for two-pole induction motors, 3500 rpm at 60 Hz; a
-    permanent-magnet motor with two pole pairs at 120 Hz turns its pump like one of those at 61.7 Hz.
+    Affinity laws apply to speed. Published curves assume two-pole induction motors, 3500 rpm at 60 Hz. A
+    permanent-magnet motor with two pole pairs at 120 Hz runs its pump like such a motor at 61.7 Hz.
     """
     return np.asarray(shaft_rpm) * (60.0 / TWO_POLE_60_HZ_RPM)
 
 
 def cooling_velocity_ft_s(rate_bpd: Values, casing_bore_in: Values, motor_od_in: Values) -> Floats:
-    """Return the liquid's velocity past the motor (ft/s), any shape: 0.0119·Q/(ID² − OD²).
+    """Return the liquid velocity past the motor (ft/s), any shape: 0.0119·Q/(ID² − OD²).
 
-    At least 1 ft/s is wanted (API RP 11S4). NaN where the motor does not fit into the casing.
+    API RP 11S4 recommends at least 1 ft/s. NaN if the motor does not fit into the casing.
     """
     gap = np.square(casing_bore_in) - np.square(motor_od_in)
     return np.asarray(0.0119 * np.asarray(rate_bpd) / np.where(gap > 0, gap, np.nan))
 
 
 def unbalance_pct(current_a_a: Values, current_b_a: Values, current_c_a: Values) -> Floats:
-    """Return the phases' unbalance (%), any shape: 100·max|I − Ī|/Ī; NaN where no current flows.
+    """Return the current unbalance (%), any shape: 100·max|I − Ī|/Ī; NaN without current.
 
-    Source: NEMA MG 1's definition for voltages, applied to currents as API RP 11S does.
+    Source: NEMA MG 1's definition for voltages, applied to currents as in API RP 11S.
     """
     phases = np.stack(np.broadcast_arrays(current_a_a, current_b_a, current_c_a)).astype(np.float64)
     mean = phases.mean(axis=0)

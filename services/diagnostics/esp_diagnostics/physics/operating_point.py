@@ -1,4 +1,4 @@
-"""Where on its curve a pump runs, and which way its impellers are pushed."""
+"""Operating point of pumps on their curves, and thrust of their impellers."""
 
 from enum import IntEnum
 from typing import NamedTuple
@@ -11,35 +11,34 @@ from esp_diagnostics.physics.pumps import WATER, Correction, Pumps, rate_scale
 
 
 class Thrust(IntEnum):
-    """Which way the impellers are pushed."""
+    """Direction of the impeller thrust."""
 
     UNKNOWN = 0
     DOWN = 1
-    """Below the recommended range: impellers rub on the diffuser beneath them."""
+    """Below the recommended range: impellers rub on the diffuser below."""
     BALANCED = 2
-    """Within the recommended range."""
     UP = 3
-    """Above the recommended range: impellers rub on the diffuser over them."""
+    """Above the recommended range: impellers rub on the diffuser above."""
 
 
 class OperatingPoint(NamedTuple):
-    """A pump's place on its curve; each (..., n), rates in bpd through the pump at its frequency."""
+    """Operating point on the curve; each (..., n), rates in bpd through the pump at its frequency."""
 
     fraction_of_best: Floats
     min_bpd: Floats
     best_bpd: Floats
     max_bpd: Floats
     thrust: npt.NDArray[np.int8]
-    """Members of `Thrust`."""
+    """Array of `Thrust` members."""
 
 
 def operating_point(
     pumps: Pumps, frequency_hz: Values, rate_bpd: Values, correction: Correction = WATER
 ) -> OperatingPoint:
-    """Return where `pumps` run with `rate_bpd` (..., n) through the pump.
+    """Return the operating points of `pumps` at `rate_bpd` (..., n) through the pump.
 
-    The recommended range and the best rate go with frequency (affinity). NaN and UNKNOWN where rate or
-    frequency is missing or the pump does not turn; NaN alone where the best rate is unpublished.
+    Recommended range and best rate scale with frequency (affinity laws). NaN and UNKNOWN where rate or
+    frequency is missing or the pump is stopped; NaN alone where the best rate is unpublished.
     """
     scale = rate_scale(pumps, frequency_hz, correction)
     rate = np.asarray(rate_bpd, dtype=np.float64)

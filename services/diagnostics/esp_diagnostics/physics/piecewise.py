@@ -1,4 +1,4 @@
-"""Chains of polynomials: the common form of polynomial and table curves, one column for each pump."""
+"""Piecewise polynomials: common form of polynomial and table curves, one column per pump."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from esp_diagnostics.physics.arrays import Floats
 
 
-class Chain(NamedTuple):
-    """One function of rate: from `starts[k]` on it is Σ coefficients[i, k]·(rate − starts[k])ⁱ.
+class PiecewisePolynomial(NamedTuple):
+    """Function of rate: from `starts[k]` on it is Σ coefficients[i, k]·(rate − starts[k])ⁱ.
 
     `starts` (K,) rise; `coefficients` (D+1, K), lowest power first.
     """
@@ -20,18 +20,18 @@ class Chain(NamedTuple):
     coefficients: Floats
 
 
-class Local(NamedTuple):
-    """Pieces picked for given rates: Σ coefficients[i]·(rate − start)ⁱ, shapes (..., n) and (D+1, ..., n)."""
+class SelectedPieces(NamedTuple):
+    """Pieces selected by rate: Σ coefficients[i]·(rate − start)ⁱ, shapes (..., n) and (D+1, ..., n)."""
 
     start: Floats
     coefficients: Floats
 
     def value(self, rate: Floats) -> Floats:
-        """Return the functions' values at `rate` (..., n), by Horner's rule."""
+        """Return the values at `rate` (..., n), by Horner's rule."""
         return self.value_and_slope(rate)[0]
 
     def value_and_slope(self, rate: Floats) -> tuple[Floats, Floats]:
-        """Return the functions' values and their derivatives at `rate` (..., n), in one pass."""
+        """Return the values and derivatives at `rate` (..., n), in one pass."""
         offset = rate - self.start
         value = np.zeros(np.broadcast_shapes(offset.shape, self.coefficients.shape[1:]))
         slope = np.zeros_like(value)
@@ -44,49 +44,49 @@ class Local(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Functions of rate for n pumps, as `Chain`s side by side.
+class PiecewisePolynomials:
+    """Functions of rate of n pumps, as columns of `PiecewisePolynomial`s.
 
-    `starts` (K, n), infinite where a pump's chain has fewer pieces; `coefficients` (D+1, K, n), zero
-    where its polynomials have fewer terms.
+    `starts` (K, n), infinite where a pump has fewer pieces; `coefficients` (D+1, K, n), zero where its
+    polynomials have fewer terms.
     """
 
     starts: Floats
     coefficients: Floats
 
     @classmethod
-    def stack(cls, chains: Sequence[Chain]) -> Self:
-        """Return `chains` side by side, padded to the longest."""
-        terms = max(chain.coefficients.shape[0] for chain in chains)
-        pieces = max(len(chain.starts) for chain in chains)
-        starts = np.full((pieces, len(chains)), np.inf)
-        coefficients = np.zeros((terms, pieces, len(chains)))
-        for column, chain in enumerate(chains):
-            degree, count = chain.coefficients.shape
-            starts[:count, column] = chain.starts
-            coefficients[:degree, :count, column] = chain.coefficients
+    def stack(cls, functions: Sequence[PiecewisePolynomial]) -> Self:
+        """Return `functions` as columns, padded to the longest."""
+        terms = max(function.coefficients.shape[0] for function in functions)
+        pieces = max(len(function.starts) for function in functions)
+        starts = np.full((pieces, len(functions)), np.inf)
+        coefficients = np.zeros((terms, pieces, len(functions)))
+        for column, function in enumerate(functions):
+            degree, count = function.coefficients.shape
+            starts[:count, column] = function.starts
+            coefficients[:degree, :count, column] = function.coefficients
         return cls(starts, coefficients)
 
     def take(self, index: npt.NDArray[np.intp]) -> Self:
         """Return the functions of the pumps at `index`."""
         return type(self)(self.starts[:, index], self.coefficients[:, :, index])
 
-    def at(self, rate: Floats) -> Local:
-        """Return the piece that holds at each `rate` (..., n); below the first start the first one does."""
+    def at(self, rate: Floats) -> SelectedPieces:
+        """Return the piece that applies at each `rate` (..., n); the first piece extends below its start."""
         if len(self.starts) == 1:
-            return Local(self.starts[0], self.coefficients[:, 0])
+            return SelectedPieces(self.starts[0], self.coefficients[:, 0])
         piece = np.zeros(rate.shape, dtype=np.intp)
         for start in self.starts[1:]:
             piece += rate >= start
         return self.pick(piece)
 
-    def pick(self, piece: npt.NDArray[np.intp]) -> Local:
+    def pick(self, piece: npt.NDArray[np.intp]) -> SelectedPieces:
         """Return piece number `piece` (..., n) of each pump."""
         pumps = self.starts.shape[1]
         place = piece * pumps + np.arange(pumps)
         flat = self.coefficients.reshape(len(self.coefficients), -1)
-        return Local(self.starts.ravel()[place], flat.take(place, axis=1))
+        return SelectedPieces(self.starts.ravel()[place], flat.take(place, axis=1))
 
     def value(self, rate: Floats) -> Floats:
-        """Return the functions' values at `rate` (..., n)."""
+        """Return the values at `rate` (..., n)."""
         return self.at(rate).value(rate)

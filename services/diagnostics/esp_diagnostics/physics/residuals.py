@@ -1,4 +1,4 @@
-"""Residuals: how far head, power and rate are from what the pump's curve says."""
+"""Residuals: relative deviation of head, power and rate from the pump's curve."""
 
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ from esp_diagnostics.physics.virtual_flow import Flow, virtual_flow
 
 
 class Measured(NamedTuple):
-    """What gauges, drive and surface say; each broadcasts to (..., n), NaN where it is missing.
+    """Measured values; each broadcasts to (..., n), NaN where missing.
 
-    `flow_rate_bpd` is stock-tank liquid; pressures gauge psi.
+    `flow_rate_bpd` is stock-tank liquid; pressures are gauge psi.
     """
 
     frequency_hz: Values
@@ -32,11 +32,11 @@ class Measured(NamedTuple):
 
 
 class Pumped(NamedTuple):
-    """What the pump handles and drives; each broadcasts to (..., n).
+    """Properties of the pumped fluid and the drive; each broadcasts to (..., n).
 
-    `mixture_gravity` in the pump, relative to water; `pump_volume` through the pump per volume of
-    stock-tank liquid (`gas.at_intake` gives both); `drive_efficiency` shaft power over the measured
-    electrical power (motor, cable and what lies between); `correction` for viscosity and gas.
+    `mixture_gravity` in the pump, relative to water; `pump_volume` through the pump per volume of stock-tank
+    liquid (`gas.at_intake` returns both); `drive_efficiency` shaft power over measured electrical power
+    (motor, cable and transformers); `correction` for viscosity and gas.
     """
 
     mixture_gravity: Values
@@ -46,18 +46,18 @@ class Pumped(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """Measured over model, less one (..., n); NaN where `reason` is not OK."""
+    """Measured over modelled value, minus one (..., n); NaN where `reason` is not OK."""
 
     value: Floats
     reason: Reasons
 
 
 class Residuals(NamedTuple):
-    """The residuals of pumps, 0 where all is as the curve says.
+    """Residuals of pumps; 0 means performance as on the curve.
 
-    `head` rH at the measured rate; `power` rP at the measured rate, and `power_at_virtual_flow` at the rate
-    that the head says (near 0 when rQ is not: liquid comes back through a hole in the tubing); `flow` rQ;
-    `virtual_flow` the rate and its uncertainty, through the pump.
+    `head` rH and `power` rP are at the measured rate; `power_at_virtual_flow` is at the rate that corresponds
+    to the head (near 0 while rQ is not: liquid recirculates through a tubing leak); `flow` rQ; `virtual_flow`
+    the rate through the pump with its uncertainty.
     """
 
     head: Residual
@@ -72,8 +72,8 @@ def residuals(
 ) -> Residuals:
     """Return rH, rP and rQ of `pumps` (..., n).
 
-    rH = ΔP/ΔP_model(Q, f) − 1; rP = kW/kW_model(Q, f) − 1; rQ = Q_model(ΔP, f)/Q − 1, with Q the surface
-    rate at the pump's conditions. A missing input leaves NaN in the residuals that need it and in no others.
+    rH = ΔP/ΔP_model(Q, f) − 1; rP = kW/kW_model(Q, f) − 1; rQ = Q_model(ΔP, f)/Q − 1, with Q the surface rate
+    at the pump's conditions. A missing input makes only the residuals that need it NaN.
     """
     rate = np.asarray(measured.flow_rate_bpd) * pumped.pump_volume
     gain = np.asarray(measured.discharge_pressure_psi) - measured.intake_pressure_psi

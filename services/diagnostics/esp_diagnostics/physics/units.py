@@ -1,4 +1,4 @@
-"""Units at the edges: what files and people write, turned into what the physics computes in."""
+"""Convert units at the edges to those of the physics modules."""
 
 from functools import cache
 from typing import Any, Final
@@ -17,17 +17,17 @@ _SPELLINGS: Final = {
     "gpm": "gallon/minute",
     "hp": "horsepower",
 }
-"""How the trade writes units that `pint` lacks or takes for something else (its bbl is no oil barrel)."""
+"""Field spellings of units that `pint` lacks or interprets differently (its bbl is not an oil barrel)."""
 
 _MAX_LENGTH: Final = 30
 
 
 def factor(unit: str, target: str) -> float:
-    """Return what a value in `unit` is multiplied by to be in `target`; case matters (mW, MW).
+    """Return the factor from `unit` to `target`; case-sensitive (mW, MW).
 
-    Raises InvalidInput for a unit that is unknown, of another dimension, or not a multiple of `target`.
+    Raise InvalidInput for a unit that is unknown, of another dimension, or not a multiple of `target`.
     """
-    # `pint` works out powers of any size, so it is given none.
+    # `pint` evaluates powers of any size, which could exhaust memory.
     if len(unit) > _MAX_LENGTH or "**" in unit or "^" in unit:
         raise _unknown(unit, target)
     try:
@@ -38,8 +38,8 @@ def factor(unit: str, target: str) -> float:
 
 def _unknown(unit: str, target: str) -> InvalidInput:
     return InvalidInput(
-        f"unit {unit[:_MAX_LENGTH]!r} is unknown or cannot become {target}",
-        fix=f"use {target}, or one of {', '.join(_SPELLINGS)}, ft, m, kW as the quantity asks",
+        f"unit {unit[:_MAX_LENGTH]!r} is unknown or not convertible to {target}",
+        fix=f"use {target}, or one of {', '.join(_SPELLINGS)}, ft, m, kW, depending on the quantity",
     )
 
 
@@ -49,7 +49,7 @@ def _spelled(unit: str) -> str:
 
 @cache
 def _units() -> Any:
-    # Building a registry takes a tenth of a second, which only those who load a curve need to spend.
+    # Building a registry takes 0.1 s, so only processes that load a curve pay for it.
     import pint
 
     return pint.UnitRegistry()

@@ -1,25 +1,25 @@
-"""The virtual flow rate: what a pump must be pumping to make the head it makes."""
+"""Virtual flow rate: the rate at which a pump makes the measured head."""
 
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from esp_diagnostics.physics.arrays import Floats, Reason, Reasons, Values, first_reason
-from esp_diagnostics.physics.piecewise import Local
+from esp_diagnostics.physics.piecewise import SelectedPieces
 from esp_diagnostics.physics.pumps import WATER, Correction, Pumps, head_scale, rate_scale
 
 MAX_STEPS: Final = 80
-"""Bisection alone narrows a bracket to nothing in 60; Newton's steps take about 6."""
+"""Bisection alone narrows a bracket to nothing in 60 steps; Newton's method takes about 6."""
 
 RATE_TOLERANCE: Final = 1e-10
-"""Of the curve's last rate."""
+"""Tolerance relative to the last rate of the curve."""
 
 
 class Flow(NamedTuple):
     """Virtual flow rate through the pump (..., n), NaN where `reason` is not OK.
 
-    `sigma_bpd` is its standard uncertainty from that of the head alone; where the curve is flat it grows
-    up to the width of the falling branch, and the rate says nothing.
+    `sigma_bpd`: standard uncertainty due to that of the head. Where the curve is flat it grows to the width
+    of the falling branch, and the rate is meaningless.
     """
 
     rate_bpd: Floats
@@ -28,9 +28,9 @@ class Flow(NamedTuple):
 
 
 class _Bracket(NamedTuple):
-    """The piece of each curve on which a head is found, and the rates between which it is."""
+    """Piece of each curve that contains a head, and the rates that bracket it."""
 
-    piece: Local
+    piece: SelectedPieces
     low: Floats
     high: Floats
 
@@ -44,12 +44,12 @@ def virtual_flow(
 ) -> Flow:
     """Return the rate at which the pump makes `head_ft` on its falling branch.
 
-    `frequency_hz`, `head_ft` and `relative_head_sigma` (standard uncertainty of the head as a fraction of
-    it: gauges, density and curve together) broadcast to (..., n). A head that also occurs on a rising
-    branch near shut-off is taken for the falling one, where pumps run stably. Heads beyond the branch
-    have no rate, and a reason.
+    `frequency_hz`, `head_ft` and `relative_head_sigma` (standard uncertainty of the head as a fraction, from
+    gauges, density and curve) broadcast to (..., n). A head that also occurs on a rising branch near shut-off
+    is assigned to the falling branch, where pumps run stably. A head beyond the branch has no rate but a
+    reason.
 
-    Source: the curve inverted; σ_Q = σ_H/|dH/dQ| to first order.
+    Source: inverse of the curve; σ_Q = σ_H/|dH/dQ| to first order.
     """
     scale = head_scale(pumps, frequency_hz, correction)
     to_pump = rate_scale(pumps, frequency_hz, correction)
@@ -65,7 +65,7 @@ def virtual_flow(
         (stage < bottom, Reason.BELOW_CURVE),
     )
     known = reason == Reason.OK
-    # A head that cannot be found is replaced by one that is found fast, and its rate dropped.
+    # Heads that cannot be found are replaced by one that is found fast, and their rates dropped.
     target = np.where(known, stage, (top + bottom) / 2.0)
     bracket = _bracket(pumps, target)
     rate = _root(bracket, target, RATE_TOLERANCE * float(pumps.ends_at_bpd.max(initial=1.0)))
@@ -75,7 +75,7 @@ def virtual_flow(
 
 
 def _bracket(pumps: Pumps, target: Floats) -> _Bracket:
-    """Return where on the falling branch a stage's head `target` (..., n), which is on it, lies."""
+    """Return the bracket of a stage head `target` (..., n), which lies on the falling branch."""
     low, high = pumps.falling_from_bpd, pumps.ends_at_bpd
     if len(pumps.head.starts) == 1:
         return _Bracket(pumps.head.at(low), low, high)
@@ -89,9 +89,9 @@ def _bracket(pumps: Pumps, target: Floats) -> _Bracket:
 
 @np.errstate(divide="ignore", invalid="ignore")
 def _root(bracket: _Bracket, target: Floats, tolerance_bpd: float) -> Floats:
-    """Return the rates where the pieces, falling between `low` and `high`, are `target` (..., n).
+    """Return the rates at which the pieces, falling between `low` and `high`, equal `target` (..., n).
 
-    Newton's method, which may not leave the bracket that it narrows; a step that would is a bisection.
+    Newton's method within a shrinking bracket; a step that would leave it is replaced by a bisection.
     """
     piece, low, high = bracket
     rate = (low + high) / 2.0
@@ -107,7 +107,7 @@ def _root(bracket: _Bracket, target: Floats, tolerance_bpd: float) -> Floats:
     return rate
 
 
-def _sigma(pumps: Pumps, piece: Local, rate: Floats, head_sigma: Values) -> Floats:
+def _sigma(pumps: Pumps, piece: SelectedPieces, rate: Floats, head_sigma: Values) -> Floats:
     slope = piece.value_and_slope(rate)[1]
     with np.errstate(divide="ignore", invalid="ignore"):
         sigma = np.abs(head_sigma / slope)

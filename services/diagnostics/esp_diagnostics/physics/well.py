@@ -1,4 +1,4 @@
-"""One well and its pump: what it is known to lift, where the pump runs on its curve, and that curve."""
+"""One well and its pump: fluid in the pump, operating point, and curve in that fluid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from esp_diagnostics.physics.virtual_flow import virtual_flow
 
 TYPICAL_GRAVITY: Final = 0.92
 TYPICAL_VOLUME: Final = 1.1
-"""Of what is in the pump, and its volume per volume at the surface, where the fluid is not known."""
+"""Specific gravity in the pump and volume per stock-tank volume, used while the fluid is unknown."""
 
 HEAD_SIGMA: Final = 0.03
-"""Standard uncertainty of a head as a fraction of it: two gauges, the fluid's density, the curve itself."""
+"""Relative standard uncertainty of a head: two gauges, fluid density and the curve."""
 
 CURVE_POINTS: Final = 41
 USUAL_HZ: Final = (35.0, 40.0, 45.0, 50.0, 55.0, 60.0, 65.0, 70.0)
@@ -25,7 +25,7 @@ USUAL_HZ: Final = (35.0, 40.0, 45.0, 50.0, 55.0, 60.0, 65.0, 70.0)
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """A pump in its well; `facts`: what is known of fluid, tubing and limits, in numbers by name."""
+    """Pump in its well; `facts`: known numbers of fluid, tubing and limits, by name."""
 
     installed: Installed
     facts: Mapping[str, Any]
@@ -34,14 +34,14 @@ class Well:
     setting_depth_ft: float | None = None
 
     def fact(self, name: str) -> float | None:
-        """Return a number that is known, else None."""
+        """Return a known number, else None."""
         value = self.facts.get(name)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What is measured at one time; NaN where it is not. `flow_rate_bpd` is stock-tank liquid."""
+    """Measurements at one time; NaN where missing. `flow_rate_bpd` is stock-tank liquid."""
 
     frequency_hz: float = np.nan
     intake_pressure_psi: float = np.nan
@@ -55,13 +55,13 @@ class Present:
 
     @property
     def gain_psi(self) -> float:
-        """What the pump adds."""
+        """Pressure added by the pump."""
         return self.discharge_pressure_psi - self.intake_pressure_psi
 
 
 @dataclass(frozen=True, slots=True)
 class Fluid:
-    """What is in the pump: gravity, volume per volume of stock-tank liquid, gas; what was assumed."""
+    """Fluid in the pump: specific gravity, volume per stock-tank volume, gas; and the assumptions made."""
 
     gravity: float
     pump_volume: float
@@ -71,10 +71,10 @@ class Fluid:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a pump runs; rates through the pump (bpd), NaN where unknown.
+    """Operating point; rates through the pump (bpd), NaN where unknown.
 
-    `rate_bpd` is the measured one where there is one, else the virtual one, whose standard uncertainty is
-    `virtual_sigma_bpd`; `source` says which. `reason`: why there is no virtual rate.
+    `rate_bpd` is the measured rate if available, else the virtual one with standard uncertainty
+    `virtual_sigma_bpd`; `source` tells which. `reason`: why the virtual rate is missing.
     """
 
     frequency_hz: float
@@ -94,7 +94,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class CurveAt:
-    """A pump's curve in this fluid at one frequency, columns of `rate_bpd`; range and best rate there."""
+    """Curve of a pump in its fluid at one frequency, as columns over `rate_bpd`, with range and best rate."""
 
     frequency_hz: float
     rate_bpd: Floats
@@ -109,22 +109,22 @@ class CurveAt:
 
 
 def fluid_of(well: Well, present: Present) -> Fluid:
-    """Return what is in the pump, from what is known of oil and gas, else as most wells have it.
+    """Return the fluid in the pump from known oil and gas properties, else with typical values.
 
-    Gas and its solution after `gas.at_intake`; a `mixture_gravity` that is known goes before all of it.
+    Gas follows `gas.at_intake`. A known `mixture_gravity` overrides the computed one.
     """
-    told = well.fact("mixture_gravity")
+    known_gravity = well.fact("mixture_gravity")
     water_cut = present.water_cut_pct if not np.isnan(present.water_cut_pct) else well.fact("water_cut_pct")
     api, gor = well.fact("oil_api"), well.fact("gas_oil_ratio_scf_stb")
     if api is None or water_cut is None:
         lacking = " and ".join(
             name for name, value in (("oil_api", api), ("water_cut_pct", water_cut)) if value is None
         )
-        assumed = [f"{lacking} unknown: the pump takes in {TYPICAL_VOLUME:g} volumes for one at the surface"]
-        if told is None:
-            assumed.append(f"gravity in the pump taken as {TYPICAL_GRAVITY:g}")
-        return Fluid(told or TYPICAL_GRAVITY, TYPICAL_VOLUME, np.nan, tuple(assumed))
-    assumptions = [] if gor is not None else ["gas_oil_ratio_scf_stb unknown: taken as 0"]
+        assumed = [f"{lacking} unknown: {TYPICAL_VOLUME:g} volumes at the intake per stock-tank volume"]
+        if known_gravity is None:
+            assumed.append(f"specific gravity in the pump assumed {TYPICAL_GRAVITY:g}")
+        return Fluid(known_gravity or TYPICAL_GRAVITY, TYPICAL_VOLUME, np.nan, tuple(assumed))
+    assumptions = [] if gor is not None else ["gas_oil_ratio_scf_stb unknown: assumed 0"]
     intake = gas.at_intake(
         gas.Produced(
             water_cut,
@@ -139,10 +139,10 @@ def fluid_of(well: Well, present: Present) -> Fluid:
     )
     if np.isnan(intake.mixture_gravity):
         dead = fluids.liquid_gravity(water_cut, fluids.oil_gravity(api), well.fact("water_gravity") or 1.02)
-        assumptions.append("intake pressure or temperature missing: dead oil and water, no gas")
-        return Fluid(told or float(dead), TYPICAL_VOLUME, np.nan, tuple(assumptions))
+        assumptions.append("intake pressure or temperature missing: dead oil and water without gas")
+        return Fluid(known_gravity or float(dead), TYPICAL_VOLUME, np.nan, tuple(assumptions))
     return Fluid(
-        told or float(intake.mixture_gravity),
+        known_gravity or float(intake.mixture_gravity),
         float(intake.pump_volume),
         float(intake.gas_void_fraction),
         tuple(assumptions),
@@ -150,7 +150,7 @@ def fluid_of(well: Well, present: Present) -> Fluid:
 
 
 def point_of(well: Well, present: Present, fluid: Fluid) -> Point:
-    """Return where the pump runs."""
+    """Return the operating point."""
     pumps = stack([well.installed])
     made = fluids.head_ft(present.gain_psi, fluid.gravity)
     virtual = virtual_flow(pumps, present.frequency_hz, made, HEAD_SIGMA)
@@ -177,7 +177,7 @@ def point_of(well: Well, present: Present, fluid: Fluid) -> Point:
 
 
 def motor_load(well: Well, shaft_hp: float, frequency_hz: float) -> float:
-    """Return the motor's load (1 = nameplate) at a shaft power; NaN where the nameplate says nothing."""
+    """Return the motor load (1 = nameplate) at a shaft power; NaN without nameplate rating."""
     if well.motor_rated_kw is None:
         return float("nan")
     rated_hp = well.motor_rated_kw / motor.KW_PER_HP
@@ -191,9 +191,10 @@ def curves_of(well: Well, frequencies_hz: Sequence[float], fluid: Fluid) -> list
 
 
 def shown_frequencies_hz(present_hz: float, rated_hz: float) -> list[float]:
-    """Return the frequencies to show curves at: the usual ones, and the present one where it turns.
+    """Return the frequencies to plot curves at: the usual ones, and the present one while running.
 
-    A permanent-magnet motor's are far from the usual: then six around its own, from 60 to 120 %.
+    Permanent-magnet motors run far from the usual frequencies: return seven from 60 to 120 % of the present
+    one.
     """
     around = present_hz if present_hz > 0 else rated_hz
     if not USUAL_HZ[0] * 0.7 <= around <= USUAL_HZ[-1] * 1.1:
@@ -204,7 +205,7 @@ def shown_frequencies_hz(present_hz: float, rated_hz: float) -> list[float]:
 def _curve(pumps: Pumps, frequency_hz: float, gravity: float) -> CurveAt:
     speed = frequency_hz / float(pumps.rated_frequency_hz[0]) * float(pumps.flow_factor[0])
     first, last = float(pumps.falling_from_bpd[0]) * speed, float(pumps.ends_at_bpd[0]) * speed
-    # The pump is on the last axis, and the ends by a hair inside: rounding may put them beyond the curve.
+    # The pump is on the last axis. The ends are moved inwards, since rounding may put them beyond the curve.
     rates = np.linspace(first, last, CURVE_POINTS)[:, None]
     rates = np.clip(rates, first * (1 + 1e-12), last * (1 - 1e-12))
     place = operating_point(pumps, frequency_hz, np.nan)
@@ -224,5 +225,5 @@ def _curve(pumps: Pumps, frequency_hz: float, gravity: float) -> CurveAt:
 
 
 def _only(values: Any) -> float:
-    """Return the one value of an array over one pump."""
+    """Return the single value of an array over one pump."""
     return float(np.asarray(values).reshape(-1)[0])

@@ -1,4 +1,4 @@
-"""What if: where a pump would run at another frequency or choke, by its curve and what its well tells."""
+"""Predict the operating point at another frequency or choke, from the curve and an inflow model."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,21 +13,21 @@ from esp_diagnostics.physics.pumps import brake_hp, head_ft, stack
 from esp_diagnostics.physics.well import Fluid, Point, Present, Well, motor_load
 
 RATES: Final = 801
-"""Rates at which the balance is looked at; between them it is all but straight."""
+"""Rates at which the pressure balance is evaluated; interpolation between them is nearly exact."""
 
 LINE_SHARE: Final = 0.5
-"""Of the wellhead pressure that is the flowline's, where that is not known: the rest falls over the choke."""
+"""Flowline share of the wellhead pressure while the flowline pressure is unknown."""
 
 
-class CannotTell(InvalidInput):
-    """What is known of the pump or its well is too little to tell from."""
+class InsufficientData(InvalidInput):
+    """Required data of the pump or its well are missing."""
 
-    code, title = "cannot-tell", "Too little is known"
+    code, title = "cannot-tell", "Insufficient data"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A frequency (Hz) and a choke opening (%), NaN where the choke is unknown."""
+    """Frequency (Hz) and choke opening (%), NaN where the choke is unknown."""
 
     frequency_hz: float
     choke_pct: float
@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Where the pump runs at a setting; `rate_bpd` is stock-tank liquid, `pump_rate_bpd` what it moves."""
+    """Operating point at a setting; `rate_bpd` is stock-tank liquid, `pump_rate_bpd` through the pump."""
 
     frequency_hz: float
     choke_pct: float
@@ -53,8 +53,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Now and then, by the same model; what was assumed, and what to beware of then."""
+class WhatIfResult:
+    """Outcomes at the present and the requested setting by the same model, with assumptions and warnings."""
 
     now: Outcome
     then: Outcome
@@ -64,10 +64,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _System:
-    """The well around the pump, straight lines and squares through the present point.
+    """Model of the well around the pump, linearized at the present point.
 
-    Intake pressure falls by `draw_psi_per_bpd`, a share of the wellhead pressure falls over the choke with
-    the square of rate over opening (an orifice), and friction is Hazen and Williams'.
+    Intake pressure falls by `draw_psi_per_bpd`. A share of the wellhead pressure drops over the choke with
+    the square of rate over opening (orifice). Friction follows Hazen-Williams.
     """
 
     well: Well
@@ -77,7 +77,7 @@ class _System:
     draw_psi_per_bpd: float
     line_psi: float
     head_share: float
-    """Head measured over head of the curve: what wears or is assumed wrongly now does so then."""
+    """Measured head over curve head; assumed equal at the requested setting."""
 
     def intake_psi(self, rate_bpd: Floats) -> Floats:
         return self.present.intake_pressure_psi - self.draw_psi_per_bpd * (rate_bpd - self.rate_bpd)
@@ -88,7 +88,7 @@ class _System:
         return self.line_psi + over_choke * (rate_bpd / self.rate_bpd * opening) ** 2
 
     def needed_psi(self, rate_bpd: Floats, choke_pct: float) -> Floats:
-        """Return the discharge pressure that the well above the pump asks for."""
+        """Return the discharge pressure required by the well above the pump."""
         above = self.wellhead_psi(rate_bpd, choke_pct) - self.present.wellhead_pressure_psi
         return (
             self.present.discharge_pressure_psi
@@ -104,36 +104,38 @@ class _System:
         return fluids.pressure_psi(fluids.friction_ft(rate_bpd, depth, bore), self.fluid.gravity)
 
 
-def what_if(well: Well, present: Present, fluid: Fluid, point: Point, wanted: Setting) -> Answer:
-    """Return where the pump would run at `wanted`, once the well has settled; raise CannotTell.
+def what_if(well: Well, present: Present, fluid: Fluid, point: Point, wanted: Setting) -> WhatIfResult:
+    """Predict the steady operating point at the setting `wanted`; raise InsufficientData.
 
-    The rate is where intake pressure and the pump's gain make the discharge pressure that is needed.
+    The rate is where intake pressure plus the pump's pressure gain equals the required discharge pressure.
     """
     assumptions = list(fluid.assumptions)
     system = _system(well, present, fluid, point, assumptions)
     if np.isnan(present.choke_pct) and not np.isnan(wanted.choke_pct):
-        raise CannotTell("the choke's opening now is not reported", fix="ask without choke_pct")
+        raise InsufficientData("the present choke opening is not reported", fix="omit choke_pct")
     now = _outcome(system, Setting(present.frequency_hz, present.choke_pct), point.rate_bpd)
     then = _outcome(system, wanted, _settled_bpd(system, wanted))
-    return Answer(now, then, tuple(assumptions), tuple(_warnings(well, then)))
+    return WhatIfResult(now, then, tuple(assumptions), tuple(_warnings(well, then)))
 
 
 def _system(well: Well, present: Present, fluid: Fluid, point: Point, assumptions: list[str]) -> _System:
     if np.isnan(point.rate_bpd) or np.isnan(point.head_ft) or point.rate_bpd <= 0:
-        raise CannotTell(
-            f"where the pump runs now is not known ({point.reason})",
+        raise InsufficientData(
+            f"the present operating point is unknown ({point.reason})",
             fix="see GET pumps/{id}/operating-point for what is missing",
         )
     modelled = head_ft(stack([well.installed]), present.frequency_hz, point.rate_bpd)
     share = float(point.head_ft / modelled[0])
     if not np.isfinite(share) or share <= 0:
-        raise CannotTell("the pump runs beyond its curve now", fix="check the rate, the curve and the stages")
+        raise InsufficientData(
+            "the present operating point is beyond the curve", fix="check the rate, the curve and the stages"
+        )
     line = well.fact("flowline_pressure_psi")
     if line is None:
         line = LINE_SHARE * present.wellhead_pressure_psi
-        assumptions.append("flowline_pressure_psi unknown: half of the wellhead pressure")
+        assumptions.append("flowline_pressure_psi unknown: assumed half of the wellhead pressure")
     if np.isnan(present.wellhead_pressure_psi):
-        assumptions.append("wellhead pressure not reported: taken to stay")
+        assumptions.append("wellhead pressure not reported: assumed constant")
         present, line = replace(present, wellhead_pressure_psi=0.0), 0.0
     if well.fact("tubing_bore_in") is None or well.setting_depth_ft is None:
         assumptions.append("tubing_bore_in or setting depth unknown: friction neglected")
@@ -146,14 +148,14 @@ def _system(well: Well, present: Present, fluid: Fluid, point: Point, assumption
 def _draw_psi_per_bpd(
     well: Well, present: Present, fluid: Fluid, point: Point, assumptions: list[str]
 ) -> float:
-    """Return how far intake pressure falls for each bpd more through the pump: inflow as a straight line."""
+    """Return the fall of intake pressure per bpd through the pump, by linear inflow."""
     index, reservoir = well.fact("productivity_index_bpd_psi"), well.fact("reservoir_pressure_psi")
     if index is None and reservoir is not None and reservoir > present.intake_pressure_psi:
         index = point.rate_bpd / fluid.pump_volume / (reservoir - present.intake_pressure_psi)
-        assumptions.append("inflow as a straight line from reservoir_pressure_psi through the present point")
+        assumptions.append("linear inflow from reservoir_pressure_psi through the present point")
     if index is None:
         assumptions.append(
-            "productivity_index_bpd_psi and reservoir_pressure_psi unknown: intake pressure taken to stay"
+            "productivity_index_bpd_psi and reservoir_pressure_psi unknown: intake pressure assumed constant"
         )
         return 0.0
     return 1.0 / (index * fluid.pump_volume)
@@ -170,14 +172,14 @@ def _settled_bpd(system: _System, wanted: Setting) -> float:
         - system.needed_psi(rates, wanted.choke_pct)
     )
     if surplus[0] < 0:
-        raise CannotTell(
-            f"at {wanted.frequency_hz:g} Hz the pump does not make the pressure that the well needs",
-            fix="ask for a higher frequency or a wider choke",
+        raise InsufficientData(
+            f"at {wanted.frequency_hz:g} Hz the pump does not reach the required discharge pressure",
+            fix="use a higher frequency or a wider choke",
         )
     if surplus[-1] > 0:
-        raise CannotTell(
+        raise InsufficientData(
             f"at {wanted.frequency_hz:g} Hz the pump would run beyond the end of its curve",
-            fix="ask for a lower frequency or a narrower choke",
+            fix="use a lower frequency or a narrower choke",
         )
     return float(np.interp(0.0, -surplus, rates))
 
@@ -214,19 +216,19 @@ def _outcome(system: _System, at: Setting, rate_bpd: float) -> Outcome:
 
 
 def _warnings(well: Well, then: Outcome) -> list[str]:
-    least, low, high = (
+    min_intake_psi, low, high = (
         well.fact(name) for name in ("min_intake_pressure_psi", "min_frequency_hz", "max_frequency_hz")
     )
     cases = (
         (then.thrust == "down", "below the recommended range: downthrust"),
         (then.thrust == "up", "above the recommended range: upthrust"),
         (then.motor_load > 1.0, f"motor at {then.motor_load:.0%} of its rating"),
-        (then.intake_pressure_psi <= 0, "the intake would be dry"),
+        (then.intake_pressure_psi <= 0, "the intake would run dry"),
         (
-            least is not None and then.intake_pressure_psi < least,
-            f"intake pressure below the {least or 0:g} psi set",
+            min_intake_psi is not None and then.intake_pressure_psi < min_intake_psi,
+            f"intake pressure below the configured {min_intake_psi or 0:g} psi",
         ),
-        (low is not None and then.frequency_hz < low, f"below the lowest frequency set, {low or 0:g} Hz"),
-        (high is not None and then.frequency_hz > high, f"above the highest frequency set, {high or 0:g} Hz"),
+        (low is not None and then.frequency_hz < low, f"below the configured minimum of {low or 0:g} Hz"),
+        (high is not None and then.frequency_hz > high, f"above the configured maximum of {high or 0:g} Hz"),
     )
     return [words for holds, words in cases if holds]

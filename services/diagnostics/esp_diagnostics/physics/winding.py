@@ -1,4 +1,4 @@
-"""The winding's temperature: where it settles, how fast it gets there, and the fit of both to a motor."""
+"""Winding temperature: steady state, first-order lag, and fit of the thermal resistance."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from esp_diagnostics.physics.arrays import Floats, Values
 
 
 def loss_kw(motor_input_kw: Values, motor_efficiency: Values) -> Floats:
-    """Return the heat made in the motor (kW), any shape: what goes in less what comes out at the shaft."""
+    """Return the heat loss of the motor (kW), any shape: input power less shaft power."""
     return np.asarray(motor_input_kw * (1.0 - np.asarray(motor_efficiency)))
 
 
 def settled_c(intake_temp_c: Values, heat_kw: Values, resistance_c_per_kw: Values) -> Floats:
-    """Return the winding's temperature in a steady state (°C), any shape: Tm = Ti + R_th·kW_loss."""
+    """Return the steady-state winding temperature (°C), any shape: Tm = Ti + R_th·kW_loss."""
     return np.asarray(intake_temp_c + np.asarray(resistance_c_per_kw) * heat_kw)
 
 
 def step_c(winding_c: Values, target_c: Values, step_s: Values, lag_s: Values) -> Floats:
-    """Return the winding's temperature (°C) `step_s` after `winding_c`, on its way to `target_c`; any shape.
+    """Return the winding temperature (°C) `step_s` after `winding_c`, tending to `target_c`; any shape.
 
-    First-order lag, exact for a target that stays: T' = T* + (T − T*)·exp(−Δt/τ).
+    First-order lag, exact for a constant target: T' = T* + (T − T*)·exp(−Δt/τ).
     """
     kept = np.exp(-np.asarray(step_s) / lag_s)
     return np.asarray(target_c + (np.asarray(winding_c) - target_c) * kept)
@@ -31,11 +31,11 @@ def winding_c(
     resistance_c_per_kw: Values,
     lag_s: Values,
 ) -> Floats:
-    """Return the winding's temperature (°C) at each of `elapsed_s`.
+    """Return the winding temperature (°C) at each of `elapsed_s`.
 
-    `elapsed_s` (T,) rises, in any steps; `intake_temp_c` and `heat_kw` (T, n) are held from one instant to
-    the next; resistance and lag are (n,). It starts settled. NaN where an input is missing; meanwhile
-    the winding goes on towards the last target known, and before there was one nothing is known.
+    `elapsed_s` (T,) rises in any steps; `intake_temp_c` and `heat_kw` (T, n) are held until the next instant;
+    resistance and lag are (n,). The winding starts in steady state. NaN where an input is missing; meanwhile
+    the temperature tends to the last known target.
     """
     targets = settled_c(intake_temp_c, heat_kw, resistance_c_per_kw)
     temperatures = np.empty_like(targets)
@@ -55,7 +55,7 @@ def winding_c(
 def fit_resistance_c_per_kw(intake_temp_c: Floats, motor_temp_c: Floats, heat_kw: Floats) -> Floats:
     """Return R_th (°C/kW, (n,)) of steady readings (T, n): least squares of Tm − Ti = R_th·kW_loss.
 
-    Instants with a missing value are left out; NaN for a pump that has none left or made no heat.
+    Instants with a missing value are ignored; NaN for a pump without usable instants or without heat.
     """
     rise = motor_temp_c - intake_temp_c
     known = ~np.isnan(rise + heat_kw)

@@ -1,1 +1,1 @@
-"""The pumps that ingest registers, as diagnostics knows them."""
+"""Registered pumps: nameplates copied from ingest, and user settings."""

@@ -1,6 +1,6 @@
 -- name: copy_nameplates
--- Make the copies of ingest's pumps what they are there; return the ids of those that changed. A pump that
--- has gone keeps its row; one that is there again is no longer removed.
+-- Synchronize the copies of ingest's pumps; return the ids of changed ones. A removed pump keeps its row;
+-- one that reappears is no longer marked as removed.
 WITH now_there AS (
     SELECT pump_id, field_id, well_id, to_jsonb(p) AS nameplate FROM telemetry_v1.pumps p
 ), taken AS (
@@ -19,7 +19,7 @@ WITH now_there AS (
 SELECT pump_id FROM taken UNION ALL SELECT pump_id FROM gone
 
 -- name: load
--- Pumps that are there, each with its own values of the rules' parameters; $1: those with these ids, or all.
+-- Registered pumps with their rule overrides; $1: only these ids, null: all.
 SELECT
     pump_id, field_id, well_id, nameplate, extras, curve, head_factor, flow_factor, calibrated_at, in_service,
     coalesce(
@@ -31,7 +31,7 @@ WHERE removed_at IS NULL AND ($1::text[] IS NULL OR pump_id = ANY ($1))
 ORDER BY pump_id
 
 -- name: lock
--- Changes of one pump wait for each other, so that none is lost.
+-- Serializes changes of one pump.
 SELECT pump_id FROM diagnostics.pumps WHERE pump_id = $1 AND removed_at IS NULL FOR UPDATE
 
 -- name: change

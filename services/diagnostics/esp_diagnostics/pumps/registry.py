@@ -1,4 +1,4 @@
-"""Copies of ingest's nameplates, kept current: at the start, at each `asset.*` event, and now and then."""
+"""Keep copies of ingest's nameplates current: at start, on `asset.*` events, and periodically."""
 
 import asyncio
 from typing import Final
@@ -18,9 +18,9 @@ MAX_REMEMBERED: Final = 100_000
 
 
 class Nameplates:
-    """Copies nameplates when something says that they changed, and every `period_s` seconds in any case.
+    """Copy nameplates after a change, and at least every `period_s` seconds.
 
-    Any number of processes may do it: what is current already is not written again.
+    Several processes may do so at a time: unchanged rows are not written.
     """
 
     def __init__(self, pool: Pool, period_s: float) -> None:
@@ -31,11 +31,11 @@ class Nameplates:
         self.loaded = False
 
     def note_change(self) -> None:
-        """Have them copied soon."""
+        """Request a copy soon."""
         self._changed.set()
 
     async def copy(self) -> list[str]:
-        """Copy them now; return the ids of pumps that changed."""
+        """Copy nameplates now; return the ids of changed pumps."""
         async with self._pool.acquire() as connection:
             changed = await store.copy_nameplates(connection)
         self.loaded = True
@@ -45,9 +45,9 @@ class Nameplates:
         return changed
 
     async def interval_s(self, pump_id: str) -> float | None:
-        """Return the seconds between a pump's readings, None where it reports by exception.
+        """Return the seconds between a pump's readings; None if it reports by exception.
 
-        Raises NotFound for a pump that is not there. What is known is asked for again after the next copy.
+        Raise NotFound for an unknown pump. Values are cached until the next copy.
         """
         if pump_id not in self._intervals_s:
             pump = await self.pump(pump_id)
@@ -57,7 +57,7 @@ class Nameplates:
         return self._intervals_s[pump_id]
 
     async def pump(self, pump_id: str) -> KnownPump:
-        """Return all that is known of a pump at this moment; raise NotFound when it is not there."""
+        """Return the pump as stored now; raise NotFound if it is not registered."""
         async with self._pool.acquire() as connection:
             found = await store.load(connection, [pump_id])
         if not found:
@@ -65,7 +65,7 @@ class Nameplates:
         return found[0]
 
     async def run(self) -> None:
-        """Keep them current until cancelled; without the database they are tried again soon."""
+        """Keep the copies current until cancelled; retry soon while the database is unavailable."""
         while True:
             self._changed.clear()
             pause_s = self._period_s

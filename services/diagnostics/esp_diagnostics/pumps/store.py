@@ -1,4 +1,4 @@
-"""Pumps as diagnostics knows them: nameplates copied from ingest, and what users told besides."""
+"""Pump storage: nameplates copied from ingest, and user settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ _PLATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class KnownPump:
-    """A pump with all that is known of it.
+    """Registered pump with its settings.
 
-    `nameplate`: telemetry_v1.pumps' row. `extras`: what users told about well, fluid and limits. `curve`:
-    the document of a curve that a user loaded, None for the nameplate's. `head_factor` and `flow_factor`:
-    from the last well test, None before the first. `overrides`: its own values of the rules' parameters.
+    `nameplate`: row of telemetry_v1.pumps. `extras`: user settings of well, fluid and limits. `curve`:
+    document of a curve loaded by a user, None for the nameplate's. `head_factor` and `flow_factor`: from the
+    last well test, None before the first. `overrides`: the pump's own values of rule parameters.
     """
 
     pump_id: str
@@ -48,7 +48,7 @@ class KnownPump:
 
     @property
     def installed(self) -> Installed | None:
-        """The pump's curve and stages; None where either is unknown."""
+        """Return the pump's curve and stages; None if either is unknown."""
         document = self.curve or self.nameplate["curve"]
         if not document or not self.nameplate["stages"]:
             return None
@@ -60,7 +60,7 @@ class KnownPump:
 
     @property
     def well(self) -> Well | None:
-        """The pump in its well as the physics takes it; None where its curve or stages are unknown."""
+        """Return the pump in its well for the physics; None if curve or stages are unknown."""
         installed = self.installed
         if installed is None:
             return None
@@ -74,7 +74,7 @@ class KnownPump:
 
     @property
     def spec(self) -> PumpSpec:
-        """The pump as the decision tree takes it."""
+        """Return the pump as used by the decision tree."""
         plate = {name: self.nameplate[name] for name in _PLATE}
         return PumpSpec(
             self.pump_id,
@@ -87,24 +87,24 @@ class KnownPump:
 
 
 async def copy_nameplates(connection: Connection) -> list[str]:
-    """Make the copies of ingest's nameplates what they are there; return the ids that changed."""
+    """Synchronize the copies of ingest's nameplates; return the ids of changed pumps."""
     return [row["pump_id"] for row in await connection.fetch(_SQL.copy_nameplates)]
 
 
 async def load(connection: Connection, pump_ids: Sequence[str] | None = None) -> list[KnownPump]:
-    """Return the pumps that are there, by id: those with `pump_ids`, or all."""
+    """Return registered pumps by id; `pump_ids` None: all."""
     return [_known(row) for row in await connection.fetch(_SQL.load, pump_ids)]
 
 
 async def lock(connection: Connection, pump_id: str) -> KnownPump | None:
-    """Return a pump that nobody else changes until the end of the transaction; None: it is not there."""
+    """Lock a pump until the end of the transaction and return it; None if it is not registered."""
     if await connection.fetchval(_SQL.lock, pump_id) is None:
         return None
     return (await load(connection, [pump_id]))[0]
 
 
 async def change(connection: Connection, pump: KnownPump) -> None:
-    """Write what users say of a pump: settings, service, curve and factors."""
+    """Write user settings of a pump: extras, service, curve and factors."""
     await connection.execute(
         _SQL.change,
         pump.pump_id,
@@ -127,7 +127,7 @@ def _known(row: Mapping[str, Any]) -> KnownPump:
 
 @lru_cache(maxsize=1024)
 def _curve(document: bytes) -> PumpCurve | None:
-    """Return the curve of a document, which many pumps share; None for one that no pump can have."""
+    """Return the curve of a document, cached since pumps share curves; None if it is invalid."""
     try:
         return parse_json(document.decode())
     except InvalidCurve as error:

@@ -15,8 +15,9 @@ import structlog
 from esp_common.database import OUTAGES, Connection, Pool
 from prometheus_client import Gauge
 
-from esp_diagnostics.alerts.lifecycle import Signal
-from esp_diagnostics.alerts.transitions import load_rules, report
+from esp_diagnostics.alerts.model import Signal
+from esp_diagnostics.alerts.rule_sets import load_rules
+from esp_diagnostics.alerts.transitions import report
 from esp_diagnostics.live.broadcast import LivePublisher
 from esp_diagnostics.settings import DiagnosticsSettings
 from esp_diagnostics.silence.rules import GATEWAY_CONDITION, PUMP_CONDITION, Found, Policy, Reporting, find

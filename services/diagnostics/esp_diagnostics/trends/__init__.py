@@ -1,1 +1,1 @@
-"""Telemetry over time, at the resolution the request needs."""
+"""Telemetry over time, at the resolution of the request."""

@@ -1,4 +1,4 @@
-"""Readings that ingest has let go: asked of the archiver, over the broker."""
+"""Read archived readings from the archiver, over the broker."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,13 +13,13 @@ from esp_common.messaging import Requester
 from esp_diagnostics.trends.resolution import Span
 from esp_diagnostics.trends.store import Row
 
-ANSWER_TIMEOUT_S: Final = 20.0
+REQUEST_TIMEOUT_S: Final = 20.0
 _STATE: Final = ("time", "running", "trip_code", "fault_channels")
-_FIX: Final = "ask for resolution=auto, which needs no readings of that age, or again later"
+_FIX: Final = "use resolution=auto, which does not need readings of that age, or retry later"
 
 
-class Archive:
-    """Asks the archiver for readings."""
+class ArchiveReader:
+    """Request readings from the archiver."""
 
     def __init__(self, requester: Requester) -> None:
         self._requester = requester
@@ -27,9 +27,9 @@ class Archive:
     async def readings(self, pump_id: str, span: Span, channels: Sequence[str], limit: int) -> list[Row]:
         """Return up to `limit` archived readings, oldest first, in the columns of `History.readings`.
 
-        Raises Unavailable when the archiver does not answer or cannot read: a trend with a hole is none.
+        Raise Unavailable if the archiver does not respond or cannot read: an incomplete trend would mislead.
         """
-        question = {
+        request = {
             "pump_id": pump_id,
             "from": span.start.isoformat(),
             "to": span.end.isoformat(),
@@ -38,10 +38,10 @@ class Archive:
         }
         try:
             answer = await self._requester.request(
-                topology.COMMANDS, topology.ARCHIVER_READ, orjson.dumps(question), timeout_s=ANSWER_TIMEOUT_S
+                topology.COMMANDS, topology.ARCHIVER_READ, orjson.dumps(request), timeout_s=REQUEST_TIMEOUT_S
             )
         except (BrokerUnavailable, Unroutable) as error:
-            raise Unavailable("the archive does not answer", fix=_FIX) from error
+            raise Unavailable("the archiver does not respond", fix=_FIX) from error
         if answer.startswith(b"{"):
             raise Unavailable(f"the archive cannot be read: {orjson.loads(answer)['problem']}", fix=_FIX)
         table = pa.ipc.open_stream(answer).read_all()
@@ -49,7 +49,7 @@ class Archive:
         return list(zip(*columns, strict=True))
 
 
-def joined(archived: Sequence[Row], stored: Sequence[Row], limit: int) -> list[Any]:
-    """Return readings of both, oldest first, up to `limit`; where both have one, the archive's came first."""
+def merge_readings(archived: Sequence[Row], stored: Sequence[Row], limit: int) -> list[Any]:
+    """Return the readings of both, oldest first, up to `limit`; archived ones win over stored duplicates."""
     by_time: dict[datetime, Row] = {row[0]: row for row in stored} | {row[0]: row for row in archived}
     return [by_time[time] for time in sorted(by_time)[:limit]]

@@ -1,4 +1,4 @@
-"""Trends as bytes: JSON columns, CSV, Arrow."""
+"""Encode trends as JSON columns, CSV or Arrow."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,13 +19,13 @@ CSV: Final = "text/csv"
 ARROW: Final = arrow.MEDIA_TYPE
 
 EXTRA_DECIMALS: Final = 2
-"""Of an average, beyond those its channel is stored with: more are noise, and long to write."""
+"""Decimals of an average beyond those of its channel; more would be noise."""
 
 _DECIMALS: Final = tuple(int(np.ceil(-np.log10(channel.resolution))) for channel in CHANNELS)
 
 
 def to_json(trend: Trend) -> bytes:
-    """Return an object of columns: `time`, and for each channel its unit and an array a statistic."""
+    """Encode as an object of columns: `time`, and for each channel its unit and one array per statistic."""
     plan = trend.plan
     document = {
         "pump_id": trend.pump_id,
@@ -49,9 +49,9 @@ def to_json(trend: Trend) -> bytes:
 
 
 def to_csv(trend: Trend) -> bytes:
-    """Return a table with a header: `time`, then for each channel its reading or mean, and its extremes."""
+    """Encode as a table with header: `time`, then for each channel its reading or mean, and its extremes."""
     table = _table(trend)
-    # Seconds with their fraction, as RFC 3339 has it; Arrow's own form has a space in it.
+    # RFC 3339 with fractional seconds; Arrow's default contains a space.
     times = pc.strftime(table["time"], format="%Y-%m-%dT%H:%M:%SZ")
     sink = pa.BufferOutputStream()
     csv.write_csv(table.set_column(0, "time", times), sink, csv.WriteOptions(quoting_style="needed"))
@@ -59,7 +59,7 @@ def to_csv(trend: Trend) -> bytes:
 
 
 def to_arrow(trend: Trend) -> bytes:
-    """Return an Arrow IPC stream with the CSV's columns; what it is about is in the schema's metadata."""
+    """Encode as an Arrow IPC stream with the columns of the CSV; pump and plan are in the schema metadata."""
     plan = trend.plan
     about = {"pump_id": trend.pump_id, "resolution": plan.resolution, "source": plan.source.value}
     table = _table(trend).replace_schema_metadata(about)
@@ -70,7 +70,7 @@ def to_arrow(trend: Trend) -> bytes:
 
 
 WRITERS: Final[Mapping[str, Callable[[Trend], bytes]]] = {JSON: to_json, CSV: to_csv, ARROW: to_arrow}
-"""By media type."""
+"""Encoders by media type."""
 
 
 def _table(trend: Trend) -> Any:
@@ -78,7 +78,7 @@ def _table(trend: Trend) -> Any:
     columns |= {name: pa.array(values) for name, values in trend.state.items()}
     for name, statistics in trend.channels.items():
         for statistic, values in statistics.items():
-            # One name for readings and means: a dashboard's column stays whatever the resolution.
+            # Readings and means share a name, so that a dashboard's column stays the same at any resolution.
             label = name if statistic in ("value", "avg") else f"{name}_{statistic}"
             columns[label] = pa.array(_rounded(name, values), from_pandas=True)
     return pa.table(columns)

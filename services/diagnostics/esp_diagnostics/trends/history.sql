@@ -1,8 +1,8 @@
--- What was measured, read from ingest's published views. The braces are filled with columns of the channel
--- catalogue and the name of a grain, never with what a caller wrote.
+-- Readings and aggregates from ingest's published views. Braces are replaced by columns of the channel
+-- catalogue and the name of a resolution, never by input of a caller.
 
 -- name: readings
--- A gauge's error codes are stored as they came; the channels that hold one are named beside.
+-- Error codes of a gauge are stored as received; fault_channels names the channels that hold one.
 SELECT time, running, trip_code, NULLIF(fault_channels, '{{}}') AS fault_channels, {columns}
 FROM telemetry_v1.readings
 WHERE pump_id = $1 AND time >= $2 AND time < $3
@@ -10,7 +10,7 @@ ORDER BY time
 LIMIT $4;
 
 -- name: dropped
--- Whether ingest has let readings of the span go, which then are in the archive.
+-- Whether ingest has dropped readings of the span, which are then in the archive.
 SELECT EXISTS (
     SELECT FROM telemetry_v1.dropped_days
     WHERE day >= ($1 AT TIME ZONE 'UTC')::date AND day <= ($2 AT TIME ZONE 'UTC')::date
@@ -34,14 +34,14 @@ GROUP BY 1
 ORDER BY 1;
 
 -- name: packed
--- Buckets in one row, as PostgreSQL's binary form of arrays: read at once, where each row would be unpacked
--- value by value. NaN stands for null, so that every value has the same length. Rows come in their order.
+-- Buckets in one row, in PostgreSQL's binary array format, which is decoded at once instead of value by
+-- value. NaN stands for null, so that all elements have the same length. Rows are ordered.
 SELECT array_send(array_agg(bucket)) AS times, array_send(array_agg(ARRAY[{numbers}])) AS numbers
 FROM ({buckets}) AS buckets;
 
 -- name: newest
--- The newest readings first; a pump that reports by exception says a little in each. Through the view its
--- readings cannot be read in the order of time, so that the span, not the limit, bounds what is sorted.
+-- A pump that reports by exception fills few columns per reading. The view cannot deliver readings in order
+-- of time, so the span rather than the limit bounds the sort.
 SELECT
     time, running, trip_code, NULLIF(fault_channels, '{{}}') AS fault_channels,
     NULLIF(frozen_channels, '{{}}') AS frozen_channels, {columns}

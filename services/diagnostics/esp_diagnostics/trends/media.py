@@ -1,4 +1,4 @@
-"""What an answer is sent as: the media type a caller accepts, and whether the caller has it already."""
+"""Content negotiation and conditional responses."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,31 +9,32 @@ from fastapi import Request, Response
 
 from esp_diagnostics.common.cache import Answer
 
-# What a browser keeps it asks about again each time: the answer may be another one, or its right be gone.
-_KEPT: Final = {"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization, X-API-Key"}
+# Browsers must revalidate: the data may have changed, or the permission may have been revoked.
+_CACHING: Final = {"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization, X-API-Key"}
 
 
 class NotAcceptable(EspError):
-    """None of the media types that the caller accepts is one that is answered in."""
+    """None of the offered media types is acceptable to the client."""
 
     code, status, title = "not-acceptable", 406, "Not acceptable"
 
 
-def rights_of(caller: Principal, permission: str) -> str:
-    """Return what answers are kept apart by: those who have other rights never share one."""
+def cache_rights(caller: Principal, permission: str) -> str:
+    """Return the part of a cache key that separates callers with different permissions."""
     return f"{permission}/{caller.gateway_id or ''}"
 
 
 def negotiate(request: Request, offered: Sequence[str]) -> str:
-    """Return the one of `offered` that `Accept` likes best, the first of them where it likes all the same.
+    """Return the media type of `offered` that `Accept` prefers; the first one on a tie.
 
-    Raises NotAcceptable. RFC 9110, 12.5.1: `type/subtype;q=0.5`, `type/*`, `*/*`; the most exact counts.
+    Raise NotAcceptable. RFC 9110, 12.5.1: `type/subtype;q=0.5`, `type/*`, `*/*`; the most specific entry
+    counts.
     """
     accepted = [_entry(part) for part in request.headers.get("accept", "*/*").split(",") if part.strip()]
     quality = {media_type: _quality(media_type, accepted) for media_type in offered}
     best = max(offered, key=quality.__getitem__)
     if accepted and not quality[best]:
-        raise NotAcceptable(f"answers are {', '.join(offered)}", fix="accept one of them")
+        raise NotAcceptable(f"available media types: {', '.join(offered)}", fix="accept one of them")
     return best
 
 
@@ -56,8 +57,8 @@ def _quality(media_type: str, accepted: Sequence[tuple[str, float]]) -> float:
 
 
 def respond(request: Request, answer: Answer, media_type: str) -> Response:
-    """Return the answer, or 304 when the caller says that it has it."""
-    headers = {**_KEPT, "ETag": f'"{answer.etag}"', "Age": str(int(answer.age_s))}
+    """Return the response, or 304 if the client's copy is current."""
+    headers = {**_CACHING, "ETag": f'"{answer.etag}"', "Age": str(int(answer.age_s))}
     known = [
         tag.strip().removeprefix("W/").strip('"')
         for tag in request.headers.get("if-none-match", "").split(",")

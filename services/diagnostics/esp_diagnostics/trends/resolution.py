@@ -1,4 +1,4 @@
-"""Trends: which stored grain answers a question within a number of points, and the answer as columns."""
+"""Choose the stored resolution of a trend within a number of points; trend as columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from esp_common.errors import InvalidInput
 from esp_diagnostics.physics.arrays import Floats
 
 ORIGIN: Final = datetime(2001, 1, 1, tzinfo=UTC)
-"""Buckets of every width are counted from here, a Monday: weeks begin on one, shorter ones at midnight."""
+"""Origin of all buckets, a Monday: weeks start on Mondays, shorter buckets at midnight."""
 
 FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LAST: Final = datetime(2200, 1, 1, tzinfo=UTC)
-"""Between them every time can be rounded to any bucket."""
+"""Bounds of time stamps; within them every time can be rounded to any bucket."""
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 WIDTHS_S: Final = (
@@ -24,17 +24,17 @@ WIDTHS_S: Final = (
     *(hours * HOUR_S for hours in (1, 2, 3, 6, 12)),
     *(days * DAY_S for days in (1, 2, 7, 14, 28, 56, 112, 224, 448, 896)),
 )
-"""Widths of buckets that people read easily, seconds."""
+"""Bucket widths that are easy to read, seconds."""
 
 COARSER_SUFFICES: Final = 4
-"""A coarser grain is taken when it still gives this fraction (1/4) of the points: it is read far faster."""
+"""Use a coarser stored resolution if it still yields 1/4 of the points, because it reads much faster."""
 
 UNKNOWN_INTERVAL_S: Final = 1.0
-"""Between readings of a pump that reports by exception: as often as that, at worst, for the estimate."""
+"""Assumed interval of pumps that report by exception: their shortest, for the estimate."""
 
 
 class Resolution(StrEnum):
-    """What a caller may ask for: a stored grain, or whatever fits."""
+    """Requested resolution: a stored one, or the finest that fits."""
 
     AUTO = "auto"
     RAW = "raw"
@@ -48,25 +48,24 @@ GRAIN_S: Final[Mapping[Resolution, int]] = {
     Resolution.HOUR: HOUR_S,
     Resolution.DAY: DAY_S,
 }
-"""Stored aggregates and the width of their buckets, seconds, finest first."""
+"""Stored aggregates and their bucket widths in seconds, finest first."""
 
 
 class TooManyPoints(InvalidInput):
-    """The answer would have more points than were asked for, or than one answer may have."""
+    """The response would exceed the requested or the maximum number of points."""
 
     code, title = "too-many-points", "Too many points"
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From `start`, included, to `end`, not."""
+    """Time span from `start` (inclusive) to `end` (exclusive)."""
 
     start: datetime
     end: datetime
 
     @property
     def seconds(self) -> float:
-        """Its length, seconds."""
         return (self.end - self.start).total_seconds()
 
     def aligned(self, step_s: float) -> "Span":
@@ -78,7 +77,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to read: buckets of `bucket_s` seconds over `span`, made from `source`; no width: readings."""
+    """Data to read: buckets of `bucket_s` seconds over `span` from `source`; None: readings."""
 
     source: Resolution
     span: Span
@@ -86,12 +85,12 @@ class Plan:
 
     @property
     def merged(self) -> bool:
-        """Whether several stored buckets make one."""
+        """Return whether a bucket merges several stored buckets."""
         return self.bucket_s is not None and self.bucket_s != GRAIN_S[self.source]
 
     @property
     def resolution(self) -> str:
-        """The width of a point as people write it: `raw`, `5min`, `1hour`, `7day`."""
+        """Return the width of a point in readable form: `raw`, `5min`, `1hour`, `7day`."""
         if self.bucket_s is None:
             return Resolution.RAW.value
         name, unit_s = next(
@@ -102,20 +101,19 @@ class Plan:
         return f"{self.bucket_s // unit_s}{name}"
 
 
-def checked_span(start: datetime, end: datetime, longest: timedelta) -> Span:
-    """Return the span; raise InvalidInput where it is empty, reversed, too long or out of this world."""
+def checked_span(start: datetime, end: datetime, max_length: timedelta) -> Span:
+    """Return the span; raise InvalidInput if it is empty, reversed, too long or out of bounds."""
     if not FIRST <= start <= LAST or not FIRST <= end <= LAST:
-        raise InvalidInput(
-            f"no reading is from before {FIRST.year} or after {LAST.year}", fix="correct the times"
-        )
+        raise InvalidInput(f"times must be between {FIRST.year} and {LAST.year}", fix="correct the times")
     if end <= start:
         raise InvalidInput(
             f"from {start.isoformat()} is not before to {end.isoformat()}",
             fix="give the earlier time as from",
         )
-    if end - start > longest:
+    if end - start > max_length:
         raise InvalidInput(
-            f"a span of {(end - start).days} days is longer than {longest.days}", fix="ask for parts of it"
+            f"a span of {(end - start).days} days exceeds the maximum of {max_length.days}",
+            fix="request parts of it",
         )
     return Span(start.astimezone(UTC), end.astimezone(UTC))
 
@@ -128,11 +126,12 @@ def plan(
     interval_s: float | None,
     raw_since: datetime,
 ) -> Plan:
-    """Return what answers with at most `max_points` points; raise TooManyPoints where nothing does.
+    """Plan a response of at most `max_points` points; raise TooManyPoints if impossible.
 
-    `auto` takes readings where they are few enough (`interval_s` between them, None: unknown) and still kept
-    (`raw_since`), else the narrowest of `WIDTHS_S` that fits, or the next coarser stored grain if that gives
-    a quarter of the points as well. Buckets cover the whole span, so the first and last may reach beyond it.
+    `auto` uses readings if they fit (`interval_s` apart, None: unknown) and are still stored (`raw_since`).
+    Otherwise it uses the narrowest of `WIDTHS_S` that fits, or the next coarser stored resolution if that
+    yields at least a quarter of the points. Buckets cover the whole span, so the first and last may extend
+    beyond it.
     """
     if resolution is Resolution.RAW:
         return Plan(Resolution.RAW, span)
@@ -144,12 +143,12 @@ def plan(
 
 
 def bucketed(span: Span, max_points: int) -> Plan:
-    """Return buckets over `span`, at most `max_points` of them, as `plan` chooses them."""
+    """Plan at most `max_points` buckets over `span`; see `plan`."""
     width_s = next((width for width in WIDTHS_S if _count(span, width) <= max_points), None)
     if width_s is None:
         raise TooManyPoints(
-            f"no bucket is so wide that {max_points} of them cover {span.seconds / DAY_S:.0f} days",
-            fix="allow more points, or ask for a shorter span",
+            f"no bucket width covers {span.seconds / DAY_S:.0f} days in {max_points} points",
+            fix="allow more points, or request a shorter span",
         )
     for grain_s in (HOUR_S, DAY_S):
         if width_s < grain_s and _count(span, grain_s) * COARSER_SUFFICES >= max_points:
@@ -162,8 +161,8 @@ def _stored(span: Span, grain: Resolution, max_points: int) -> Plan:
     width_s = GRAIN_S[grain]
     if (count := _count(span, width_s)) > max_points:
         raise TooManyPoints(
-            f"{count} points of {grain} are more than max_points {max_points}",
-            fix="ask for a shorter span, resolution=auto, or more points",
+            f"{count} points of {grain} exceed max_points {max_points}",
+            fix="request a shorter span, resolution=auto, or more points",
         )
     return Plan(grain, span.aligned(width_s), width_s)
 
@@ -174,10 +173,10 @@ def _count(span: Span, width_s: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """The answer, as columns of n points.
+    """Trend as columns of n points.
 
-    `channels`: by name, by statistic (`value` of readings; `avg`, `min` and `max` of buckets) an (n,) array,
-    NaN where nothing was measured. `state`: columns besides, such as `running`.
+    `channels`: by name and statistic (`value` of readings; `avg`, `min` and `max` of buckets) an (n,) array,
+    NaN where nothing was measured. `state`: further columns, such as `running`.
     """
 
     pump_id: str
@@ -187,11 +186,10 @@ class Trend:
     state: Mapping[str, Sequence[float | bool | int | None]]
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.times)
 
     def measured(self) -> "Trend":
-        """Return the trend without the channels of which nothing was measured."""
+        """Return the trend without channels that have no values."""
         kept = {
             name: columns
             for name, columns in self.channels.items()

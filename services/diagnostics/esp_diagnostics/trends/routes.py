@@ -1,4 +1,4 @@
-"""Trends and latest values over HTTP."""
+"""HTTP routes of trends and latest values."""
 
 from typing import Annotated, Any, Final
 
@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from esp_diagnostics.common.answers import PumpId
 from esp_diagnostics.common.cache import Answer
 from esp_diagnostics.trends.encoding import ARROW, CSV, JSON
-from esp_diagnostics.trends.media import negotiate, respond, rights_of
+from esp_diagnostics.trends.media import cache_rights, negotiate, respond
 from esp_diagnostics.trends.resolution import Resolution
-from esp_diagnostics.trends.trends import Question, Trends
+from esp_diagnostics.trends.trends import TrendRequest, Trends
 
 READ: Final = "telemetry:read"
 DEFAULT_POINTS: Final = 1000
@@ -24,7 +24,7 @@ Channels = Annotated[
     list[str] | None,
     Query(
         max_length=len(CHANNEL_NAMES),
-        description="Names with commas between, or the parameter repeated; none: all that were measured.",
+        description="Names separated by commas, or the parameter repeated. Default: all measured channels.",
     ),
 ]
 
@@ -33,7 +33,7 @@ _TREND: Final[dict[int | str, dict[str, Any]]] = {
         "description": "Columns: times, and for each channel `value` (readings) or `avg`, `min`, `max`.",
         "content": {media_type: {} for media_type in (JSON, CSV, ARROW)},
     },
-    304: {"description": "What the caller has (`If-None-Match`) is what it would get."},
+    304: {"description": "The client's copy (`If-None-Match`) is current."},
 }
 
 _LATEST: Final[dict[int | str, dict[str, Any]]] = {
@@ -43,7 +43,7 @@ _LATEST: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def telemetry_router(trends: Trends) -> APIRouter:
-    """Return the routes of what was measured."""
+    """Return the routes of telemetry."""
     router = APIRouter(tags=["telemetry"])
 
     @router.get("/pumps/{id}/telemetry", response_class=Response, responses={**_TREND, **problems(404, 406)})
@@ -51,27 +51,27 @@ def telemetry_router(trends: Trends) -> APIRouter:
         request: Request,
         caller: Reader,
         pump_id: PumpId,
-        start: Annotated[UtcTime, Query(alias="from", description="Begin of the span, included.")],
-        end: Annotated[UtcTime, Query(alias="to", description="End of the span, not included.")],
+        start: Annotated[UtcTime, Query(alias="from", description="Start of the span, inclusive.")],
+        end: Annotated[UtcTime, Query(alias="to", description="End of the span, exclusive.")],
         channels: Channels = None,
         resolution: Resolution = Resolution.AUTO,
-        max_points: Annotated[int, Query(ge=1, description="Most points of a channel.")] = DEFAULT_POINTS,
+        max_points: Annotated[int, Query(ge=1, description="Maximum points per channel.")] = DEFAULT_POINTS,
     ) -> Response:
-        """Return a pump's trend: readings, or buckets with each channel's mean and extremes.
+        """Show a pump's trend: readings, or buckets with mean and extremes of each channel.
 
-        `auto` gives at most `max_points`, from stored aggregates where readings are more. Buckets cover the
-        whole span, so that the first and the last may reach beyond it; times are their beginnings, UTC.
+        `auto` returns at most `max_points`, from stored aggregates if there are more readings. Buckets cover
+        the whole span, so the first and last may extend beyond it. Times are starts of buckets, UTC.
         """
         media_type = negotiate(request, (JSON, CSV, ARROW))
-        question = Question(pump_id, start, end, _channels(channels), resolution, max_points)
-        answer = await trends.answer(question, media_type, rights_of(caller, READ))
+        wanted = TrendRequest(pump_id, start, end, _channels(channels), resolution, max_points)
+        answer = await trends.answer(wanted, media_type, cache_rights(caller, READ))
         return respond(request, answer, media_type)
 
     @router.get("/pumps/{id}/latest", response_class=Response, responses={**_LATEST, **problems(404)})
     async def get_latest(request: Request, _: Reader, pump_id: PumpId) -> Response:
-        """Return the latest good value of each channel with its time, and the pump's newest state.
+        """Show the latest good value of each channel with its time, and the pump's newest state.
 
-        Where gauges report error codes, the value is the last one that was measured.
+        While a gauge reports error codes, the value is the last measured one.
         """
         return respond(request, Answer.of(await trends.latest(pump_id)), JSON)
 
@@ -79,10 +79,10 @@ def telemetry_router(trends: Trends) -> APIRouter:
 
 
 def _channels(given: list[str] | None) -> tuple[str, ...]:
-    """Return the channels named, in the catalogue's order; raise InvalidInput for one that is not in it."""
+    """Return the named channels in catalogue order; raise InvalidInput for unknown ones."""
     names = {name.strip() for text in given or () for name in text[:MAX_CHANNEL_TEXT].split(",")} - {""}
     if unknown := sorted(names - CHANNEL_INDEX.keys()):
         raise InvalidInput(
-            f"unknown channels: {', '.join(unknown)[:200]}", fix=f"known are {', '.join(CHANNEL_NAMES)}"
+            f"unknown channels: {', '.join(unknown)[:200]}", fix=f"use {', '.join(CHANNEL_NAMES)}"
         )
     return tuple(name for name in CHANNEL_NAMES if name in names)

@@ -1,4 +1,4 @@
-"""What was measured: readings and their aggregates, from ingest's published views."""
+"""Read readings and aggregates from ingest's published views."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ STATISTICS: Final = ("avg", "min", "max")
 _NEWEST: Final = _SQL.newest.format(columns=", ".join(CHANNEL_NAMES))
 
 Row = Any
-"""A row of asyncpg's: its columns by name and by place."""
+"""asyncpg row: columns by name and position."""
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""PostgreSQL counts microseconds from here."""
+"""Origin of PostgreSQL's binary time stamps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """n buckets as columns, oldest first, with how many readings each has and how long the pump ran in it.
+    """n buckets as columns, oldest first, with the number of readings and share of running time of each.
 
-    `values`: (n, channels × STATISTICS) in the order asked for, NaN where nothing was measured.
+    `values`: (n, channels × STATISTICS) in requested order, NaN where nothing was measured.
     """
 
     times: Sequence[datetime]
@@ -39,7 +39,7 @@ class Buckets:
 
 
 class History:
-    """Reads what was measured. Channels are names of the catalogue."""
+    """Read stored telemetry. Channels are names of the catalogue."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -50,7 +50,7 @@ class History:
         return await self._pool.fetch(query, pump_id, span.start, span.end, limit)
 
     async def dropped(self, span: Span) -> bool:
-        """Whether ingest has let readings of `span` go."""
+        """Return whether ingest has dropped readings of `span`."""
         return bool(await self._pool.fetchval(_SQL.dropped, span.start, span.end))
 
     async def buckets(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> list[Row]:
@@ -60,7 +60,7 @@ class History:
         return await self._pool.fetch(query, pump_id, plan.span.start, plan.span.end, *width)
 
     async def columns(self, pump_id: str, plan: Plan, channels: Sequence[str]) -> Buckets:
-        """Return what `buckets` does, as columns: several times as fast to read."""
+        """Return `buckets` as columns; several times faster to read."""
         query = columns_statement_of(plan, channels)
         width = (timedelta(seconds=plan.bucket_s or 0),) if plan.merged else ()
         row = await self._pool.fetchrow(query, pump_id, plan.span.start, plan.span.end, *width)
@@ -86,11 +86,11 @@ def statement_of(plan: Plan, channels: Sequence[str]) -> str:
 
 
 def columns_statement_of(plan: Plan, channels: Sequence[str]) -> str:
-    """Return the statement that reads them as columns."""
+    """Return the statement that reads the buckets as columns."""
     return _packed(plan.source.value, tuple(channels), plan.merged)
 
 
-# Few combinations are asked for in practice; a new text each time would also mean a new plan each time.
+# Few combinations occur in practice; each new text would also need a new query plan.
 @lru_cache(maxsize=512)
 def _readings(channels: tuple[str, ...]) -> str:
     return _SQL.readings.format(columns=", ".join(channels))
@@ -118,10 +118,10 @@ def _packed(grain: str, channels: tuple[str, ...], merged: bool) -> str:
 
 
 def _unpacked(array: bytes, kind: str) -> Any:
-    """Return an array without nulls from its binary form, its elements of numpy's `kind`.
+    """Decode an array without nulls from PostgreSQL's binary format, elements of numpy type `kind`.
 
-    As `array_send` writes it, big-endian: int32 number of dimensions, flags and type; int32 size and lower
-    bound of each dimension; then each element, its int32 length before it.
+    Format of `array_send`, big-endian: int32 number of dimensions, flags and type; int32 size and lower bound
+    of each dimension; then each element preceded by its int32 length.
     """
     dimensions = int.from_bytes(array[:4], "big")
     shape = np.frombuffer(array, ">i4", 2 * dimensions, 12)[::2]

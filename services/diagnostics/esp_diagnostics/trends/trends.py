@@ -1,4 +1,4 @@
-"""Trends and latest values: what was measured, in as many points as one wants to see."""
+"""Trends and latest values within a requested number of points."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from esp_diagnostics.common.cache import Answer, AnswerCache, cache_key
 from esp_diagnostics.physics.arrays import Floats
 from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.trends.archive import Archive, joined
+from esp_diagnostics.trends.archive import ArchiveReader, merge_readings
 from esp_diagnostics.trends.encoding import WRITERS
 from esp_diagnostics.trends.resolution import (
     Plan,
@@ -28,22 +28,22 @@ from esp_diagnostics.trends.resolution import (
 )
 from esp_diagnostics.trends.store import STATISTICS, Buckets, History, Row
 
-SETTLED: Final = timedelta(minutes=2)
-"""Age after which a span counts as over: by then its readings are stored and their buckets made."""
+SETTLED_AFTER: Final = timedelta(minutes=2)
+"""Age after which the readings of a span are stored and their buckets complete."""
 
-OFF_THE_LOOP: Final = 50_000
-"""Values from which on an answer is put together beside the event loop: below, a thread costs more."""
+MIN_VALUES_FOR_THREAD: Final = 50_000
+"""Number of values from which on encoding runs in a thread; below, the thread costs more."""
 
-NEWEST: Final = 240
-"""Readings that are looked through for each channel's latest value."""
+MAX_NEWEST: Final = 240
+"""Number of newest readings searched for each channel's latest value."""
 
 LOOK_BACK: Final = (timedelta(hours=1), timedelta(days=1), timedelta(days=35))
-"""Spans that are looked through for the newest readings, one after the other until one has some."""
+"""Spans searched for the newest readings, one after another until one contains readings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Which trend: `channels` none: all of which anything was measured."""
+class TrendRequest:
+    """Requested trend; empty `channels`: all measured channels."""
 
     pump_id: str
     start: datetime
@@ -54,12 +54,12 @@ class Question:
 
 
 class Trends:
-    """Answers questions about what was measured, from the cache where it can."""
+    """Return trends and latest values, from the cache where possible."""
 
     def __init__(
         self,
         history: History,
-        archive: Archive,
+        archive: ArchiveReader,
         nameplates: Nameplates,
         cache: AnswerCache,
         settings: DiagnosticsSettings,
@@ -70,71 +70,71 @@ class Trends:
         self._cache = cache
         self._settings = settings
 
-    async def answer(self, question: Question, media_type: str, rights: str) -> Answer:
-        """Return the trend as `media_type`; raise NotFound, InvalidInput or TooManyPoints."""
+    async def answer(self, request: TrendRequest, media_type: str, rights: str) -> Answer:
+        """Return the encoded trend; raise NotFound, InvalidInput or TooManyPoints."""
         now = datetime.now(UTC)
-        interval_s = await self._nameplates.interval_s(question.pump_id)
-        wanted = self._plan(question, interval_s, now)
-        over = wanted.span.end <= now - SETTLED
-        asked = (question.pump_id, question.channels, question.resolution, question.max_points, media_type)
-        key = cache_key(rights, "trend", *asked, *self._when(question, wanted, now))
+        interval_s = await self._nameplates.interval_s(request.pump_id)
+        wanted = self._plan(request, interval_s, now)
+        settled = wanted.span.end <= now - SETTLED_AFTER
+        parameters = (request.pump_id, request.channels, request.resolution, request.max_points, media_type)
+        key = cache_key(rights, "trend", *parameters, *self._when(request, wanted, now))
 
         async def compute() -> bytes:
-            trend = await self.trend(question, wanted)
+            trend = await self.trend(request, wanted)
             write = WRITERS[media_type]
             values = len(trend) * sum(map(len, trend.channels.values()))
-            return await asyncio.to_thread(write, trend) if values > OFF_THE_LOOP else write(trend)
+            return await asyncio.to_thread(write, trend) if values > MIN_VALUES_FOR_THREAD else write(trend)
 
-        ttl_s = self._settings.cache_closed_s if over else self._settings.cache_open_s
+        ttl_s = self._settings.cache_closed_s if settled else self._settings.cache_open_s
         return await self._cache.get("trend", key, ttl_s, compute)
 
-    async def trend(self, question: Question, wanted: Plan) -> Trend:
-        """Return the trend as planned, or in buckets where `auto` planned more readings than there may be."""
-        channels = question.channels or CHANNEL_NAMES
+    async def trend(self, request: TrendRequest, wanted: Plan) -> Trend:
+        """Return the planned trend, in buckets if `auto` planned more readings than allowed."""
+        channels = request.channels or CHANNEL_NAMES
         if wanted.bucket_s is None:
-            most = question.max_points
-            rows = await self._readings(question.pump_id, wanted.span, channels, most + 1)
-            if len(rows) <= most:
-                return _shown(question, _of_readings(question.pump_id, wanted, channels, rows))
-            if question.resolution is Resolution.RAW:
+            max_rows = request.max_points
+            rows = await self._readings(request.pump_id, wanted.span, channels, max_rows + 1)
+            if len(rows) <= max_rows:
+                return _requested(request, _of_readings(request.pump_id, wanted, channels, rows))
+            if request.resolution is Resolution.RAW:
                 raise TooManyPoints(
-                    f"there are more than max_points {most} readings",
-                    fix="ask for a shorter span, resolution=auto, or more points",
+                    f"the span contains more than max_points {max_rows} readings",
+                    fix="request a shorter span, resolution=auto, or more points",
                 )
-            wanted = bucketed(wanted.span, most)
-        buckets = await self._history.columns(question.pump_id, wanted, channels)
-        return _shown(question, _of_buckets(question.pump_id, wanted, channels, buckets))
+            wanted = bucketed(wanted.span, max_rows)
+        buckets = await self._history.columns(request.pump_id, wanted, channels)
+        return _requested(request, _of_buckets(request.pump_id, wanted, channels, buckets))
 
     async def _readings(self, pump_id: str, span: Span, channels: Sequence[str], limit: int) -> list[Row]:
-        """Return up to `limit` readings, oldest first, wherever they are by now."""
+        """Return up to `limit` readings, oldest first, from the store and the archive."""
         rows = await self._history.readings(pump_id, span, channels, limit)
         if not await self._history.dropped(span):
             return rows
-        return joined(await self._archive.readings(pump_id, span, channels, limit), rows, limit)
+        return merge_readings(await self._archive.readings(pump_id, span, channels, limit), rows, limit)
 
-    def _when(self, question: Question, wanted: Plan, now: datetime) -> tuple[object, ...]:
-        """Return what of the time tells one question from another.
+    def _when(self, request: TrendRequest, wanted: Plan, now: datetime) -> tuple[object, ...]:
+        """Return the time component of the cache key.
 
-        Those who ask for the last day, now and a little later, ask for the same: an answer that touches the
-        present may be a little old in any case. Readings asked for by name are those asked for.
+        Requests for the last day made within a short time share a key, because a response that reaches to the
+        present may be slightly old in any case. Requests for readings always get exactly their span.
         """
         kept = timedelta(seconds=self._settings.cache_open_s)
-        if question.resolution is not Resolution.RAW and abs(question.end - now) <= kept:
-            return "last", round((question.end - question.start).total_seconds()), wanted.bucket_s
+        if request.resolution is not Resolution.RAW and abs(request.end - now) <= kept:
+            return "last", round((request.end - request.start).total_seconds()), wanted.bucket_s
         return wanted.span.start, wanted.span.end, wanted.bucket_s
 
-    def _plan(self, question: Question, interval_s: float | None, now: datetime) -> Plan:
+    def _plan(self, request: TrendRequest, interval_s: float | None, now: datetime) -> Plan:
         settings = self._settings
-        if question.max_points > settings.max_points:
+        if request.max_points > settings.max_points:
             raise TooManyPoints(
-                f"max_points may be {settings.max_points} at most",
-                fix="ask for fewer, or for parts of the span",
+                f"max_points must be at most {settings.max_points}",
+                fix="request fewer points, or parts of the span",
             )
-        span = checked_span(question.start, question.end, timedelta(days=settings.max_span_days))
+        span = checked_span(request.start, request.end, timedelta(days=settings.max_span_days))
         return plan(
             span,
-            question.resolution,
-            question.max_points,
+            request.resolution,
+            request.max_points,
             interval_s=interval_s,
             raw_since=now - timedelta(days=settings.raw_days),
         )
@@ -146,44 +146,44 @@ class Trends:
         return orjson.dumps(_latest(pump_id, rows), option=orjson.OPT_UTC_Z)
 
     async def newest(self, pump_id: str) -> list[Row]:
-        """Return a pump's newest readings, newest first, with every channel and both flags; maybe none."""
+        """Return a pump's newest readings, newest first, with every channel and both flags."""
         now = datetime.now(UTC)
         for back in LOOK_BACK:
-            if rows := await self._history.newest(pump_id, now - back, NEWEST):
+            if rows := await self._history.newest(pump_id, now - back, MAX_NEWEST):
                 return rows
         return []
 
 
-def _shown(question: Question, trend: Trend) -> Trend:
-    """Return the channels that were asked for; where none was named, those that were measured."""
-    return trend if question.channels else trend.measured()
+def _requested(request: TrendRequest, trend: Trend) -> Trend:
+    """Drop channels without values, unless the request names channels."""
+    return trend if request.channels else trend.measured()
 
 
-def _of_readings(pump_id: str, made: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
+def _of_readings(pump_id: str, plan_: Plan, channels: Sequence[str], rows: Sequence[Row]) -> Trend:
     values = _matrix(rows, 4, len(channels))
     place = {name: column for column, name in enumerate(channels)}
-    # By place: rows of the archive have no names.
+    # By position: rows of the archive have no names.
     times, running, trip_codes, faults = ([row[column] for row in rows] for column in range(4))
     for row, faulty in enumerate(faults):
         for name in faulty or ():
             if name in place:
                 values[row, place[name]] = np.nan
     found = {name: {"value": values[:, column]} for name, column in place.items()}
-    return Trend(pump_id, made, times, found, {"running": running, "trip_code": trip_codes})
+    return Trend(pump_id, plan_, times, found, {"running": running, "trip_code": trip_codes})
 
 
-def _of_buckets(pump_id: str, made: Plan, channels: Sequence[str], buckets: Buckets) -> Trend:
+def _of_buckets(pump_id: str, plan_: Plan, channels: Sequence[str], buckets: Buckets) -> Trend:
     count, values = len(STATISTICS), buckets.values
     found = {
         name: {statistic: values[:, count * place + offset] for offset, statistic in enumerate(STATISTICS)}
         for place, name in enumerate(channels)
     }
     state = {"readings": buckets.readings, "running_share": buckets.running_share}
-    return Trend(pump_id, made, buckets.times, found, state)
+    return Trend(pump_id, plan_, buckets.times, found, state)
 
 
 def _matrix(rows: Sequence[Row], first: int, columns: int) -> Floats:
-    """Return the columns of `rows` from `first` on, NaN for null; all at once, which is fastest."""
+    """Return the columns of `rows` from `first` on as one array, NaN for null."""
     values = [row[first:] for row in rows]
     return np.array(values, dtype=np.float64).reshape(len(rows), columns)
 
@@ -211,7 +211,7 @@ def _latest(pump_id: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def newest_good(rows: Sequence[Row], channel: str) -> Row | None:
-    """Return the first of `rows` in which the channel was measured, not an error code; None: in none."""
+    """Return the first of `rows` with a value of the channel that is not an error code, if any."""
     return next(
         (row for row in rows if row[channel] is not None and channel not in (row["fault_channels"] or ())),
         None,

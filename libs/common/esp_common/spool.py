@@ -1,4 +1,4 @@
-"""Messages kept in a folder until the broker is back: one private file each, complete or not there."""
+"""Spool outgoing messages to a folder: one private file each, written atomically."""
 
 import asyncio
 import os
@@ -14,19 +14,19 @@ log = structlog.get_logger()
 SUFFIX: Final = ".json"
 
 
-class Spilled(NamedTuple):
-    """A message in the folder; `records` is how many it holds, by its file's name."""
+class SpooledMessage(NamedTuple):
+    """A message in the folder; `records`: how many it holds, from the file's name."""
 
     name: str
     body: bytes
     records: int
 
 
-class SpillFolder:
-    """Keeps messages as files `<name>.<records>.json`, in the order of their names, `max_bytes` in all.
+class SpoolFolder:
+    """Keep messages as files `<name>.<records>.json`, in the order of their names, up to `max_bytes`.
 
-    What an earlier process left is found again. Files are readable by their owner only, and synced. Raises
-    InvalidInput when the folder cannot be made.
+    Files of an earlier process are found again. Files are readable by their owner only, and synced. Raises
+    InvalidInput if the folder cannot be created.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -48,7 +48,7 @@ class SpillFolder:
         return sum(map(_records_in, self._names))
 
     async def write(self, name: str, body: bytes, records: int) -> bool:
-        """Keep a message; return False when there is no room for it, or the disk refuses."""
+        """Write a message; return False if the folder is full or the disk fails."""
         if self._bytes + len(body) > self._max_bytes:
             return False
         file_name = f"{name}.{records}{SUFFIX}"
@@ -57,30 +57,30 @@ class SpillFolder:
             await asyncio.to_thread(self._write, file_name, body)
         except OSError as error:
             self._bytes -= len(body)
-            log.warning("spill.failed", folder=str(self._folder), reason=str(error))
+            log.warning("spool.failed", folder=str(self._folder), reason=str(error))
             return False
         self._names.append(file_name)
         self._names.sort()
         return True
 
-    async def oldest(self) -> Spilled | None:
-        """Return the message that comes first, None when there is none."""
+    async def oldest(self) -> SpooledMessage | None:
+        """Return the first message, None if the folder is empty."""
         while self._names:
             name = self._names[0]
             try:
                 body = await asyncio.to_thread((self._folder / name).read_bytes)
             except OSError as error:
-                log.warning("spill.unreadable", file=name, reason=str(error))
+                log.warning("spool.unreadable", file=name, reason=str(error))
                 self._names.remove(name)
                 continue
-            return Spilled(name.split(".")[0], body, _records_in(name))
+            return SpooledMessage(name.split(".")[0], body, _records_in(name))
         return None
 
-    async def remove(self, spilled: Spilled) -> None:
-        """Forget a message that was sent."""
-        name = f"{spilled.name}.{spilled.records}{SUFFIX}"
+    async def remove(self, message: SpooledMessage) -> None:
+        """Delete a message that was sent."""
+        name = f"{message.name}.{message.records}{SUFFIX}"
         self._names.remove(name)
-        self._bytes -= len(spilled.body)
+        self._bytes -= len(message.body)
         await asyncio.to_thread((self._folder / name).unlink, missing_ok=True)
 
     def _files(self) -> list[Path]:
