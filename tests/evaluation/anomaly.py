@@ -14,8 +14,8 @@ from time import process_time
 from typing import NamedTuple
 
 import numpy as np
-from esp_diagnostics.detection.anomaly import Detector, Settings, Watch, train
-from esp_diagnostics.detection.tree import FEATURES, Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.anomaly import AnomalyMonitor, Detector, Settings, train
+from esp_diagnostics.detection.tree import FEATURES, PumpSpec, TreeMonitor, default_rules
 from esp_diagnostics.detection.tree.findings import GAUGE_FAILURE
 from esp_diagnostics.physics.curve import Polynomial, PumpCurve
 from esp_diagnostics.physics.pumps import Installed
@@ -154,7 +154,7 @@ def _restart(field: Field, pump_id: str, at: datetime) -> None:
 
 def _features(field: Field, end: datetime) -> History:
     """Return the features of every pump at every scan from the start on, as the monitor gives them."""
-    monitor = Monitor(specs(field), default_rules())
+    monitor = TreeMonitor(specs(field), default_rules())
     n, parts = len(field.pump_ids), []
     for readings in field.chunks(START, end, INTERVAL_S, TOLD_EVERY_H):
         none = np.zeros(len(readings), dtype=np.int32)
@@ -209,7 +209,7 @@ def specs(field: Field) -> list[PumpSpec]:
 
 def judge(listed: Sequence[Case], history: History, plan: Plan, settings: Settings) -> list[Outcome]:
     """Train each pump on the first days, watch the rest, and return what was said."""
-    watch = Watch(FEATURES)
+    watch = AnomalyMonitor(FEATURES)
     past = history.until(START + plan.learnt)
     for number, case in enumerate(listed):
         detector = train(
@@ -225,7 +225,7 @@ def judge(listed: Sequence[Case], history: History, plan: Plan, settings: Settin
     return _watched(watch, listed, history.since(START + plan.learnt), plan)
 
 
-def _watched(watch: Watch, listed: Sequence[Case], later: History, plan: Plan) -> list[Outcome]:
+def _watched(watch: AnomalyMonitor, listed: Sequence[Case], later: History, plan: Plan) -> list[Outcome]:
     ids = [case.pump_id for case in listed]
     shape = (len(later.times_us), len(ids))
     alarmed, learning = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
@@ -329,7 +329,7 @@ def _speed(settings: Settings, pumps: int = 50, scans: int = 300) -> str:
     detector = train(noise, FEATURES, np.zeros(n, int), np.ones(n, bool), times, settings)
     if not isinstance(detector, Detector):
         return f"speed: {detector.reason}"
-    watch, ids = Watch(FEATURES), [f"pump-{number}" for number in range(pumps)]
+    watch, ids = AnomalyMonitor(FEATURES), [f"pump-{number}" for number in range(pumps)]
     for pump_id in ids:
         watch.set_model(pump_id, detector)
     readings = random.normal(10.0, 1.0, (scans, pumps, k))

@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 
 import numpy as np
-from esp_diagnostics.detection.anomaly import Detector, Settings, Watch, train
+from esp_diagnostics.detection.anomaly import AnomalyMonitor, Detector, Settings, train
 from esp_diagnostics.detection.anomaly.training import limits
 from evaluation.scoring import HEADER, Labelled, Score, score
 
@@ -138,7 +138,7 @@ def _fitted(run: Run, settings: Settings) -> Detector:
 
 def _watched(runs: Sequence[Run], detectors: Sequence[Detector]) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and alarms (runs, seconds) after the fitted rows; NaN and false behind a run's end."""
-    watch = Watch(runs[0].sensors)
+    watch = AnomalyMonitor(runs[0].sensors)
     for run, detector in zip(runs, detectors, strict=True):
         watch.set_model(run.name, detector)
     longest = max(len(run.values) for run in runs)

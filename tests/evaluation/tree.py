@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from esp_common.contracts.channels import CHANNELS, Group
 from esp_common.contracts.readings import Readings
-from esp_diagnostics.detection.tree import Assessment, Monitor, PumpSpec, Rules, default_rules
+from esp_diagnostics.detection.tree import Assessment, PumpSpec, Rules, TreeMonitor, default_rules
 from esp_diagnostics.detection.tree.findings import GAUGE_FAILURE, INSUFFICIENT_DATA
 from esp_diagnostics.physics.curve import Polynomial, PumpCurve
 from esp_diagnostics.physics.pumps import Installed
@@ -195,7 +195,7 @@ def run_cases(
 ) -> list[Outcome]:
     """Return what the tree says of each case, at the end and on the way there."""
     field = field_of(listed, protected=protected)
-    monitor = Monitor(specs_of(field, [case.fault.value for case in listed]), rules)
+    monitor = TreeMonitor(specs_of(field, [case.fault.value for case in listed]), rules)
     for _, readings in feed(field, START, ONSET, timedelta(hours=2)):
         monitor.observe(readings, *masks(readings))
     outcomes = {pump_id: Outcome(case) for pump_id, case in zip(field.pump_ids, listed, strict=True)}
@@ -307,7 +307,7 @@ def judge_healthy(
     field._schedule.injections.clear()
     random = np.random.default_rng(seeds[0])
     life = [_Life.drawn(random, days, busy, field, pump) for pump in range(len(listed))]
-    monitor = Monitor(specs_of(field, ["healthy"] * len(listed)), rules)
+    monitor = TreeMonitor(specs_of(field, ["healthy"] * len(listed)), rules)
     raised = []
     end = START + timedelta(days=days)
     for until, readings in feed(field, START, end, timedelta(hours=1)):

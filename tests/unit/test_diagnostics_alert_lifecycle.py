@@ -22,7 +22,7 @@ from esp_diagnostics.alerts.rules import (
     suppression,
 )
 from esp_diagnostics.alerts.statistics import load, per_operator_hour, shares
-from esp_diagnostics.detection.limits import LimitWatch
+from esp_diagnostics.detection.limits import LimitMonitor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -454,19 +454,19 @@ def rows(*given: tuple[str, float, float | None, float | None]) -> Readings:
 
 
 @pytest.fixture
-def watch() -> LimitWatch:
+def watch() -> LimitMonitor:
     rules = load_alert_rules(LIMIT_RULES)
-    return LimitWatch(rules.limits, {pump: limits_of(rules, pump, None, {}, {}) for pump in ("A", "B")})
+    return LimitMonitor(rules.limits, {pump: limits_of(rules, pump, None, {}, {}) for pump in ("A", "B")})
 
 
-def seen(watch: LimitWatch, *given: tuple[str, float, float | None, float | None]) -> list[tuple[Any, ...]]:
+def seen(watch: LimitMonitor, *given: tuple[str, float, float | None, float | None]) -> list[tuple[Any, ...]]:
     return [
         (change.pump_id, change.limit.name, change.active, change.time_us / 1e6)
         for change in watch.observe(rows(*given))
     ]
 
 
-def test_a_limit_change_needs_delay_and_deadband(watch: LimitWatch) -> None:
+def test_a_limit_change_needs_delay_and_deadband(watch: LimitMonitor) -> None:
     assert seen(watch, ("A", 0, 149, None), ("A", 10, 151, None), ("A", 20, 152, None)) == []
     assert seen(watch, ("A", 30, 152, None)) == [("A", "hot", True, 10)]
     assert seen(watch, ("A", 40, 148, None), ("A", 90, 147.5, None)) == []
@@ -474,47 +474,47 @@ def test_a_limit_change_needs_delay_and_deadband(watch: LimitWatch) -> None:
     assert seen(watch, ("A", 130, 146, None)) == [("A", "hot", False, 100)]
 
 
-def test_short_excursions_do_not_exceed_a_limit(watch: LimitWatch) -> None:
+def test_short_excursions_do_not_exceed_a_limit(watch: LimitMonitor) -> None:
     given = [("A", 10.0 * i, 151 if i % 2 else 149, None) for i in range(20)]
     assert seen(watch, *given) == []
 
 
-def test_a_batch_may_mix_pumps_and_limits_in_any_order(watch: LimitWatch) -> None:
+def test_a_batch_may_mix_pumps_and_limits_in_any_order(watch: LimitMonitor) -> None:
     found = seen(watch, ("B", 20, None, 111), ("A", 10, None, 99), ("B", 10, None, 90), ("C", 1, 999, 0))
     assert found == [("A", "dry", True, 10), ("B", "dry", True, 10), ("B", "dry", False, 20)]
     assert watch.active("A") == ["limit_dry"]
     assert watch.active("B") == []
 
 
-def test_a_missing_value_changes_no_limit(watch: LimitWatch) -> None:
+def test_a_missing_value_changes_no_limit(watch: LimitMonitor) -> None:
     assert seen(watch, ("A", 0, 151, None), ("A", 10, None, None)) == []
     assert seen(watch, ("A", 20, 151, None)) == [("A", "hot", True, 0)]
     assert seen(watch, ("A", 100, None, None)) == []
 
 
-def test_unfit_values_are_ignored(watch: LimitWatch) -> None:
+def test_unfit_values_are_ignored(watch: LimitMonitor) -> None:
     readings = rows(("A", 0, None, 0.0))
     unfit = np.ones(readings.values.shape, dtype=bool)
     assert watch.observe(readings, unfit) == []
     assert [change.active for change in watch.observe(rows(("A", 1, None, 0.0)))] == [True]
 
 
-def test_late_readings_are_ignored(watch: LimitWatch) -> None:
+def test_late_readings_are_ignored(watch: LimitMonitor) -> None:
     assert seen(watch, ("A", 100, None, 120)) == []
     assert seen(watch, ("A", 50, None, 20), ("A", 100, None, 20)) == []
 
 
-def test_limit_state_survives_snapshot_and_restore(watch: LimitWatch) -> None:
+def test_limit_state_survives_snapshot_and_restore(watch: LimitMonitor) -> None:
     seen(watch, ("A", 0, None, 50), ("A", 10, 151, 50))
     rules = load_alert_rules(LIMIT_RULES)
-    other = LimitWatch(rules.limits, {"A": {"hot": 150, "dry": 100}})
+    other = LimitMonitor(rules.limits, {"A": {"hot": 150, "dry": 100}})
     other.restore(watch.snapshot(["A", "B"]))
     assert other.active("A") == ["limit_dry"]
     assert seen(other, ("A", 10, None, 500)) == []
     assert seen(other, ("A", 30, 151, 115)) == [("A", "hot", True, 10), ("A", "dry", False, 30)]
 
 
-def test_dropping_a_limit_of_a_pump_reports_its_end(watch: LimitWatch) -> None:
+def test_dropping_a_limit_of_a_pump_reports_its_end(watch: LimitMonitor) -> None:
     seen(watch, ("A", 10, None, 50), ("B", 10, None, 50))
     gone = watch.replace(
         load_alert_rules(LIMIT_RULES).limits, {"A": {"hot": 150}, "B": {"hot": 150, "dry": 100}}
@@ -524,7 +524,7 @@ def test_dropping_a_limit_of_a_pump_reports_its_end(watch: LimitWatch) -> None:
     assert seen(watch, ("B", 20, None, 111)) == [("B", "dry", False, 20)]
 
 
-def test_a_limit_change_becomes_a_signal_with_value_and_threshold(watch: LimitWatch) -> None:
+def test_a_limit_change_becomes_a_signal_with_value_and_threshold(watch: LimitMonitor) -> None:
     rules = load_alert_rules(LIMIT_RULES)
     (change,) = watch.observe(rows(("A", 10, None, 50)))
     new = limit_signal(change, rules, "north", "running", [])

@@ -5,11 +5,11 @@ import io
 import numpy as np
 import pytest
 from esp_diagnostics.detection.anomaly import (
+    AnomalyMonitor,
     Detector,
     DetectorInvalid,
     Learning,
     Settings,
-    Watch,
     statistics,
     train,
 )
@@ -61,7 +61,7 @@ class Watched:
     """One pump before a watch, minute by minute after the history it was trained on."""
 
     def __init__(self, detector):
-        self.watch = Watch(NAMES)
+        self.watch = AnomalyMonitor(NAMES)
         self.watch.set_model("P-1", detector)
         self.minute = HEALTHY_MINUTES
 
@@ -157,7 +157,7 @@ def test_a_damaged_detector_is_refused(detector):
 
 def test_a_detector_of_other_features_is_refused(detector):
     with pytest.raises(DetectorInvalid, match="other features"):
-        Watch(("intake", "discharge")).set_model("P-1", detector)
+        AnomalyMonitor(("intake", "discharge")).set_model("P-1", detector)
 
 
 @given(st.integers(50, 2000), st.sampled_from([0.005, 0.02, 0.1]))
@@ -283,7 +283,7 @@ def test_a_regime_it_does_not_know_is_learning(watched):
 
 
 def test_a_pump_without_a_detector_is_learning():
-    watch = Watch(NAMES)
+    watch = AnomalyMonitor(NAMES)
     told = watch.observe(["P-9"], np.array([1]), np.zeros((1, 5)), np.array([REGIME]), np.array([True]))
 
     assert told["P-9"].learning
@@ -322,7 +322,7 @@ def test_a_watch_goes_on_from_a_snapshot(detector, model_first):
     before, after = Watched(detector), Watched(detector)
     before.live(with_winding_hotter(healthy(50, seed=3)))
     snapshots = before.watch.snapshot(["P-1", "P-7"])
-    after.watch = Watch(NAMES)
+    after.watch = AnomalyMonitor(NAMES)
     if model_first:
         after.watch.set_model("P-1", detector)
         after.watch.restore(snapshots)
@@ -337,7 +337,7 @@ def test_a_watch_goes_on_from_a_snapshot(detector, model_first):
 
 def test_snapshots_of_other_features_are_left_out(detector, watched):
     watched.live(healthy(10))
-    watch = Watch(NAMES[:4])
+    watch = AnomalyMonitor(NAMES[:4])
     watch.restore(watched.watch.snapshot(["P-1"]))
     watch.restore({"P-1": b"something else"})
 

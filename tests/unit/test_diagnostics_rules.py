@@ -2,7 +2,7 @@
 
 import pytest
 from esp_diagnostics.detection.tree import RulesInvalid, default_rules, load_rules
-from esp_diagnostics.detection.tree.judgement import parameters_of
+from esp_diagnostics.detection.tree.parameters import parameters_of
 from esp_gateway.simulator.faults import Fault
 
 SHIPPED = default_rules()

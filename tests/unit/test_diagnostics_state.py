@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
 from esp_common.contracts.readings import RUNNING_ABSENT, empty_readings
-from esp_diagnostics.detection.tree import Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.tree import PumpSpec, TreeMonitor, default_rules
 from pump_readings import STEADY, readings, watch
 
 
@@ -15,7 +15,7 @@ def stopped(minutes, **more):
 
 @pytest.fixture
 def monitor():
-    return Monitor([PumpSpec("P-1", "north", motor_rated_current_a=50.0)], default_rules())
+    return TreeMonitor([PumpSpec("P-1", "north", motor_rated_current_a=50.0)], default_rules())
 
 
 def states(assessments):
@@ -125,7 +125,7 @@ def test_gauge_and_drive_of_one_instant_are_one_reading(monitor):
 
 def test_readings_come_in_any_order_and_of_any_pump():
     specs = [PumpSpec(name, "north") for name in ("P-1", "P-2")]
-    ordered, mixed = Monitor(specs, default_rules()), Monitor(specs, default_rules())
+    ordered, mixed = TreeMonitor(specs, default_rules()), TreeMonitor(specs, default_rules())
     parts = [readings(range(30), pump="P-1"), readings(range(30), pump="P-2", frequency_hz=45.0)]
     both = empty_readings(60)
     for made, rows in zip(parts, (slice(0, 30), slice(30, 60)), strict=True):
@@ -148,7 +148,7 @@ def test_unknown_pumps_are_counted_and_left_out(monitor):
 def test_a_restored_monitor_goes_on_as_if_nothing_had_been(monitor):
     watch(monitor, stopped(range(5)))
     watch(monitor, readings(range(5, 20)))
-    other = Monitor([PumpSpec("P-1", "north", motor_rated_current_a=50.0)], default_rules())
+    other = TreeMonitor([PumpSpec("P-1", "north", motor_rated_current_a=50.0)], default_rules())
 
     assert other.restore(monitor.snapshot(["P-1"])) == []
 

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 from esp_common.contracts.channels import CHANNEL_INDEX
-from esp_diagnostics.detection.tree import FEATURES, Monitor, PumpSpec, default_rules
+from esp_diagnostics.detection.tree import FEATURES, PumpSpec, TreeMonitor, default_rules
 from pump_readings import STEADY, readings, watch
 
 HOUR = 60
@@ -20,14 +20,14 @@ SPEC = PumpSpec("P-1", "north", motor_rated_current_a=50.0, overrides=QUICK)
 @cache
 def ten_hours():
     """Return what a monitor remembers of P-1 after ten healthy hours."""
-    monitor = Monitor([SPEC], RULES)
+    monitor = TreeMonitor([SPEC], RULES)
     watch(monitor, readings(range(10 * HOUR)))
     return monitor.snapshot(["P-1"])
 
 
 def learnt():
     """Return a monitor that knows what is normal for P-1."""
-    monitor = Monitor([SPEC], RULES)
+    monitor = TreeMonitor([SPEC], RULES)
     assert monitor.restore(ten_hours()) == []
     return monitor
 
@@ -47,7 +47,7 @@ def test_a_healthy_pump_has_no_hypothesis():
 
 
 def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
-    monitor = Monitor([PumpSpec("P-1", "north", overrides=QUICK)], RULES)
+    monitor = TreeMonitor([PumpSpec("P-1", "north", overrides=QUICK)], RULES)
 
     [assessment] = watch(monitor, readings(range(HOUR)))
 
@@ -187,7 +187,7 @@ def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
 
 def test_a_pump_s_own_threshold_counts_for_it_alone():
     patient = PumpSpec("P-2", "north", overrides={**QUICK, "delay_min": 120.0})
-    monitor = Monitor([SPEC, patient], RULES)
+    monitor = TreeMonitor([SPEC, patient], RULES)
     known = ten_hours()["P-1"]
     monitor.restore({"P-1": known, "P-2": known})
     for pump in ("P-1", "P-2"):
@@ -245,7 +245,7 @@ def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
     minutes.values[:, phases] = every.values[:, phases].reshape(-1, 6, 3).mean(axis=1)
     seen = []
     for made in (every, minutes):
-        monitor = Monitor([SPEC], RULES)
+        monitor = TreeMonitor([SPEC], RULES)
         watch(monitor, made)
         rows = monitor.features()
         seen.append(float(rows.matrix[len(rows.matrix) // 2 :, FEATURES.index("unbalance")].mean()))
@@ -255,7 +255,7 @@ def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
 
 def test_a_refused_channel_is_missing_at_once_and_never_normal():
     """Its last value stood for minutes more: a report by exception looks the same but for the mask."""
-    monitor = Monitor([PumpSpec("P-1", "north")], default_rules())
+    monitor = TreeMonitor([PumpSpec("P-1", "north")], default_rules())
     watch(monitor, readings(range(30)))
     made = readings([30], intake_pressure_psi=np.nan)
     none = np.zeros(1, dtype=np.int32)

@@ -1,1 +1,1 @@
-"""Detection of limits, conditions and anomalies; pure."""
+"""Detection of exceeded limits, conditions and anomalies; pure."""

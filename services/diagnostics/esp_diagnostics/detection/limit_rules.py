@@ -1,4 +1,4 @@
-"""Limits of channels as data: the part of the alert rules that detection reads."""
+"""Channel limits as data: the part of the alert rules used by detection."""
 
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -6,7 +6,7 @@ from esp_common.contracts.channels import CHANNELS
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 LIMIT_PREFIX: Final = "limit_"
-"""Prefix of the condition of a limit's alert, before the limit's name."""
+"""Prefix of the condition of a limit's alert, followed by the limit's name."""
 
 _DAY_S: Final = 86_400
 _CHANNELS: Final = {channel.name for channel in CHANNELS}
@@ -17,13 +17,13 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class RulesPart(BaseModel):
-    """A part of the rules file: immutable, and without unknown fields."""
+    """Base of all parts of the rules file: immutable, rejects unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _off(state: Any) -> Any:
-    """Return `off` for false: YAML reads a bare `off` as false."""
+    """Return `off` for false: YAML parses an unquoted `off` as false."""
     return "off" if state is False else state
 
 
@@ -31,13 +31,13 @@ PumpState = Annotated[Literal["unknown", "off", "starting", "running", "changing
 
 
 class Limit(RulesPart):
-    """A limit of a channel: raised above `high` or below `low`, cleared when back by more than `deadband`."""
+    """Limit of a channel: exceeded above `high` or below `low`, cleared beyond `deadband`."""
 
     name: Name
     channel: str
     high: Number | None = None
     low: Number | None = None
-    of: Name | None = Field(default=None, description="Number of the pump of which high or low is a factor.")
+    of: Name | None = Field(default=None, description="Pump number that high or low is a factor of.")
     deadband: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     on_delay_s: Delay = 0.0
     off_delay_s: Delay = 0.0
@@ -51,18 +51,17 @@ class Limit(RulesPart):
 
     @property
     def condition(self) -> str:
-        """The condition of its alert."""
         return LIMIT_PREFIX + self.name
 
     @field_validator("channel")
     @classmethod
     def _known_channel(cls, channel: str) -> str:
         if channel not in _CHANNELS:
-            raise ValueError(f"no channel {channel}; one of {', '.join(sorted(_CHANNELS))}")
+            raise ValueError(f"unknown channel {channel}; use one of {', '.join(sorted(_CHANNELS))}")
         return channel
 
     @model_validator(mode="after")
     def _one_side(self) -> Self:
         if (self.high is None) == (self.low is None):
-            raise ValueError("give either high or low; two limits for both")
+            raise ValueError("give either high or low; define two limits for both")
         return self

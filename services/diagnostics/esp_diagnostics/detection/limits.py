@@ -1,4 +1,4 @@
-"""Limits of channels, watched: deadband and delays in the time of the readings, for many pumps at once."""
+"""Monitor channel limits of many pumps, with deadband and delays in data time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BoolMatrix = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class LimitChange:
-    """A limit of a pump was passed, or is respected again; `time_us`: since when, `value` what told it."""
+    """A limit was exceeded or cleared; `time_us`: since when, `value`: the deciding value."""
 
     pump_id: str
     limit: Limit
@@ -31,11 +31,11 @@ class LimitChange:
     threshold: float
 
 
-class LimitWatch:
-    """Watch the limits of many pumps; time comes with the readings.
+class LimitMonitor:
+    """Monitor the limits of many pumps; time comes with the readings.
 
-    `thresholds`: pump id → limit name → value (see `alerts.rules.limits_of`). A reading that is not newer
-    than the pump's newest is not used; a value that is missing changes nothing.
+    `thresholds`: pump id → limit name → value (see `alerts.rules.limits_of`). Readings that are not newer
+    than the pump's newest are ignored; a missing value changes nothing.
     """
 
     def __init__(self, limits: Sequence[Limit], thresholds: Mapping[str, Mapping[str, float]]) -> None:
@@ -44,9 +44,9 @@ class LimitWatch:
     def replace(
         self, limits: Sequence[Limit], thresholds: Mapping[str, Mapping[str, float]]
     ) -> list[LimitChange]:
-        """Take other limits or thresholds; what is known of pumps and limits that stay is kept.
+        """Replace limits and thresholds; keep the state of pumps and limits that remain.
 
-        Returns the limits that were passed and are watched no longer: nothing else will tell of their end.
+        Return exceeded limits that are no longer monitored, as cleared.
         """
         dropped = [
             self._dropped(pump_id, column)
@@ -80,7 +80,7 @@ class LimitWatch:
         self._newest = np.full(len(thresholds), _NEVER, dtype=np.int64)
 
     def observe(self, readings: Readings, unfit: BoolMatrix | None = None) -> list[LimitChange]:
-        """Return what changed with `readings`, in any order; `unfit` (n, channels): values not to use."""
+        """Process `readings` in any order and return the changes; `unfit` (n, channels): values to ignore."""
         known = np.fromiter(
             (self._position.get(pump_id, -1) for pump_id in readings.pump_id), np.int64, len(readings)
         )
@@ -93,11 +93,11 @@ class LimitWatch:
             values = readings.values[order, _COLUMN[limit.channel]]
             if unfit is not None:
                 values = np.where(unfit[order, _COLUMN[limit.channel]], np.nan, values)
-            found += self._watch(column, limit, pumps, times, values)
+            found += self._observe_limit(column, limit, pumps, times, values)
         np.maximum.at(self._newest, pumps, times)
         return sorted(found, key=lambda change: change.time_us)
 
-    def _watch(
+    def _observe_limit(
         self,
         column: int,
         limit: Limit,
@@ -105,7 +105,7 @@ class LimitWatch:
         times: npt.NDArray[np.int64],
         values: npt.NDArray[np.float64],
     ) -> Iterator[LimitChange]:
-        """Step through the readings of the pumps of which the limit has something to say; most have not."""
+        """Step through the readings of pumps whose limit is exceeded or changing; most need no step."""
         sign = 1.0 if limit.high is not None else -1.0
         excess = sign * (values - self._thresholds[pumps, column])
         busy = self._active[:, column] | (self._since[:, column] != _NOT_SINCE)
@@ -124,7 +124,7 @@ class LimitWatch:
                 )
 
     def _step(self, pump: np.int64, column: int, limit: Limit, time_us: int, excess: float) -> int | None:
-        """Take one value; return since when the limit is passed, or respected, if that is new."""
+        """Process one value; return since when the limit is exceeded or cleared, if that changed."""
         active = bool(self._active[pump, column])
         changing = excess < -limit.deadband if active else excess > 0
         if not changing:
@@ -141,14 +141,14 @@ class LimitWatch:
         return since
 
     def active(self, pump_id: str) -> list[str]:
-        """Return the conditions of a pump whose limits are passed."""
+        """Return the conditions of the exceeded limits of a pump."""
         position = self._position.get(pump_id)
         if position is None:
             return []
         return [limit.condition for limit, on in zip(self._limits, self._active[position], strict=True) if on]
 
     def snapshot(self, pump_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return what is known of pumps, for `restore`."""
+        """Return the state of pumps, for `restore`."""
         return {pump_id: self._saved(self._position[pump_id]) for pump_id in pump_ids}
 
     def _saved(self, pump: int) -> bytes:
@@ -160,7 +160,7 @@ class LimitWatch:
         return orjson.dumps({"newest": int(self._newest[pump]), "limits": limits})
 
     def restore(self, snapshots: Mapping[str, bytes]) -> None:
-        """Take up what was known; pumps and limits that are gone are left out."""
+        """Restore the state of pumps; ignore unknown pumps and limits."""
         columns = {limit.name: column for column, limit in enumerate(self._limits)}
         for pump_id in snapshots.keys() & self._position.keys():
             pump, saved = self._position[pump_id], orjson.loads(snapshots[pump_id])

@@ -1,6 +1,6 @@
 """The judge: everything that is known of the pumps a worker watches, and what new readings make of it.
 
-The tree (`Monitor`), the detector of anomalies (`Watch`) and the limits of channels (`LimitWatch`) see the
+The tree (`TreeMonitor`), the detector of anomalies (`AnomalyMonitor`) and the limits of channels (`LimitMonitor`) see the
 same readings one after the other. Synchronous, without I/O: the worker calls it in a thread of its own, one
 call at a time.
 """
@@ -21,9 +21,9 @@ from prometheus_client import Counter
 from esp_diagnostics.alerts.limit_signals import limit_signal
 from esp_diagnostics.alerts.model import Signal
 from esp_diagnostics.alerts.rules import AlertRules, limits_of
-from esp_diagnostics.detection.anomaly import AnomalyVerdict, Detector, DetectorInvalid, Watch
-from esp_diagnostics.detection.limits import LimitChange, LimitWatch
-from esp_diagnostics.detection.tree import FEATURES, Monitor, Rules
+from esp_diagnostics.detection.anomaly import AnomalyMonitor, AnomalyVerdict, Detector, DetectorInvalid
+from esp_diagnostics.detection.limits import LimitChange, LimitMonitor
+from esp_diagnostics.detection.tree import FEATURES, Rules, TreeMonitor
 from esp_diagnostics.monitoring.effects import (
     Context,
     Effects,
@@ -95,9 +95,9 @@ class Judge:
 
     def __init__(self, rulebook: Rulebook) -> None:
         self.rulebook = rulebook
-        self._monitor = Monitor([], rulebook.tree)
-        self._anomalies = Watch(FEATURES)
-        self._limits = LimitWatch(rulebook.alerts.limits, {})
+        self._monitor = TreeMonitor([], rulebook.tree)
+        self._anomalies = AnomalyMonitor(FEATURES)
+        self._limits = LimitMonitor(rulebook.alerts.limits, {})
         self._pumps: dict[str, KnownPump] = {}
         self._memory: dict[str, PumpMemory] = {}
         self._verdicts: dict[str, AnomalyVerdict] = {}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from esp_diagnostics.common.answers import NO_NUL, PumpId
 from esp_diagnostics.detection.tree import Rules
 from esp_diagnostics.detection.tree.indicators import INDICATORS
-from esp_diagnostics.detection.tree.rules import MAX_TEXT, Condition, Term
+from esp_diagnostics.detection.tree.rules import Condition, Term
 from esp_diagnostics.monitoring.rules import InForce, RuleBook
 
 YAML_TYPE: Final = "application/yaml"
@@ -149,7 +149,7 @@ def rules_router(book: RuleBook) -> APIRouter:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {YAML_TYPE: {"schema": {"type": "string", "maxLength": MAX_TEXT}}},
+                "content": {YAML_TYPE: {"schema": {"type": "string", "maxLength": MAX_TEXT_LENGTH}}},
             }
         },
     )

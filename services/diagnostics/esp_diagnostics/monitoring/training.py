@@ -24,7 +24,7 @@ from prometheus_client import Counter
 
 from esp_diagnostics.common.times import as_time, as_us
 from esp_diagnostics.detection.anomaly import Learning, train
-from esp_diagnostics.detection.tree import FEATURES, Monitor, PumpSpec, load_rules
+from esp_diagnostics.detection.tree import FEATURES, PumpSpec, TreeMonitor, load_rules
 from esp_diagnostics.monitoring.store.models import Model, Models
 from esp_diagnostics.monitoring.store.replay import Batch, Replay, join
 from esp_diagnostics.physics.arrays import Bools
@@ -227,7 +227,7 @@ def _end_with_parent() -> None:
 
 def learn(lesson: Lesson) -> dict[str, Trained | Learning]:
     """Return each pump's detector, or why there is none yet. Pure, and slow: seconds."""
-    monitor = Monitor(lesson.specs, load_rules(lesson.rules_text))
+    monitor = TreeMonitor(lesson.specs, load_rules(lesson.rules_text))
     parts = []
     days = lesson.minutes.readings.time_us // (86_400 * 1_000_000)
     for day in np.unique(days):

@@ -1,10 +1,11 @@
-"""Anomaly detection: what a pump's own healthy past makes improbable.
+"""Anomaly detection: deviation of a pump from its own healthy history.
 
-Features of healthy, steady running train a `Detector` of one pump; a `Watch` judges the readings of many.
+Healthy, steady running trains the `Detector` of one pump; an `AnomalyMonitor` scores the readings of many.
 """
 
 from esp_diagnostics.detection.anomaly.model import Detector, DetectorInvalid, Learning, Settings
-from esp_diagnostics.detection.anomaly.monitor import AnomalyVerdict, Watch
+from esp_diagnostics.detection.anomaly.monitor import AnomalyMonitor
+from esp_diagnostics.detection.anomaly.state import AnomalyVerdict
 from esp_diagnostics.detection.anomaly.training import train
 
-__all__ = ["AnomalyVerdict", "Detector", "DetectorInvalid", "Learning", "Settings", "Watch", "train"]
+__all__ = ["AnomalyMonitor", "AnomalyVerdict", "Detector", "DetectorInvalid", "Learning", "Settings", "train"]

@@ -1,4 +1,4 @@
-"""What a detector of one pump knows, and its bytes."""
+"""Trained detector of one pump, and its serialization."""
 
 import io
 import json
@@ -12,29 +12,29 @@ from esp_common.errors import InvalidInput
 
 from esp_diagnostics.physics.arrays import Bools, Floats
 
-SPELL_S: Final = 3600.0
-"""Unsteady for less than this is a gauge that dropped out for a moment, not a start or a change."""
+MIN_UNSTEADY_S: Final = 3600.0
+"""Shorter unsteady intervals are gauge dropouts, not starts or changes."""
 
 FORMAT: Final = 1
-"""Version of the bytes; what another version wrote is refused and trained again."""
+"""Version of the serialization; detectors of another version must be trained again."""
 
 
 class DetectorInvalid(InvalidInput):
-    """The bytes are no detector of this version, or it was trained on other features."""
+    """Bytes that are not a detector of this version, or a detector of other features."""
 
     code, title = "detector-invalid", "Detector cannot be used"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a detector learns and judges.
+    """Parameters of training and scoring.
 
-    `smoothing_s` time constant of the exponentially weighted mean, `follow_s` of the level it is compared
-    with; `false_alarm_share` of healthy samples that may lie above the limits, which are then widened by
-    `margin` (of T²; sums by its root); `minimum_hours` of healthy steady running before it judges, and
-    `minimum_regime_hours` of each regime; `settling_s` after a start or change that is neither learnt nor
-    judged; `blocks` in time, each held out once for the limits; `slack`
-    what the cumulative sum forgives, in standard deviations (infinite: there are no sums).
+    `smoothing_s`: time constant of the exponentially weighted mean; `follow_s`: that of the level it is
+    compared with. `false_alarm_share`: share of healthy samples above the limits, which are then widened by
+    `margin` (T²; sums by its root). `minimum_hours` of healthy steady running before scoring, and
+    `minimum_regime_hours` of each regime. `settling_s`: time after a start or change that is neither learnt
+    nor scored. `blocks`: number of time blocks, each held out once to set the limits. `slack` of the
+    cumulative sums in standard deviations (infinite: no sums).
     """
 
     smoothing_s: float = 600.0
@@ -50,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Learning:
-    """There is no detector yet: why, and what share (0-1) of the healthy running it needs is there."""
+    """No detector yet: the reason, and the share (0-1) of the required healthy running."""
 
     reason: str
     share: float
@@ -58,11 +58,11 @@ class Learning:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Where k features lie in health: one row a regime, and how they vary together.
+    """Healthy distribution of k features, per regime.
 
-    `regimes` (r,) rising; `center` and `scale` (r, k); `covariance` (k, k) of features, scaled and smoothed,
-    about their level, 1 by itself where not `used` (k,); `level` (k,) at the history's end; `wander` (k,) how
-    far squared, on average, features go within `wander_s`.
+    `regimes` (r,) rising; `center` and `scale` (r, k); `covariance` (k, k) of the scaled and smoothed
+    features about their level, identity where not `used` (k,); `level` (k,) at the end of the history;
+    `wander` (k,) mean squared drift of the features within `wander_s`.
     """
 
     regimes: np.ndarray[Any, np.dtype[np.int64]]
@@ -75,9 +75,10 @@ class Reference:
     wander_s: float
 
     def inverse(self, frozen_s: float = 0.0) -> Floats:
-        """Return the inverse covariance (k, k), 0 for unused features, of a level not moved for `frozen_s`.
+        """Return the inverse covariance (k, k), 0 for unused features, for a level frozen for `frozen_s`.
 
-        The longer it stands still, the farther health may have gone from it, up to what was seen.
+        The longer the level is frozen, the farther healthy features may have drifted, up to the observed
+        drift.
         """
         share = min(frozen_s / self.wander_s, 1.0)
         wider = self.covariance + np.diag(self.wander * share)
@@ -86,7 +87,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """One pump's trained detector: its reference and the limits that healthy running stays within.
+    """Trained detector of one pump: its reference and the limits of healthy running.
 
     `distance_limit` of T², `sum_limit` of the cumulative sums; times in µs since 1970.
     """
@@ -102,7 +103,7 @@ class Detector:
     hours: float
 
     def metrics(self) -> dict[str, float]:
-        """Return what is worth showing of the training: hours, regimes, features, limits."""
+        """Return figures of the training: hours, regimes, features, limits."""
         return {
             "hours": self.hours,
             "regimes": float(len(self.reference.regimes)),
@@ -112,14 +113,14 @@ class Detector:
         }
 
     def to_bytes(self) -> bytes:
-        """Return the detector as bytes: arrays and JSON, nothing that runs when read."""
+        """Serialize as arrays and JSON; reading executes no code."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, about=np.array(self._about()), **self._arrays())
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Detector":
-        """Return the detector that `to_bytes` wrote; raise DetectorInvalid for anything else."""
+        """Deserialize the result of `to_bytes`; raise DetectorInvalid for anything else."""
         try:
             with np.load(io.BytesIO(body), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -152,7 +153,7 @@ class Detector:
 def _detector(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Detector:
     if about["format"] != FORMAT:
         raise DetectorInvalid(
-            f"a detector of format {about['format']}, this is {FORMAT}", fix="train the pump again"
+            f"detector of format {about['format']}, expected {FORMAT}", fix="train the pump again"
         )
     plain = set(Detector.__slots__) - {"names", "reference", "settings"}
     detector = Detector(
@@ -166,7 +167,7 @@ def _detector(about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Detector:
 
 
 def _check(detector: Detector) -> None:
-    """Raise DetectorInvalid when shapes do not fit or something is not finite."""
+    """Raise DetectorInvalid unless shapes match and all numbers are finite."""
     k, reference = len(detector.names), detector.reference
     r = len(reference.regimes)
     shapes = {
@@ -181,8 +182,9 @@ def _check(detector: Detector) -> None:
         array = getattr(reference, name)
         if array.shape != shape or not np.isfinite(array).all():
             raise DetectorInvalid(
-                f"{name} is {array.shape}, not finite numbers of {shape}", fix="train the pump again"
+                f"{name}: expected finite numbers of shape {shape}, not {array.shape}",
+                fix="train the pump again",
             )
     limits = np.array([detector.distance_limit, detector.sum_limit, reference.wander_s])
     if not (np.isfinite(limits).all() and (limits > 0).all() and (reference.scale > 0).all()):
-        raise DetectorInvalid("a limit or scale is not above zero", fix="train the pump again")
+        raise DetectorInvalid("a limit or scale is not positive", fix="train the pump again")

@@ -1,28 +1,28 @@
-"""When a score above its threshold becomes an alarm, and when the alarm ends."""
+"""Persistence and hysteresis of anomaly alarms."""
 
 from dataclasses import dataclass
 from typing import Final
 
 ALARM_AFTER: Final = 0.2
-"""Time constants a score stays above the threshold before it is an alarm."""
+"""Time constants for which a score must exceed the threshold before the alarm."""
 
 CLEAR_AFTER: Final = 1.0
-"""Time constants it stays below the lower threshold before the alarm ends."""
+"""Time constants for which it must stay below the lower threshold before the alarm ends."""
 
 CLEAR_BELOW: Final = 0.7
-"""The lower threshold, as a share of the threshold."""
+"""Lower threshold as a share of the threshold."""
 
 
 @dataclass(slots=True)
 class Persistence:
-    """Since when (µs) a pump's score is above the threshold, below the lower one, alarmed; None: not."""
+    """Times (µs) since the score is above the threshold, below the lower one, and alarmed; None: not."""
 
     above_us: int | None = None
     below_us: int | None = None
     alarmed_us: int | None = None
 
     def update(self, score: float, now_us: int, time_constant_us: float) -> None:
-        """Take the score at `now_us`; an alarm is dated back to where the score first rose."""
+        """Process the score at `now_us`; an alarm starts when the score first exceeded the threshold."""
         if self.alarmed_us is None:
             self._wait(score, now_us, ALARM_AFTER * time_constant_us)
         else:

@@ -1,4 +1,4 @@
-"""Trains a detector of one pump from its own healthy past."""
+"""Train the detector of one pump on its healthy history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,44 +8,44 @@ import numpy as np
 from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]
 
 from esp_diagnostics.detection.anomaly import statistics
-from esp_diagnostics.detection.anomaly.model import SPELL_S, Detector, Learning, Reference, Settings
+from esp_diagnostics.detection.anomaly.model import MIN_UNSTEADY_S, Detector, Learning, Reference, Settings
 from esp_diagnostics.physics.arrays import Bools, Floats
 
-LONGEST_STEP_S: Final = 600.0
-"""What one reading counts for, at most, when hours of running are added up."""
+MAX_STEP_S: Final = 600.0
+"""Maximum running time credited to one reading."""
 
 COVERAGE: Final = 0.5
-"""A feature that is there less often than this is left out."""
+"""Minimum share of rows with a value for a feature to be used."""
 
-FINEST: Final = 1e-3
-"""Scales are at least this share of the centre: below it the last digits of instruments are judged."""
+MIN_RELATIVE_SCALE: Final = 1e-3
+"""Minimum scale as a share of the centre, so that instrument resolution is not scored."""
 
 SAMPLE: Final = 0.5
-"""Time constants between the samples the covariance is of: closer ones are as good as the same."""
+"""Time constants between samples of the covariance; closer ones are nearly identical."""
 
 MIDDLE: Final = (0.05, 0.95)
 MIDDLE_SIGMAS: Final = 3.2897
-"""The range of a normal distribution's middle 90 %, in standard deviations. The median deviation would be
-0 for a channel whose instrument shows the same number most of the time."""
+"""Range of the middle 90 % of a normal distribution in standard deviations. The median absolute deviation
+would be 0 for a channel whose instrument shows the same number most of the time."""
 
-LEFT_OUT: Final = frozenset({"virtual_flow", "power_residual"})
-"""Features that a well test moves: it tells the model more, and nothing of the pump has changed."""
+EXCLUDED: Final = frozenset({"virtual_flow", "power_residual"})
+"""Features excluded because a well test shifts them without a change of the pump."""
 
-LEAST_SHRINKAGE: Final = 0.1
-"""Of the correlation towards none: features made of each other (a gain and its two pressures) would otherwise
-let the last digits of instruments decide."""
+MIN_SHRINKAGE: Final = 0.1
+"""Minimum shrinkage of correlations. Features derived from each other (a gain and its two pressures) would
+otherwise amplify instrument resolution."""
 
-FEWEST_FEATURES: Final = 2
+MIN_FEATURES: Final = 2
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """Healthy steady rows, oldest first, of regimes that are known; `place` (n,) their index.
+    """Healthy steady rows, oldest first, of known regimes; `place` (n,): index of their regime.
 
-    `block` (n,) says when a row is held out: fold b is fitted to all rows of other blocks, the last fold,
-    one more than there are blocks, to all.
+    `block` (n,): fold that holds the row out. Fold b is fitted to the rows of all other blocks, the last fold
+    to all rows.
     """
 
     features: Floats
@@ -58,11 +58,11 @@ class _History:
 
 @dataclass(frozen=True, slots=True)
 class _Smoothed:
-    """The history as each fold's reference smooths it.
+    """History smoothed by the reference of each fold.
 
-    `gaps` (n, k) by the fold that left the row out, and the `steps` (n, k) and `there` (n, k) of that;
-    `samples` of the gaps (m, folds, k) now and then, `values` (m, k) the smoothed values by the last fold
-    then, and the `block` (m,) each is of; `level` (k,) of the last fold at the end.
+    `gaps`, `steps`, `there` (n, k): by the fold that held the row out. `samples` of the gaps (m, folds, k) at
+    intervals, `values` (m, k) the smoothed values of the last fold at these times, `block` (m,) of each;
+    `level` (k,) of the last fold at the end.
     """
 
     gaps: Floats
@@ -82,13 +82,13 @@ def train(
     times_us: Integers,
     settings: Settings | None = None,
 ) -> Detector | Learning:
-    """Return a detector of one pump, or why there is none yet.
+    """Train a detector of one pump, or return why that is not possible yet.
 
-    `features` (n, k) in any units, NaN where missing; `names` of the k; `regime` (n,) an id of the operating
-    regime; `steady` (n,) true for rows of healthy steady running: leave out starts, setpoint changes and
-    times with a finding; `times_us` (n,) µs since 1970. The reference is of the whole history. The limits
-    are conformal: each block of time is judged by a reference fitted to the others, and the limits leave
-    `false_alarm_share` of those scores above them.
+    `features` (n, k) in any units, NaN where missing; `names` (k); `regime` (n,): id of the operating regime;
+    `steady` (n,): healthy steady running, without starts, setpoint changes and open findings; `times_us`
+    (n,): µs since 1970. The reference covers the whole history. The limits are conformal: each time block is
+    scored by a reference fitted to the other blocks, and `false_alarm_share` of these scores exceed the
+    limits.
     """
     settings = settings or Settings()
     history = _history(features, regime, steady, times_us, settings)
@@ -97,13 +97,13 @@ def train(
         return Learning(wanted, history.hours / settings.minimum_hours)
     centers, scales = _places(history, settings.blocks + 1)
     used = (np.mean(~np.isnan(history.features), axis=0) >= COVERAGE) & (scales[-1] > 0).all(axis=0)
-    used &= np.array([name not in LEFT_OUT for name in names])
-    if np.count_nonzero(used) < FEWEST_FEATURES:
+    used &= np.array([name not in EXCLUDED for name in names])
+    if np.count_nonzero(used) < MIN_FEATURES:
         return Learning("too few features are measured often enough and vary", 0.0)
     smoothed = _smoothed(history, centers, scales, used, settings)
     shapes = [_shape(smoothed, fold, used) for fold in range(settings.blocks + 1)]
     distances, sums = _held_out(history, smoothed, shapes, used, settings)
-    judged = smoothed.there.any(axis=1)  # not in a regime that the other blocks have not seen
+    judged = smoothed.there.any(axis=1)  # not in a regime absent from the other blocks
     distance_limit, sum_limit = limits(distances[judged], sums[judged], settings.false_alarm_share)
     wander, wander_s = _wander(history, smoothed, used)
     return Detector(
@@ -129,10 +129,10 @@ def train(
 
 
 def limits(distances: Floats, sums: Floats, false_alarm_share: float) -> tuple[float, float]:
-    """Return the limits of T² and of the sums that together leave a share of held-out samples above.
+    """Return limits of T² and of the sums that together leave the given share of held-out samples above.
 
-    Split conformal: of n scores the ceil((n + 1)(1 − α))-th smallest. Both are scaled by their own
-    quantile first, then raised together until the greater of the two keeps the share.
+    Split conformal: the ceil((n + 1)(1 − α))-th smallest of n scores. Both limits are scaled by their own
+    quantile, then raised together until the greater of the two keeps the share.
     """
     first, second = (_quantile(scores, false_alarm_share) for scores in (distances, sums))
     together = _quantile(np.maximum(distances / first, sums / second), false_alarm_share)
@@ -147,11 +147,11 @@ def _quantile(scores: Floats, share_above: float) -> float:
 def _history(
     features: Floats, regime: Integers, steady: Bools, times_us: Integers, settings: Settings
 ) -> _History:
-    """Return the rows to learn from: settled, in time's order, of regimes that ran long enough."""
+    """Return the rows to learn from: settled, in order of time, of regimes with enough running."""
     order = np.argsort(times_us, kind="stable")
     order = order[_settled(times_us[order] / 1e6, regime[order], steady[order], settings.settling_s)]
     time_s = times_us[order] / 1e6
-    step_h = np.diff(time_s, prepend=time_s[:1]).clip(max=LONGEST_STEP_S) / 3600.0
+    step_h = np.diff(time_s, prepend=time_s[:1]).clip(max=MAX_STEP_S) / 3600.0
     found, place = np.unique(regime[order], return_inverse=True)
     enough = np.bincount(place, weights=step_h, minlength=len(found)) >= settings.minimum_regime_hours
     rows = enough[place]
@@ -167,10 +167,10 @@ def _history(
 
 
 def _settled(time_s: Floats, regime: Integers, steady: Bools, settling_s: float) -> Bools:
-    """Return which rows, in time's order, are steady and long enough after the last start or change."""
+    """Return which rows, in order of time, are steady and settled after the last start or change."""
     before = np.concatenate(([True], steady[:-1]))
     left_s = np.maximum.accumulate(np.where(before & ~steady, time_s, -np.inf))
-    changed = (steady & ~before & (time_s - left_s >= SPELL_S))[steady]
+    changed = (steady & ~before & (time_s - left_s >= MIN_UNSTEADY_S))[steady]
     changed[1:] |= np.diff(regime[steady]) != 0
     since = np.maximum.accumulate(np.where(changed, time_s[steady], -np.inf))
     settled = steady.copy()
@@ -179,9 +179,9 @@ def _settled(time_s: Floats, regime: Integers, steady: Bools, settling_s: float)
 
 
 def _places(history: _History, folds: int) -> tuple[Floats, Floats]:
-    """Return centre and scale (folds, r, k): median and scaled median deviation of a fold's rows.
+    """Return centre and scale (folds, r, k) of each fold's rows, NaN for regimes without rows.
 
-    A regime that a fold has not seen is NaN there. The finest scale is a share of the centre.
+    Centre is the median, scale the scaled range of the middle 90 %, at least a share of the centre.
     """
     shape = (folds, len(history.regimes), history.features.shape[1])
     centers, scales = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -191,12 +191,14 @@ def _places(history: _History, folds: int) -> tuple[Floats, Floats]:
             if len(values):
                 low, center, high = _quantiles(values, (MIDDLE[0], 0.5, MIDDLE[1]))
                 centers[fold, place] = center
-                scales[fold, place] = np.maximum((high - low) / MIDDLE_SIGMAS, FINEST * np.abs(center))
+                scales[fold, place] = np.maximum(
+                    (high - low) / MIDDLE_SIGMAS, MIN_RELATIVE_SCALE * np.abs(center)
+                )
     return centers, scales
 
 
 def _quantiles(values: Floats, shares: Sequence[float]) -> list[Floats]:
-    """Return quantiles of each column's numbers (k,), NaN where it has none."""
+    """Return quantiles of each column (k,), ignoring NaN."""
     ordered = np.sort(values, axis=0)
     last: Integers = np.count_nonzero(~np.isnan(values), axis=0) - 1
     columns = np.arange(values.shape[1])
@@ -208,7 +210,7 @@ def _smoothed(
 ) -> _Smoothed:
     """Run the smoothing over the history, all folds at once."""
     pace = settings.smoothing_s / settings.follow_s
-    state = statistics.Running.start(len(centers), history.features.shape[1])
+    state = statistics.RunningStatistics.start(len(centers), history.features.shape[1])
     factors = np.where(used & (scales > 0), 1.0 / np.where(scales > 0, scales, 1.0), np.nan)
     gaps, steps = np.empty_like(history.features), np.empty_like(history.features)
     there = np.empty(gaps.shape, dtype=bool)
@@ -232,19 +234,19 @@ def _smoothed(
 
 
 def _shape(smoothed: _Smoothed, fold: int, used: Bools) -> Floats:
-    """Return how a fold's features vary about their level: covariance (k, k), 1 by itself where unused."""
+    """Return the covariance (k, k) of a fold's features about their level, identity where unused."""
     samples = smoothed.samples[smoothed.block != fold, fold][:, used]
     deviation = np.sqrt(np.mean(samples**2, axis=0))
     deviation = np.where(deviation > 0, deviation, 1.0)
     correlation, shrunk = ledoit_wolf(samples / deviation, assume_centered=True)
-    correlation += max(LEAST_SHRINKAGE - shrunk, 0.0) * (np.eye(len(correlation)) - correlation)
+    correlation += max(MIN_SHRINKAGE - shrunk, 0.0) * (np.eye(len(correlation)) - correlation)
     covariance = np.eye(len(used))
     covariance[np.ix_(used, used)] = correlation * np.outer(deviation, deviation)
     return covariance
 
 
 def _wander(history: _History, smoothed: _Smoothed, used: Bools) -> tuple[Floats, float]:
-    """Return how far squared features go, on average, within half of the history, and its seconds."""
+    """Return the mean squared drift of features within half of the history, and its seconds."""
     apart = len(smoothed.values) // 2
     moves = smoothed.values[apart:] - smoothed.values[: len(smoothed.values) - apart]
     return np.where(used, np.mean(moves**2, axis=0), 0.0), history.hours * 1800.0
@@ -253,21 +255,23 @@ def _wander(history: _History, smoothed: _Smoothed, used: Bools) -> tuple[Floats
 def _held_out(
     history: _History, smoothed: _Smoothed, shapes: list[Floats], used: Bools, settings: Settings
 ) -> tuple[Floats, Floats]:
-    """Return T² and the greatest cumulative sum (n,) of every row, by the fold that left it out."""
+    """Return T² and the largest cumulative sum (n,) of every row, by the fold that held it out."""
     distances, sums = np.empty(len(smoothed.gaps)), np.empty(len(smoothed.gaps))
     k = len(used)
     for block in range(settings.blocks):
         rows = np.flatnonzero(history.block == block)
         inverse = np.where(np.outer(used, used), np.linalg.inv(shapes[block]), 0.0)
         every = np.broadcast_to(inverse, (len(rows), k, k))
-        distances[rows] = statistics.pulls(smoothed.gaps[rows], every, smoothed.there[rows]).sum(axis=1)
+        distances[rows] = statistics.contributions_to_distance(
+            smoothed.gaps[rows], every, smoothed.there[rows]
+        ).sum(axis=1)
         sums[rows] = _sums(smoothed, rows, np.sqrt(np.diag(shapes[block])), settings.slack)
     return distances, sums
 
 
 def _sums(smoothed: _Smoothed, rows: Integers, spread: Floats, slack: float) -> Floats:
-    """Return the greatest cumulative sum at each of `rows`, which follow each other."""
-    state = statistics.Running.start(1, len(spread))
+    """Return the largest cumulative sum at each of the consecutive `rows`."""
+    state = statistics.RunningStatistics.start(1, len(spread))
     greatest = np.empty(len(rows))
     for place, row in enumerate(rows):
         state.smoothed[0] = smoothed.gaps[row]

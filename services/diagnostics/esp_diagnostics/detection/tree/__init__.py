@@ -1,4 +1,4 @@
-"""The decision tree: what a pump does, how far it is from its own healthy past, and what that means.
+"""Decision tree: pump state, deviation from the pump's own healthy baseline, and conditions.
 
 Order: gauge, state, electrical, no flow, residuals, trends. The rules are data (`rules.yaml`).
 """
@@ -12,8 +12,9 @@ from esp_diagnostics.detection.tree.findings import (
     State,
     Transition,
 )
-from esp_diagnostics.detection.tree.monitor import Monitor, Verdict
-from esp_diagnostics.detection.tree.rules import Parameter, Rules, RulesInvalid, default_rules, load_rules
+from esp_diagnostics.detection.tree.monitor import TreeMonitor, Verdict
+from esp_diagnostics.detection.tree.rule_parser import default_rules, load_rules
+from esp_diagnostics.detection.tree.rules import Parameter, Rules, RulesInvalid
 from esp_diagnostics.detection.tree.signals import FEATURES
 from esp_diagnostics.detection.tree.spec import PumpSpec
 
@@ -24,13 +25,13 @@ __all__ = [
     "Evidence",
     "FeatureRows",
     "Hypothesis",
-    "Monitor",
     "Parameter",
     "PumpSpec",
     "Rules",
     "RulesInvalid",
     "State",
     "Transition",
+    "TreeMonitor",
     "Verdict",
     "default_rules",
     "load_rules",

@@ -1,7 +1,7 @@
-"""What is normal for a pump: means and spreads of its signals, for each band of frequency and choke.
+"""Baseline of a pump: means and spreads of its signals, per band of frequency and choke.
 
-A baseline is learnt from steady running until it has seen enough, then kept, and follows slowly what does
-not look like a fault: wear that takes months must not become normal.
+A baseline is learnt from steady running until it has enough samples. Afterwards it follows slowly while
+nothing is suspected, because wear that takes months must not become normal.
 """
 
 from typing import Final, NamedTuple
@@ -15,13 +15,13 @@ from esp_diagnostics.physics.arrays import Bools, Floats
 REGIMES_KEPT: Final = 6
 WIDTH: Final = len(FEATURES)
 MIN_SAMPLES: Final = 20
-LONGEST_STEP_S: Final = 1800.0
+MAX_STEP_S: Final = 1800.0
 UNREST_LAG_S: Final = 900.0
 PHASES_LAG_S: Final = 240.0
-"""Time constant of the average of phase currents."""
+"""Time constant of the averaged phase currents."""
 
 OUTLIER: Final = 4.0
-"""A move counts as this many times the usual one at most: a single step is no unrest."""
+"""Cap of a single move as a multiple of the usual one, so that one step is not unrest."""
 
 MEMORY: Final = {
     "fast": Column("f8", np.nan, (WIDTH,)),
@@ -57,17 +57,17 @@ RESOLUTION: Final = np.array(
         for name in FEATURES
     ]
 )
-"""Least spread that a signal is credited with, in its unit; others get a share of their mean."""
+"""Minimum spread of a signal, in its unit; others use a share of their mean."""
 
 RELATIVE_RESOLUTION: Final = 0.001
 _SUPPLY: Final = PLACE["volts_per_hertz"]
 
 
 class Compared(NamedTuple):
-    """Signals against their baseline, each (m, signals) and NaN where there is none (yet).
+    """Signals relative to their baseline, each (m, signals), NaN without a baseline.
 
-    `change` in the signal's unit; `sigmas` the same in standard deviations; `unrest` the short-term spread
-    over the normal one; `learnt` (m,) the share of the history wanted.
+    `change` in the signal's unit; `sigmas` the same in standard deviations; `unrest`: short-term spread over
+    the normal one; `learnt` (m,): share of the required history.
     """
 
     change: Floats
@@ -78,14 +78,14 @@ class Compared(NamedTuple):
 
 
 def regime(frequency_hz: Floats, choke_pct: Floats, hz_band: Floats, choke_band: Floats) -> np.ndarray:
-    """Return the number (m,) of the band of frequency and choke; -1 where the frequency is unknown."""
+    """Return the number (m,) of the band of frequency and choke; -1 if the frequency is unknown."""
     hz = np.where(np.isnan(frequency_hz), -1.0, np.rint(frequency_hz / hz_band))
     choke = np.where(np.isnan(choke_pct), 999.0, np.rint(choke_pct / choke_band))
     return np.where(hz < 0, -1, hz * 1000 + choke).astype(np.int64)
 
 
 def slot(table: Table, at: Rows, number: np.ndarray, time_us: np.ndarray) -> np.ndarray:
-    """Return the place (m,) of each pump's regime in its memory; the one longest unused makes room."""
+    """Return the slot (m,) of each pump's regime; a new regime replaces the least recently used."""
     same = table["regime"][at] == number[:, None]
     found = same.any(axis=1)
     place = np.where(found, same.argmax(axis=1), table["regime_us"][at].argmin(axis=1))
@@ -101,16 +101,16 @@ def slot(table: Table, at: Rows, number: np.ndarray, time_us: np.ndarray) -> np.
 def smooth(
     table: Table, at: Rows, time_us: np.ndarray, signals: Floats, fresh: Bools, fast_s: Floats, slow_s: float
 ) -> None:
-    """Follow the signals of pumps that run: fast and slow averages and how restless they are."""
+    """Update fast and slow averages and the unrest of running pumps."""
     known = fresh & ~np.isnan(signals)
     fast, slow = table["fast"][at], table["slow"][at]
-    elapsed = np.clip((time_us[:, None] - table["fast_us"][at]) / 1e6, 0.0, LONGEST_STEP_S)
-    anew = np.isnan(fast) | (time_us[:, None] - table["fast_us"][at] > LONGEST_STEP_S * 1e6)
+    elapsed = np.clip((time_us[:, None] - table["fast_us"][at]) / 1e6, 0.0, MAX_STEP_S)
+    anew = np.isnan(fast) | (time_us[:, None] - table["fast_us"][at] > MAX_STEP_S * 1e6)
     surprise = np.where(anew, 0.0, signals - fast)
     fast = np.where(anew, signals, fast + surprise * (1.0 - np.exp(-elapsed / fast_s[:, None])))
     slow = np.where(np.isnan(slow), signals, slow + (signals - slow) * (1.0 - np.exp(-elapsed / slow_s)))
-    # From reading to reading, so that neither a step nor a ramp is taken for unrest. A supply swings over
-    # minutes, and has no business to step at all.
+    # Moves are taken between readings, so that neither steps nor ramps count as unrest. The supply swings
+    # over minutes and should not step at all, so its deviation from the average counts.
     move = np.where(np.isnan(table["before"][at]), 0.0, signals - table["before"][at]) / np.sqrt(2.0)
     move[:, _SUPPLY] = surprise[:, _SUPPLY]
     usual = table["unrest"][at]
@@ -126,21 +126,21 @@ def smooth(
 
 
 def smooth_phases(table: Table, at: Rows, elapsed_s: Floats, phases: Floats) -> Floats:
-    """Follow the phase currents (A, (m, 3)) of pumps and return their averages.
+    """Update the averaged phase currents (A, (m, 3)) of pumps and return them.
 
-    The largest departure of three noisy currents grows with their noise, and so would depend on how often a
-    gateway reports; that of their averages does not.
+    The largest deviation of three noisy currents grows with their noise, and so would depend on the reporting
+    interval; that of their averages does not.
     """
     before = table["phases"][at]
     share = -np.expm1(-elapsed_s / PHASES_LAG_S)[:, None]
-    anew = np.isnan(before) | (elapsed_s >= LONGEST_STEP_S)[:, None]
+    anew = np.isnan(before) | (elapsed_s >= MAX_STEP_S)[:, None]
     smoothed = np.where(anew, phases, before + (phases - before) * share)
     table["phases"][at] = smoothed
     return smoothed
 
 
 def forget_recent(table: Table, rows: Rows) -> None:
-    """Drop the averages of pumps that stopped or changed: what comes is not to be mixed with what was."""
+    """Reset the averages of pumps that stopped or changed."""
     for name in ("fast", "slow", "before", "unrest", "phases"):
         table[name][rows] = np.nan
     table["fast_us"][rows] = NEVER
@@ -156,9 +156,9 @@ def learn(
     wanted_s: Floats,
     adapt_s: Floats,
 ) -> None:
-    """Let steady, unsuspicious pumps `at` take their signals into the baseline of their regime."""
+    """Add the signals of steady, unsuspicious pumps `at` to the baseline of their regime."""
     known = fresh & ~np.isnan(signals)
-    step = np.clip(elapsed_s, 0.0, LONGEST_STEP_S)
+    step = np.clip(elapsed_s, 0.0, MAX_STEP_S)
     learning = table["learnt_s"][at, place] < wanted_s
     table["learnt_s"][at, place] += step
     count = table["count"][at, place] + known
@@ -177,7 +177,7 @@ def learn(
 
 
 def compare(table: Table, at: Rows, place: np.ndarray, wanted_s: Floats) -> Compared:
-    """Return how far the fast averages of pumps `at` are from the baseline of their regime."""
+    """Return the deviation of the fast averages of pumps `at` from the baseline of their regime."""
     learnt = np.minimum(table["learnt_s"][at, place] / wanted_s, 1.0)
     enough = (table["count"][at, place] >= MIN_SAMPLES) & (learnt >= 1.0)[:, None]
     mean = np.where(enough, table["mean"][at, place], np.nan)

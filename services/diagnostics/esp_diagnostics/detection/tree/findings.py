@@ -1,4 +1,4 @@
-"""What the tree says of a pump."""
+"""Result types of the decision tree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from esp_diagnostics.physics.arrays import Bools, Floats
 
 
 class State(IntEnum):
-    """What a pump does; the order is that of the stored code."""
+    """State of a pump; values are stored codes."""
 
     UNKNOWN = 0
     OFF = 1
@@ -22,12 +22,12 @@ class State(IntEnum):
 
     @property
     def label(self) -> str:
-        """Return the name that the API uses."""
+        """Return the name used by the API."""
         return self.name.lower()
 
 
 SEVERITIES: Final = ("info", "low", "medium", "high", "critical")
-"""Least first."""
+"""In ascending order."""
 
 INSUFFICIENT_DATA: Final = "insufficient_data"
 GAUGE_FAILURE: Final = "gauge_failure"
@@ -36,9 +36,9 @@ ANOMALY: Final = "anomaly"
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One thing that speaks for or against a condition, or that would if it were known.
+    """Evidence for or against a condition, or missing evidence.
 
-    `value` is None where the signal is missing; `threshold` is where it counts in full, in `unit`.
+    `value` is None if the signal is missing; `threshold` in `unit` is where the evidence counts in full.
     """
 
     signal: str
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A condition that a pump may suffer from; `confidence` 0 to 1, `since_us` since when it is likely."""
+    """Possible condition of a pump; `confidence` 0 to 1, `since_us`: since when it is likely."""
 
     condition: str
     confidence: float
@@ -63,7 +63,7 @@ class Hypothesis:
 
 
 class Transition(NamedTuple):
-    """A pump began `state` at `time_us`; `trip_code` as the drive gave it."""
+    """Change of the pump's state to `state` at `time_us`; `trip_code` as reported by the drive."""
 
     time_us: int
     state: str
@@ -72,11 +72,11 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a pump does and suffers from at its newest reading.
+    """State and hypotheses of a pump at its newest reading.
 
-    `hypotheses` are ranked, likeliest first. `raised` and `cleared` are the conditions that, after their
-    delay and hysteresis, became findings or ceased to be since the last assessment; `open` all that are
-    findings now. `features` are what the rules looked at, by name, without those missing.
+    `hypotheses` are ranked, most likely first. `raised` and `cleared`: conditions that became findings, or
+    ceased to be, since the last assessment, after delay and hysteresis; `open`: all present findings.
+    `features`: indicators of the rules by name, without missing ones.
     """
 
     pump_id: str
@@ -96,18 +96,18 @@ class Assessment:
     running: bool | None = None
     trip_code: int | None = None
     learning: float = 1.0
-    """Share of the healthy history that the pump's baseline wants in this regime; 1: it has it."""
+    """Share of the required healthy history of the baseline in this regime."""
     channels: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    """Newest good value of each channel and when it was measured (µs)."""
+    """Newest good value of each channel and its time (µs)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
-    """What the detector of anomalies learns from: a row for each reading, oldest first for each pump.
+    """Training data of the anomaly detector: one row per reading, oldest first for each pump.
 
-    `reading` (n,) is the row's place in the batch observed; `matrix` (n, k) has the columns `FEATURES`, NaN
-    where missing; `steady` marks rows of a pump that runs, is past its start and changes, and whose gauge is
-    good; `regime` (n,) is the band of frequency and choke, the same number for the same band, -1 unknown.
+    `reading` (n,): index in the observed batch; `matrix` (n, k): columns `FEATURES`, NaN where missing;
+    `steady`: running, settled after starts and changes, with a good gauge; `regime` (n,): number of the band
+    of frequency and choke, -1 if unknown.
     """
 
     pump_ids: npt.NDArray[np.object_]

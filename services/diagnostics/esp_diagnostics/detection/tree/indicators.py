@@ -1,4 +1,4 @@
-"""Indicators: what the rules look at, each a number with a unit that an engineer can read."""
+"""Indicators evaluated by the rules, each a number with a unit."""
 
 from typing import Final, NamedTuple
 
@@ -48,45 +48,45 @@ INDICATORS: Final[dict[str, tuple[str, str]]] = {
     **{
         name: (
             "%" if name in _IN_PERCENT else _AS_IT_IS[name][1],
-            f"{name.replace('_', ' ')} from its normal",
+            f"{name.replace('_', ' ')} relative to its baseline",
         )
         for name in FEATURES
     },
     **{
-        f"{name}_unrest": ("×", f"short-term spread of {name.replace('_', ' ')} over its normal one")
+        f"{name}_unrest": ("×", f"short-term spread of {name.replace('_', ' ')} relative to its baseline")
         for name in _RESTLESS
     },
-    "intake_pressure_trend": ("%", "intake pressure now against its last hours"),
-    "pressure_gain_trend": ("%", "pressure gain now against its last hours"),
-    "vibration_per_head": ("", "rise of vibration for each percent of pressure gain lost"),
-    "settling": ("", "whether the well still returns to normal after a start or change"),
-    "heat_excess": ("%", "winding rise beyond what the current explains"),
+    "intake_pressure_trend": ("%", "intake pressure relative to its last hours"),
+    "pressure_gain_trend": ("%", "pressure gain relative to its last hours"),
+    "vibration_per_head": ("", "rise of vibration per percent of pressure gain lost"),
+    "settling": ("", "1 while the well returns to normal after a start or change"),
+    "heat_excess": ("%", "winding rise not explained by the current"),
     "voltage_swing": ("%", "short-term spread of volts per hertz"),
-    "current_of_rated": ("%", "current of nameplate current"),
-    "load": ("%", "motor load of nameplate"),
-    "power_of_normal": ("%", "active power of its normal"),
-    "unbalance_now": ("%", "largest departure of a phase current from their mean"),
-    "lowest_phase": ("%", "lowest phase current of the mean of the three"),
+    "current_of_rated": ("%", "current relative to nameplate"),
+    "load": ("%", "motor load relative to nameplate"),
+    "power_of_normal": ("%", "active power relative to its baseline"),
+    "unbalance_now": ("%", "largest deviation of a phase current from their mean"),
+    "lowest_phase": ("%", "lowest phase current relative to their mean"),
     "insulation_now": ("MΩ", "insulation resistance"),
     "leakage_now": ("mA", "leakage current"),
     "motor_temp": ("°C", "winding temperature"),
     "vibration_now": ("g", "vibration"),
-    "shut_off_share": ("%", "head of the head at shut-off"),
-    "flow_of_min": ("%", "rate of the least recommended one at this frequency"),
-    "flow_of_max": ("%", "rate of the greatest recommended one at this frequency"),
-    "flow_residual": ("%", "rate by head against rate at the surface, from its normal"),
-    "void_fraction": ("%", "free gas in what enters the pump"),
-    "turpin": ("", "Turpin's number of the intake"),
+    "shut_off_share": ("%", "head relative to shut-off head"),
+    "flow_of_min": ("%", "rate relative to the recommended minimum at this frequency"),
+    "flow_of_max": ("%", "rate relative to the recommended maximum at this frequency"),
+    "flow_residual": ("%", "virtual rate over surface rate, relative to its baseline"),
+    "void_fraction": ("%", "gas void fraction at the intake"),
+    "turpin": ("", "Turpin's Φ at the intake"),
     "cooling_velocity": ("ft/s", "velocity of the liquid past the motor"),
     "starts_today": ("", "starts in the last 24 hours"),
     "since_start": ("h", "time since the last start"),
     "since_change": ("h", "time since the last start or change of frequency or choke"),
     "frequency": ("Hz", "output frequency"),
-    "supply_peers": ("", "other pumps of the field whose supply swings too"),
-    "gauge_bad": ("", "whether the downhole gauge is not to be believed"),
+    "supply_peers": ("", "other pumps of the field with a swinging supply"),
+    "gauge_bad": ("", "1 while the downhole gauge is unreliable"),
     "anomaly": ("×", "score of the anomaly detector over its threshold"),
 }
-"""Unit and meaning of every indicator, in the order of their columns."""
+"""Unit and meaning of each indicator, in the order of their columns."""
 
 NAMES: Final = tuple(INDICATORS)
 COLUMN: Final = {name: place for place, name in enumerate(NAMES)}
@@ -97,11 +97,11 @@ _UNREST: Final = [PLACE[name] for name in _RESTLESS]
 
 SIGNIFICANT_FROM: Final = 2.0
 SIGNIFICANT_TO: Final = 4.0
-"""Standard deviations between which a change begins to count, and counts in full."""
+"""Standard deviations at which a change starts to count, and counts in full."""
 
 
-class Context(NamedTuple):
-    """What else is known of m pumps; each (m,), NaN where it is not."""
+class IndicatorInputs(NamedTuple):
+    """Further inputs of m pumps; each (m,), NaN where unknown."""
 
     starts_today: Floats
     since_start_h: Floats
@@ -116,7 +116,7 @@ class Context(NamedTuple):
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def indicators(seen: Physics, values: Floats, compared: Compared, context: Context) -> Floats:
+def indicators(seen: Physics, values: Floats, compared: Compared, context: IndicatorInputs) -> Floats:
     """Return (m, indicators) in the order `NAMES`, NaN where missing."""
     current_now = ~np.isnan(seen.signals)
     gate = np.clip(
@@ -163,7 +163,7 @@ def indicators(seen: Physics, values: Floats, compared: Compared, context: Conte
 
 
 def _flow_residual(change: Floats) -> Floats:
-    """Return rQ against its normal (%): (1 + virtual)/(1 + surface) − 1, both as changes from normal."""
+    """Return rQ relative to its baseline (%): (1 + virtual)/(1 + surface) − 1, both as changes."""
     virtual, surface = change[:, PLACE["virtual_flow"]], change[:, PLACE["flow_rate"]]
     return np.asarray(100.0 * ((100.0 + virtual) / np.maximum(100.0 + surface, 5.0) - 1.0))
 
@@ -173,20 +173,20 @@ RETURNING_PCT: Final = 0.4
 
 
 def _settling(change: Floats, moving: Floats, since_change_h: Floats) -> Floats:
-    """Return 1 where intake pressure is off its normal and on its way back, not long after a change."""
+    """Return 1 where intake pressure is off its baseline and returning, soon after a change."""
     off, trend = change[:, PLACE["intake_pressure"]], moving[:, PLACE["intake_pressure"]]
     back = (off * trend < 0.0) & (np.abs(trend) > RETURNING_PCT)
     return np.asarray(back & (since_change_h < SETTLES_WITHIN_H), dtype=np.float64)
 
 
 def _per_head(change: Floats) -> Floats:
-    """Return vibration's rise over the pressure gain's fall, both in % of normal; NaN where nothing fell."""
+    """Return vibration rise over pressure gain loss, both in % of baseline; NaN without a loss."""
     lost = -change[:, PLACE["pressure_gain"]]
     return np.where(lost > 1.0, change[:, PLACE["vibration"]] / np.where(lost > 1.0, lost, 1.0), np.nan)
 
 
 def _heat_excess(compared: Compared, gate: Floats, known: np.ndarray) -> Floats:
-    """Return the winding's rise over what copper loss, which goes with I², makes of its normal one (%)."""
+    """Return the winding rise in excess of that explained by copper loss, which is proportional to I² (%)."""
     rise, current = PLACE["winding_rise"], PLACE["current"]
     ratio = 1.0 + compared.change / compared.normal
     excess = 100.0 * (ratio[:, rise] / np.maximum(ratio[:, current], 0.3) ** 2 - 1.0) * gate[:, rise]

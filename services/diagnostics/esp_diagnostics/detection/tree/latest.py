@@ -1,7 +1,8 @@
-"""What is known of a pump now: channels carried for a while, and whether its gauge can be believed.
+"""Latest known values of each pump, and plausibility of its gauge.
 
-Gateways report by exception and apart, so a reading rarely holds everything. A channel's last value stands
-until it is too old. Gauge faults come first: what a failed gauge says is no evidence of anything else.
+Gateways report by exception and in parts, so few readings contain all channels. The last value of a channel
+is used until it is too old. Gauge faults are detected first, because values of a failed gauge are not
+evidence.
 """
 
 from typing import Final, NamedTuple
@@ -17,23 +18,23 @@ SURE: Final = [
     CHANNEL_INDEX[name]
     for name in ("intake_pressure_psi", "discharge_pressure_psi", "intake_temp_c", "motor_temp_c")
 ]
-"""Gauge channels that a well never puts at zero."""
+"""Gauge channels that are never zero in a well."""
 
 NOISY: Final = [
     CHANNEL_INDEX[name]
     for name in ("intake_pressure_psi", "discharge_pressure_psi", "vibration_x_g", "vibration_y_g")
 ]
-"""Gauge channels that never stand still together while the pump runs."""
+"""Gauge channels that are never all constant while the pump runs."""
 
 PRESSURE_LIMIT_PSI: Final = 10_000.0
 ZERO: Final = 0.005
 BAD_SHARE_LAG_S: Final = 600.0
 BAD_FROM: Final = 0.10
 BAD_UNTIL: Final = 0.02
-"""The gauge is bad from one bad reading in ten on, and good again a quarter of an hour after the last."""
+"""The gauge is bad from one bad reading in ten on, and good again a quarter of an hour after the last one."""
 
 ONE_CODE: Final = 0.04
-"""Share that one code counts for at least: two or three in a row make a bad gauge, one alone does not."""
+"""Minimum weight of one error code: two or three in a row make a bad gauge, one alone does not."""
 
 STILL_READINGS: Final = 8
 
@@ -49,8 +50,8 @@ MEMORY: Final = {
 }
 
 
-class Known(NamedTuple):
-    """What is known of m pumps at an instant; `values` (m, channels) NaN where too old or not believed."""
+class LatestValues(NamedTuple):
+    """Values of m pumps at an instant; `values` (m, channels), NaN where too old or implausible."""
 
     values: Floats
     fresh: Bools
@@ -59,7 +60,7 @@ class Known(NamedTuple):
 
 
 def forget(table: Table, at: Rows, refused: Bools) -> None:
-    """Let the last values of channels (m, channels) stand no longer: a refused one is not measured now."""
+    """Drop the last values of channels (m, channels) whose present value was rejected."""
     table["value"][at] = np.where(refused, np.nan, table["value"][at])
     table["value_us"][at] = np.where(refused, NEVER, table["value_us"][at])
 
@@ -74,12 +75,11 @@ def take(
     turning: Bools,
     carry_s: Floats,
     still_s: Floats,
-) -> Known:
-    """Take in a reading of each pump `at` and return what is then known.
+) -> LatestValues:
+    """Process a reading of each pump `at` and return the latest values.
 
-    `values`, `masked` (what ingest recognised as a code), `frozen` (what it saw standing still): (m,
-    channels). `carry_s` (m,): how long a channel's value stands; `still_s` how long a gauge may
-    repeat itself.
+    `values`, `masked` (error codes found by ingest), `frozen` (channels found constant by ingest): (m,
+    channels). `carry_s` (m,): lifetime of a channel's value; `still_s`: how long a gauge may repeat itself.
     """
     code, dead, seen = _bad_gauge(table, at, time_us, values, masked, frozen, turning, carry_s, still_s)
     bad = code | dead
@@ -91,7 +91,7 @@ def take(
     table["time_us"][at] = time_us
     age_us = time_us[:, None] - table["value_us"][at]
     usable = (age_us <= carry_s[:, None] * 1e6) & ~(gauge_bad[:, None] & GAUGE)
-    return Known(
+    return LatestValues(
         np.where(usable, table["value"][at], np.nan), fresh & usable, gauge_bad, np.asarray(carry_s * 1e6)
     )
 
@@ -107,7 +107,7 @@ def _bad_gauge(
     carry_s: Floats,
     still_s: Floats,
 ) -> tuple[Bools, Bools, Bools]:
-    """Return which readings carry a code, whose gauge is frozen or silent, and which say anything (m,)."""
+    """Return (m,): readings with a code, frozen or silent gauges, and readings that count."""
     there = ~np.isnan(values)
     seen = (there & GAUGE).any(axis=1)
     sure = values[:, SURE]
@@ -126,7 +126,7 @@ def _bad_gauge(
 def _still(
     table: Table, at: Rows, time_us: np.ndarray, values: Floats, turning: Bools, still_s: Floats
 ) -> Bools:
-    """Return whose gauge has repeated itself to the last digit, in all that is noisy, for too long."""
+    """Return whose gauge has repeated all noisy channels exactly for too long."""
     now, before = values[:, NOISY], table["value"][at][:, NOISY]
     known = ~np.isnan(now)
     same = (~known | (now == before)).all(axis=1) & (known.sum(axis=1) >= 2) & turning
@@ -142,7 +142,7 @@ def _latched(table: Table, at: Rows, code: Bools, dead: Bools, seen: Bools, elap
     kept = np.exp(-np.maximum(elapsed_s, 1.0) / BAD_SHARE_LAG_S)
     worth = np.maximum(1.0 - kept, ONE_CODE)
     share = np.where(seen, table["bad_share"][at] * kept + code * worth, table["bad_share"][at])
-    # A frozen or silent gauge has been so for a while already.
+    # A gauge found frozen or silent has been so for a while.
     share = np.where(dead, np.maximum(share, BAD_FROM), share)
     latched = np.where(share >= BAD_FROM, True, np.where(share < BAD_UNTIL, False, table["gauge_bad"][at]))
     table["bad_share"][at], table["gauge_bad"][at] = share, latched

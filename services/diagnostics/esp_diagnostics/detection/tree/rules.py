@@ -1,34 +1,28 @@
-"""The rules of the tree as data: read from YAML, checked, every problem told."""
+"""Rules of the tree as data."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
-import yaml
 from esp_common.errors import InvalidInput
 
-from esp_diagnostics.detection.tree.findings import SEVERITIES, State
-from esp_diagnostics.detection.tree.indicators import INDICATORS
+from esp_diagnostics.detection.tree.findings import State
 
 STAGES: Final = ("gauge", "electrical", "no_flow", "residual", "trend", "operation")
-"""Stages of the tree, in their order."""
+"""Stages of the tree, in order."""
 
 STATES: Final = tuple(state.label for state in State)
-MAX_TEXT: Final = 200_000
 
 
 class RulesInvalid(InvalidInput):
-    """The rules cannot be used."""
+    """Rules that fail validation."""
 
     code, title = "rules-invalid", "Invalid rules"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A number that an engineer may set, for all pumps or for one; allowed from `low` to `high`."""
+    """Number that an engineer may set, for all pumps or for one, between `low` and `high`."""
 
     name: str
     default: float
@@ -40,9 +34,9 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A piece of evidence: an indicator that begins to count at `begins` and counts in full at `full`.
+    """Evidence: an indicator that starts to count at `begins` and counts in full at `full`.
 
-    Each of the two is a number or the name of a parameter; `full` below `begins` means "low counts".
+    Each is a number or the name of a parameter; `full` below `begins` means that low values count.
     """
 
     indicator: str
@@ -54,7 +48,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Worse:
-    """From where on a condition is more severe."""
+    """Bound of an indicator beyond which a condition is more severe."""
 
     indicator: str
     beyond: float | str
@@ -64,10 +58,10 @@ class Worse:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a pump may suffer from, and what speaks for it.
+    """Condition of a pump and its evidence.
 
-    All of `require` must hold; `support` adds up by weight; `against` takes away. In a `family` only the
-    likeliest can become a finding; what it `explains` is taken back as its symptom.
+    All of `require` must hold, `support` adds up by weight, `against` deducts. Only the most likely condition
+    of a `family` can become a finding; conditions that it `explains` are treated as its symptoms.
     """
 
     name: str
@@ -91,257 +85,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A checked set of rules; `text` is what it was read from."""
+    """Validated rules; `text` is their source."""
 
     version: str
     text: str
     parameters: Mapping[str, Parameter]
     conditions: Mapping[str, Condition]
-
-
-@lru_cache(maxsize=16)
-def load_rules(text: str) -> Rules:
-    """Return the rules that YAML `text` describes; raise RulesInvalid with every problem in it.
-
-    Reading a file takes a tenth of a second or more, so the last ones are kept.
-    """
-    return _Reader().read(text)
-
-
-def default_rules() -> Rules:
-    """Return the rules shipped with the service."""
-    return load_rules((files(__package__) / "rules.yaml").read_text("utf-8"))
-
-
-REQUIRED_PARAMETERS: Final = (
-    "start_mask_min",
-    "change_mask_min",
-    "unknown_after_min",
-    "setpoint_step_hz",
-    "choke_step_pct",
-    "regime_hz",
-    "regime_choke_pct",
-    "baseline_h",
-    "baseline_adapt_days",
-    "smoothing_min",
-    "settle_h",
-    "carry_min",
-    "gauge_still_min",
-    "supply_swing_pct",
-    "missing_share",
-    "missing_required",
-    "raise_above",
-    "clear_below",
-    "delay_min",
-    "clear_min",
-)
-"""What the state machine and the baselines need; every set of rules has them."""
-
-_TOP: Final = ("version", "parameters", "conditions")
-_PARAMETER: Final = ("default", "unit", "low", "high", "help")
-_CONDITION: Final = (
-    *("title", "stage", "family", "states", "severity", "action", "raise_above", "clear_below"),
-    *("delay_min", "clear_min", "settle_h", "require", "for", "against", "worse", "explains"),
-)
-_TERM: Final = ("indicator", "from", "to", "weight", "says")
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain YAML; an alias could make a short text stand for an endless one."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read here")
-        return super().compose_node(parent, index)
-
-
-class _Reader:
-    """Reads a document and keeps every problem it meets."""
-
-    def __init__(self) -> None:
-        self._problems: list[dict[str, Any]] = []
-        self._parameters: dict[str, Parameter] = {}
-
-    def read(self, text: str) -> Rules:
-        document = self._document(text)
-        version = self._text(document, "version", "version", longest=60)
-        for name, entry in self._entries(document, "parameters"):
-            self._parameters[name] = self._parameter(name, entry)
-        for name in REQUIRED_PARAMETERS:
-            if name not in self._parameters:
-                self._problem(f"parameters.{name}", "is missing", "add it, as in the shipped rules")
-        found = {name: self._condition(name, entry) for name, entry in self._entries(document, "conditions")}
-        if not found:
-            self._problem("conditions", "there are none", "describe at least one condition")
-        for name, condition in found.items():
-            for other in condition.explains:
-                if other not in found or other == name:
-                    self._problem(
-                        f"conditions.{name}.explains", f"{other!r} is no other condition", "name another one"
-                    )
-        self._finish()
-        return Rules(version, text, self._parameters, found)
-
-    def _finish(self) -> None:
-        if self._problems:
-            first = self._problems[0]
-            raise RulesInvalid(
-                f"{len(self._problems)} problem(s), the first at {first['where']}: {first['what']}",
-                fields=self._problems,
-                fix="correct what `errors` lists and send the rules again",
-            )
-
-    def _problem(self, where: str, what: str, fix: str) -> None:
-        self._problems.append({"where": where, "what": what, "fix": fix})
-
-    def _document(self, text: str) -> Mapping[str, Any]:
-        if len(text) > MAX_TEXT:
-            self._problem("document", f"has more than {MAX_TEXT} characters", "shorten it")
-            self._finish()
-        try:
-            document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader  # nosec B506
-        except (yaml.YAMLError, RecursionError) as error:
-            self._problem("document", f"is not YAML: {str(error)[:300]}", "correct its form")
-            self._finish()
-        if not isinstance(document, dict):
-            self._problem("document", "is no mapping", "begin with `version:`")
-            self._finish()
-        self._unknown("document", document, _TOP)
-        return dict(document)
-
-    def _entries(self, document: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
-        entries = document.get(key)
-        if not isinstance(entries, dict):
-            self._problem(key, "is no mapping of names", "write `name: {...}` entries")
-            return []
-        good: list[tuple[str, Mapping[str, Any]]] = []
-        for name, entry in entries.items():
-            if isinstance(name, str) and isinstance(entry, dict):
-                good.append((name, entry))
-            else:
-                self._problem(f"{key}.{name}", "is no mapping", "write `name: {...}`")
-        return good
-
-    def _unknown(self, where: str, entry: Mapping[Any, Any], known: Sequence[str]) -> None:
-        for key in entry:
-            if key not in known:
-                self._problem(f"{where}.{key}", "is not known", f"one of: {', '.join(known)}")
-
-    def _text(self, entry: Mapping[str, Any], key: str, where: str, longest: int = 500) -> str:
-        value = entry.get(key)
-        if not isinstance(value, str) or not 0 < len(value.strip()) <= longest:
-            self._problem(where, f"is no text of 1 to {longest} characters", "write it in quotes")
-            return ""
-        return value.strip()
-
-    def _number(self, value: Any, where: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self._problem(where, f"{str(value)[:40]!r} is no number", "write a finite number")
-            return math.nan
-        return float(value)
-
-    def _amount(self, value: Any, where: str) -> float | str:
-        """Return a number, or the name of a parameter written as `$name`."""
-        if isinstance(value, str) and value.startswith("$"):
-            if value[1:] not in self._parameters:
-                self._problem(where, f"{value[:60]!r} names no parameter", "define it under parameters")
-            return value[1:]
-        return self._number(value, where)
-
-    def _parameter(self, name: str, entry: Mapping[str, Any]) -> Parameter:
-        where = f"parameters.{name}"
-        self._unknown(where, entry, _PARAMETER)
-        default, low, high = (self._number(entry.get(k), f"{where}.{k}") for k in ("default", "low", "high"))
-        if not low <= default <= high and not math.isnan(low + default + high):
-            self._problem(
-                where, f"{default:g} is not from {low:g} to {high:g}", "correct the default or the span"
-            )
-        unit = entry.get("unit", "")
-        return Parameter(name, default, str(unit), low, high, self._text(entry, "help", f"{where}.help"))
-
-    def _choice(self, value: Any, where: str, choices: Sequence[str]) -> str:
-        if value not in choices:
-            self._problem(where, f"{str(value)[:40]!r} is not known", f"one of: {', '.join(choices)}")
-            return choices[0]
-        return str(value)
-
-    def _list(self, entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
-        value = entry.get(key, [])
-        if not isinstance(value, list):
-            self._problem(f"{where}.{key}", "is no list", "write `- ...` entries")
-            return []
-        return value
-
-    def _condition(self, name: str, entry: Mapping[str, Any]) -> Condition:
-        where = f"conditions.{name}"
-        self._unknown(where, entry, _CONDITION)
-        amounts = {
-            key: self._amount(entry.get(key, f"${key}"), f"{where}.{key}")
-            for key in ("raise_above", "clear_below", "delay_min", "clear_min", "settle_h")
-        }
-        raised, cleared = amounts["raise_above"], amounts["clear_below"]
-        if isinstance(raised, float) and isinstance(cleared, float) and cleared >= raised:
-            self._problem(f"{where}.clear_below", "is not below raise_above", "leave room between the two")
-        states = tuple(
-            self._choice(value, f"{where}.states", STATES)
-            for value in (self._list(entry, "states", where) or ["running"])
-        )
-        require, support = (self._terms(entry, key, where) for key in ("require", "for"))
-        if not require and not support:
-            self._problem(where, "nothing speaks for it", "add evidence under require or for")
-        return Condition(
-            name=name,
-            title=self._text(entry, "title", f"{where}.title", 80),
-            stage=self._choice(entry.get("stage"), f"{where}.stage", STAGES),
-            family=str(entry.get("family", "")),
-            states=states,
-            severity=self._choice(entry.get("severity"), f"{where}.severity", SEVERITIES),
-            action=self._text(entry, "action", f"{where}.action"),
-            require=require,
-            support=support,
-            against=self._terms(entry, "against", where),
-            worse=self._worse(entry, where),
-            explains=tuple(str(value) for value in self._list(entry, "explains", where)),
-            **amounts,
-        )
-
-    def _terms(self, entry: Mapping[str, Any], key: str, where: str) -> tuple[Term, ...]:
-        terms = []
-        for place, term in enumerate(self._list(entry, key, where)):
-            here = f"{where}.{key}[{place}]"
-            if not isinstance(term, dict):
-                self._problem(here, "is no mapping", "write {indicator: ..., from: ..., to: ...}")
-                continue
-            self._unknown(here, term, _TERM)
-            begins, full = (self._amount(term.get(k), f"{here}.{k}") for k in ("from", "to"))
-            if begins == full:
-                self._problem(here, "from and to are the same", "leave room between them")
-            weight = self._number(term.get("weight", 1.0), f"{here}.weight")
-            if not 0 < weight <= 10 or (key == "against" and weight > 1):
-                self._problem(
-                    f"{here}.weight", f"{weight:g} is out of range", "for: above 0 to 10, against: to 1"
-                )
-            indicator = self._choice(term.get("indicator"), f"{here}.indicator", tuple(INDICATORS))
-            terms.append(Term(indicator, begins, full, weight, str(term.get("says", ""))))
-        return tuple(terms)
-
-    def _worse(self, entry: Mapping[str, Any], where: str) -> tuple[Worse, ...]:
-        steps = []
-        for place, step in enumerate(self._list(entry, "worse", where)):
-            here = f"{where}.worse[{place}]"
-            if not isinstance(step, dict) or ("above" in step) == ("below" in step):
-                self._problem(
-                    here, "wants `indicator`, `severity` and `above` or `below`", "write one of the two"
-                )
-                continue
-            self._unknown(here, step, ("indicator", "above", "below", "severity"))
-            below = "below" in step
-            steps.append(
-                Worse(
-                    self._choice(step.get("indicator"), f"{here}.indicator", tuple(INDICATORS)),
-                    self._amount(step["below" if below else "above"], here),
-                    below,
-                    self._choice(step.get("severity"), f"{here}.severity", SEVERITIES),
-                )
-            )
-        return tuple(steps)

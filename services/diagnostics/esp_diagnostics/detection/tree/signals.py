@@ -1,4 +1,4 @@
-"""Signals: what a reading says of a pump, in quantities that a pump's own baseline is kept of."""
+"""Signals of a pump: the quantities for which baselines are kept."""
 
 from typing import Final, NamedTuple
 
@@ -33,16 +33,16 @@ SIGNALS: Final[dict[str, str]] = {
     "power_residual": "",
     "gain_per_kw": "psi/kW",
 }
-"""Name and unit of each signal, in the order of the columns of a feature matrix."""
+"""Name and unit of each signal, in the order of the feature columns."""
 
 FEATURES: Final[tuple[str, ...]] = tuple(SIGNALS)
 PLACE: Final = {name: place for place, name in enumerate(FEATURES)}
 
 DRIVE_EFFICIENCY: Final = 0.8
-"""Shaft over electrical power, motor and cable together; what it is wrong by is in the pump's baseline."""
+"""Assumed shaft over electrical power, motor and cable together; the baseline absorbs its error."""
 
 SETTLED_HZ: Final = 20.0
-"""Below, a starting drive's few volts are too coarse to divide."""
+"""Minimum frequency for volts per hertz; the low voltage of a starting drive is too coarse."""
 
 _CHANNELS: Final[dict[str, tuple[str, ...]]] = {
     "intake_pressure": ("intake_pressure_psi",),
@@ -67,18 +67,18 @@ _CHANNELS: Final[dict[str, tuple[str, ...]]] = {
     "power_residual": ("active_power_kw",),
     "gain_per_kw": ("active_power_kw",),
 }
-"""Channels whose arrival makes a signal new."""
+"""Channels whose arrival updates a signal."""
 
-_NEWS: Final = np.zeros((len(CHANNEL_INDEX), len(FEATURES)), dtype=np.bool_)
+_UPDATES: Final = np.zeros((len(CHANNEL_INDEX), len(FEATURES)), dtype=np.bool_)
 for _signal, _names in _CHANNELS.items():
     for _name in _names:
-        _NEWS[CHANNEL_INDEX[_name], PLACE[_signal]] = True
+        _UPDATES[CHANNEL_INDEX[_name], PLACE[_signal]] = True
 
 
-class Well(NamedTuple):
-    """What is known of m wells besides their pumps; each (m,), NaN where it is not.
+class WellData(NamedTuple):
+    """WellData and motor data of m pumps; each (m,), NaN where unknown.
 
-    `gravity` of what is in the pump, as the pump's own head tells it; `produced` by test.
+    `gravity` in the pump, estimated from the pump's own head; `produced` from the well test.
     """
 
     gravity: Floats
@@ -91,7 +91,7 @@ class Well(NamedTuple):
 
 
 class Physics(NamedTuple):
-    """Where m pumps run by their curves; each (m,), NaN where unknown."""
+    """Signals and operating points of m pumps; each (m,), NaN where unknown."""
 
     signals: Floats
     pump_rate_bpd: Floats
@@ -112,20 +112,20 @@ class Physics(NamedTuple):
 
 
 def fresh_signals(fresh: Bools) -> Bools:
-    """Return which signals (m, signals) are new, given which channels (m, channels) are."""
-    return np.asarray((fresh.astype(np.float32) @ _NEWS.astype(np.float32)) > 0)
+    """Return which signals (m, signals) are new, given the new channels (m, channels)."""
+    return np.asarray((fresh.astype(np.float32) @ _UPDATES.astype(np.float32)) > 0)
 
 
 def channel(values: Floats, name: str) -> Floats:
-    """Return a channel's column of (m, channels)."""
+    """Return the column of a channel in (m, channels)."""
     return np.asarray(values[:, CHANNEL_INDEX[name]])
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def physics(pumps: Pumps, well: Well, values: Floats, phases_a: Floats) -> Physics:
-    """Return signals and operating points of m pumps from what is known of them (m, channels).
+def physics(pumps: Pumps, well: WellData, values: Floats, phases_a: Floats) -> Physics:
+    """Return signals and operating points of m pumps from their latest values (m, channels).
 
-    `phases_a`: averages of the phase currents (m, 3).
+    `phases_a`: averaged phase currents (m, 3).
     """
     frequency = np.where(channel(values, "frequency_hz") > 0, channel(values, "frequency_hz"), np.nan)
     intake, discharge = channel(values, "intake_pressure_psi"), channel(values, "discharge_pressure_psi")
@@ -189,12 +189,12 @@ def physics(pumps: Pumps, well: Well, values: Floats, phases_a: Floats) -> Physi
 
 
 TYPICAL_VOLUME: Final = 1.1
-"""Liquid and gas through the pump per volume at the surface, where the fluid is not known."""
+"""Volume through the pump per stock-tank volume while the fluid is unknown."""
 
 
 @np.errstate(divide="ignore", invalid="ignore")
 def gravity_seen(pumps: Pumps, values: Floats, volume: Floats | float = TYPICAL_VOLUME) -> Floats:
-    """Return the gravity (m,) at which the pump's head at the measured rate explains its pressure gain."""
+    """Return the gravity (m,) at which the head at the measured rate explains the pressure gain."""
     gain = channel(values, "discharge_pressure_psi") - channel(values, "intake_pressure_psi")
     head = head_ft(pumps, channel(values, "frequency_hz"), channel(values, "flow_rate_bpd") * volume)
     gravity = fluids.pressure_psi(1.0, 1.0)
@@ -203,18 +203,18 @@ def gravity_seen(pumps: Pumps, values: Floats, volume: Floats | float = TYPICAL_
 
 
 def phase_currents(values: Floats) -> Floats:
-    """Return the three phase currents (A, (m, 3)) among the channels."""
+    """Return the three phase currents (A, (m, 3))."""
     return np.stack([channel(values, f"current_{phase}_a") for phase in "abc"], axis=1)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
 def unbalance_pct(values: Floats) -> Floats:
-    """Return the phases' unbalance at this instant (%, (m,))."""
+    """Return the present current unbalance (%, (m,))."""
     return motor.unbalance_pct(*phase_currents(values).T)
 
 
 def _at_least(pumps: Pumps, virtual: Flow, scale: Floats) -> Floats:
-    """Return the virtual rate (bpd), and where the head is off the curve the end that it is beyond."""
+    """Return the virtual rate (bpd), or the end of the curve that the head is beyond."""
     beyond = np.where(virtual.reason == Reason.BELOW_CURVE, pumps.ends_at_bpd * scale, np.nan)
     before = np.where(virtual.reason == Reason.ABOVE_CURVE, pumps.falling_from_bpd * scale, beyond)
     return np.where(virtual.reason == Reason.OK, virtual.rate_bpd, before)
@@ -231,8 +231,8 @@ def _power(values: Floats) -> Floats:
     return np.where(np.isnan(measured), computed, measured)
 
 
-def _load(well: Well, values: Floats, power: Floats, frequency: Floats) -> Floats:
-    """Return the motor's load (1 = nameplate, (m,)): by the drive's word, else from power."""
+def _load(well: WellData, values: Floats, power: Floats, frequency: Floats) -> Floats:
+    """Return the motor load (1 = nameplate, (m,)): reported by the drive, else from power."""
     available = well.rated_kw * frequency / well.rated_frequency_hz
-    said = channel(values, "motor_load_pct") / 100.0
-    return np.where(np.isnan(said), power * DRIVE_EFFICIENCY / available, said)
+    reported = channel(values, "motor_load_pct") / 100.0
+    return np.where(np.isnan(reported), power * DRIVE_EFFICIENCY / available, reported)

@@ -1,4 +1,4 @@
-"""What the tree has to know of a pump besides its readings."""
+"""Pump data required by the tree besides readings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from esp_diagnostics.physics.pumps import Installed
 
 @dataclass(frozen=True, slots=True)
 class PumpSpec:
-    """A pump's nameplate as far as it is known; None where it is not.
+    """Nameplate of a pump; None where unknown.
 
-    `extras`: what a user told about the well (`oil_api`, `gas_oil_ratio_scf_stb`, `casing_bore_in`, ...).
-    `overrides`: this pump's own values of the rules' parameters, by name.
+    `extras`: user settings of the well (`oil_api`, `gas_oil_ratio_scf_stb`, `casing_bore_in`, ...).
+    `overrides`: the pump's own values of rule parameters, by name.
     """
 
     pump_id: str

@@ -1,4 +1,4 @@
-"""What a pump does: off, starting, running, changing, or unknown; and since when."""
+"""State machine of pumps: off, starting, running, changing, unknown."""
 
 from typing import Final, NamedTuple
 
@@ -13,10 +13,10 @@ from esp_diagnostics.physics.arrays import Bools, Floats
 STARTS_KEPT: Final = 12
 TURNING_HZ: Final = 5.0
 TURNING_SHARE: Final = 0.1
-"""A drive that does not say whether it runs, does so above this frequency, or this share of rated current."""
+"""A drive that does not report running counts as running above this frequency or share of rated current."""
 
 SUPPLY_SAG: Final = 0.03
-"""Volts per hertz that far from normal: the supply moves the frequency, and nobody its setting."""
+"""Deviation of volts per hertz beyond which the supply, not the setpoint, moves the frequency."""
 
 DAY_US: Final = 86_400_000_000
 
@@ -40,7 +40,7 @@ _CHOKE: Final = CHANNEL_INDEX["choke_pct"]
 
 
 class Masks(NamedTuple):
-    """How long (s) starts and changes are masked, and what counts as a change; each (m,)."""
+    """How long (s) starts and changes are masked, and the minimum change; each (m,)."""
 
     start_s: Floats
     change_s: Floats
@@ -50,13 +50,13 @@ class Masks(NamedTuple):
 
 
 def turning(
-    table: Table, at: Rows, values: Floats, said: Int8Array, trip: Int32Array, rated_a: Floats
+    table: Table, at: Rows, values: Floats, reported: Int8Array, trip: Int32Array, rated_a: Floats
 ) -> Int8Array:
-    """Return 1, 0 or RUNNING_ABSENT (m,): whether each pump turns, by its drive's word or what it draws."""
+    """Return 1, 0 or RUNNING_ABSENT (m,): whether each pump turns, as reported or derived."""
     frequency, current = values[:, _FREQUENCY], values[:, _CURRENT]
     by_current = np.where(np.isnan(current / rated_a), -1, current > TURNING_SHARE * rated_a)
     derived = np.where(np.isnan(frequency), by_current, frequency > TURNING_HZ)
-    now = np.where(said != RUNNING_ABSENT, said, derived).astype(np.int8)
+    now = np.where(reported != RUNNING_ABSENT, reported, derived).astype(np.int8)
     table["trip_code"][at] = np.where(trip != TRIP_CODE_ABSENT, trip, table["trip_code"][at])
     return now
 
@@ -64,17 +64,17 @@ def turning(
 def advance(
     table: Table, at: Rows, time_us: np.ndarray, now: Int8Array, values: Floats, sagging: Bools, masks: Masks
 ) -> Bools:
-    """Move each pump's state on to its reading; return where it changed (m,).
+    """Advance each pump's state to its reading; return where it changed (m,).
 
-    `now` as `turning` returns it; `values` (m, channels) as far as they are known.
+    `now`: from `turning`; `values` (m, channels): latest values.
     """
     before = table["state"][at].copy()
-    said = now != RUNNING_ABSENT
-    table["running"][at] = np.where(said, now, table["running"][at])
-    table["running_us"][at] = np.where(said, time_us, table["running_us"][at])
+    reported = now != RUNNING_ABSENT
+    table["running"][at] = np.where(reported, now, table["running"][at])
+    table["running_us"][at] = np.where(reported, time_us, table["running_us"][at])
     lost = time_us - table["running_us"][at] > masks.unknown_s * 1e6
     runs = table["running"][at] == 1
-    started = runs & (before == State.OFF) & said
+    started = runs & (before == State.OFF) & reported
     _note_starts(table, at[started], time_us[started])
     changed = _setpoint_moved(table, at, time_us, values, runs & ~sagging, masks)
     table["change_us"][at] = np.where(changed & ~started, time_us, table["change_us"][at])
@@ -84,7 +84,7 @@ def advance(
     state[~runs] = State.OFF
     state[lost | (table["running"][at] == RUNNING_ABSENT)] = State.UNKNOWN
     moved = state != before
-    # A first reading that says nothing of the drive moves no state, yet it is since then that it is unknown.
+    # The first reading sets the time of the unknown state even if it carries nothing from the drive.
     first = table["state_us"][at] == NEVER
     table["state"][at] = state
     table["state_us"][at] = np.where(moved | first, time_us, table["state_us"][at])
@@ -92,7 +92,7 @@ def advance(
 
 
 def starts_within(table: Table, at: Rows, time_us: np.ndarray, span_us: int = DAY_US) -> Floats:
-    """Return how often each pump started in the last `span_us` (m,)."""
+    """Return the number of starts of each pump in the last `span_us` (m,)."""
     return np.asarray((time_us[:, None] - table["starts_us"][at] < span_us).sum(axis=1), dtype=np.float64)
 
 
@@ -104,7 +104,7 @@ def _note_starts(table: Table, rows: Rows, time_us: np.ndarray) -> None:
 def _setpoint_moved(
     table: Table, at: Rows, time_us: np.ndarray, values: Floats, runs: Bools, masks: Masks
 ) -> Bools:
-    """Return where frequency or choke have left where they were set; remember where they are."""
+    """Return where frequency or choke left their setpoint; record the new one."""
     moved = np.zeros(len(at), dtype=np.bool_)
     for name, channel, step in (
         ("frequency_ref", _FREQUENCY, masks.step_hz),

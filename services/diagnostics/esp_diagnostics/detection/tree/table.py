@@ -1,4 +1,4 @@
-"""State as columns: named arrays with a row for each pump, cut into and put together from bytes by pump."""
+"""State of pumps as columns, serialized per pump."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 NEVER: Final = int(np.iinfo(np.int64).min // 2)
-"""A time (µs) long before any; half of the least, so that differences do not overflow."""
+"""Time (µs) before any other; half the minimum, so that differences do not overflow."""
 
 MAGIC: Final = b"ESPDX1\n"
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class Column(NamedTuple):
-    """A column of state: its type, what it holds at first, and the shape of a pump's entry."""
+    """Column of state: type, initial value, and shape of a pump's entry."""
 
     kind: str
     fill: float
@@ -25,11 +25,7 @@ class Column(NamedTuple):
 
 
 class Table:
-    """Columns of n pumps; `table["name"]` is an array whose first axis is the pump.
-
-    `axes` names what an axis of a given length stands for (signals, conditions), so that a snapshot is
-    understood after something was added or left out.
-    """
+    """Columns of n pumps; `table["name"]` is an array whose first axis is the pump."""
 
     def __init__(self, columns: Mapping[str, Column], n: int) -> None:
         self._columns = dict(columns)
@@ -39,7 +35,7 @@ class Table:
         return self._arrays[name]
 
     def moved(self, columns: Mapping[str, Column], n: int, new: Rows, old: Rows) -> "Table":
-        """Return a table of n pumps whose rows `new` are rows `old` of this one, where a column fits."""
+        """Return a table of n pumps whose rows `new` are rows `old` of this one, for columns that match."""
         other = Table(columns, n)
         for name, column in columns.items():
             if self._columns.get(name) == column:
@@ -47,7 +43,7 @@ class Table:
         return other
 
     def pack(self, row: int, meaning: Mapping[str, Sequence[str]]) -> bytes:
-        """Return a pump's row as bytes; `meaning` names the entries of axes, to compare when unpacked."""
+        """Serialize a pump's row; `meaning` names the entries of axes and is compared by `unpack`."""
         header = {
             "meaning": {key: list(names) for key, names in meaning.items()},
             "columns": [[name, column.kind, list(column.shape)] for name, column in self._columns.items()],
@@ -56,7 +52,7 @@ class Table:
         return MAGIC + json.dumps(header, separators=(",", ":")).encode() + b"\n" + body
 
     def unpack(self, row: int, packed: bytes, meaning: Mapping[str, Sequence[str]]) -> bool:
-        """Set a pump's row from what `pack` made; False, with the row as it was, if the layout is another."""
+        """Set a pump's row from `pack`; return False and change nothing if the layout differs."""
         found = _parse(packed)
         if found is None:
             return False

@@ -1,11 +1,11 @@
-"""Judgement: how likely each condition is, given the indicators, and when it becomes a finding.
+"""Evaluate rules: confidence of each condition from the indicators, and when it becomes a finding.
 
-A term counts from 0 to 1 between its two thresholds. A condition's confidence is the least of what it
-requires, times the weighted share of what supports it, less what speaks against it. What is missing lowers
-the confidence and never counts as normal.
+A term counts from 0 to 1 between its two thresholds. The confidence of a condition is the minimum of its
+required terms, times the weighted share of its supporting terms, reduced by the terms against it. Missing
+indicators lower the confidence and never count as normal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -18,17 +18,17 @@ from esp_diagnostics.detection.tree.table import NEVER, Column, Rows, Table
 from esp_diagnostics.physics.arrays import Bools, Floats
 
 COUNTS: Final = 0.3
-"""A term that holds at least this much is named as evidence."""
+"""Minimum share of a term to be listed as evidence."""
 
 EXPLAINED: Final = 0.75
 """Share of its confidence that a symptom loses to a certain cause."""
 
 MARGIN: Final = 0.02
-"""Two conditions of a family that close share the lead."""
+"""Maximum difference of confidences at which conditions of a family share the lead."""
 
 
 def memory(conditions: int) -> dict[str, Column]:
-    """Return the columns in which findings mature."""
+    """Return the columns that track delays and hysteresis of findings."""
     return {
         "confidence": Column("f8", 0.0, (conditions,)),
         "above_us": Column("i8", NEVER, (conditions,)),
@@ -37,8 +37,8 @@ def memory(conditions: int) -> dict[str, Column]:
     }
 
 
-class Judged(NamedTuple):
-    """Of m pumps and c conditions: confidences, and what became and ceased to be a finding; (m, c)."""
+class Evaluation(NamedTuple):
+    """Evaluation of m pumps and c conditions: confidences, raised and cleared findings; each (m, c)."""
 
     confidence: Floats
     raised: Bools
@@ -46,7 +46,7 @@ class Judged(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """Terms side by side: columns of indicators, the conditions they belong to, thresholds as (P, terms)."""
+    """Terms as columns: indicators, owning conditions, and thresholds (P, terms)."""
 
     terms: tuple[Term, ...]
     column: np.ndarray
@@ -58,14 +58,14 @@ class _Terms(NamedTuple):
     full: Floats
 
 
-class Judge:
-    """Rules laid out for many pumps at once; `parameters` is (P, parameters) in the rules' order."""
+class RuleEvaluator:
+    """Evaluate rules for many pumps at once; `parameters` is (P, parameters) in the order of the rules."""
 
     def __init__(self, rules: Rules, parameters: Floats) -> None:
         self.conditions: Sequence[Condition] = tuple(rules.conditions.values())
         self.names = tuple(rules.conditions)
         self._place = {name: place for place, name in enumerate(rules.parameters)}
-        # One row will do as long as no pump has values of its own.
+        # One row suffices as long as no pump has overrides.
         same = len(parameters) > 0 and bool((parameters == parameters[0]).all())
         self._shared = same or not len(parameters)
         self._parameters = parameters[:1] if same else parameters
@@ -89,22 +89,22 @@ class Judge:
             [[b in condition.explains for b in self.names] for condition in self.conditions], dtype=np.bool_
         )
 
-    def judge(
+    def evaluate(
         self,
         table: Table,
         at: Rows,
         time_us: np.ndarray,
         state: np.ndarray,
         indicators: Floats,
-    ) -> Judged:
-        """Return confidences of pumps `at` and what changes of their findings; `indicators` (m, all)."""
+    ) -> Evaluation:
+        """Return confidences and changed findings of pumps `at`; `indicators` (m, all)."""
         rows = np.zeros(len(at), dtype=np.intp) if self._shared else at
         certain, unknown = self._confidence(rows, indicators)
         masked = ~self._in_state[:, state].T
         settle_h = self._limits["settle_h"][rows]
         settling = (settle_h > 0) & (indicators[:, [COLUMN["settling"]]] > 0)
         waiting = settling | (indicators[:, [COLUMN["since_change"]]] < settle_h)
-        # What cannot be judged now stays as it was: neither raised nor cleared by ignorance.
+        # Conditions that cannot be evaluated now keep their state: missing data neither raise nor clear them.
         held = masked | waiting | (unknown & table["open"][at])
         confidence = np.where(held, table["confidence"][at] * table["open"][at], certain)
         confidence = self._without_symptoms(confidence)
@@ -114,12 +114,16 @@ class Judge:
     def evidence(
         self, row: int, condition: int, indicators: Floats
     ) -> tuple[tuple[Evidence, ...], tuple[Evidence, ...], tuple[Evidence, ...]]:
-        """Return what speaks for a condition of a pump, against it, and what is missing to say."""
+        """Return evidence for and against a condition of a pump, and missing evidence."""
         row = 0 if self._shared else row
-        speaks: list[Evidence] = []
+        supporting: list[Evidence] = []
         missing: list[Evidence] = []
         against: list[Evidence] = []
-        for group, holding in ((self._require, speaks), (self._support, speaks), (self._against, against)):
+        for group, holding in (
+            (self._require, supporting),
+            (self._support, supporting),
+            (self._against, against),
+        ):
             for place in np.flatnonzero(group.condition == condition).tolist():
                 value = float(indicators[group.column[place]])
                 share = _share(value, group.begins[row, place], group.full[row, place])
@@ -128,12 +132,12 @@ class Judge:
                     missing.append(piece)
                 elif share >= COUNTS:
                     holding.append(piece)
-                elif holding is speaks:
+                elif holding is supporting:
                     against.append(piece)
-        return tuple(speaks), tuple(against), tuple(missing)
+        return tuple(supporting), tuple(against), tuple(missing)
 
     def severity(self, row: int, condition: int, indicators: Floats) -> str:
-        """Return how severe a condition of a pump is now."""
+        """Return the present severity of a condition of a pump."""
         row = 0 if self._shared else row
         known = self.conditions[condition]
         worst = known.severity
@@ -145,7 +149,7 @@ class Judge:
         return worst
 
     def stages(self, confidence: Floats) -> list[list[tuple[int, float]]]:
-        """Return, for each of m pumps, each stage's likeliest condition and how likely it is."""
+        """Return, for each of m pumps, the most likely condition of each stage with its confidence."""
         best = []
         for members in self._stages.values():
             mine = confidence[:, members]
@@ -154,14 +158,14 @@ class Judge:
         return [list(stages) for stages in zip(*best, strict=True)]
 
     def path(self, stages: Sequence[tuple[int, float]], masked: str | None) -> list[str]:
-        """Return the stages passed and what each found; `masked` says why some were not judged."""
+        """Return the stages and their results as text; `masked`: reason for stages not evaluated."""
         steps = []
         for name, (condition, confidence) in zip(self._stages, stages, strict=True):
             label = name.replace("_", " ")
             if confidence >= COUNTS:
                 steps.append(f"{label}: {self.names[condition]} {confidence:.2f}")
             else:
-                steps.append(f"{label}: {masked if masked and name in MASKABLE else 'nothing'}")
+                steps.append(f"{label}: {masked if masked and name in MASKABLE else 'no finding'}")
         return steps
 
     def _confidence(self, rows: Rows, indicators: Floats) -> tuple[Floats, Bools]:
@@ -176,28 +180,28 @@ class Judge:
         )
         holds, there = _shares(self._support, rows, indicators)
         weight = self._support.weight
-        nothing = np.zeros((len(rows), n))
-        got = _by_condition(np.add, np.where(there, holds, 0.0) * weight, self._support, nothing)
+        zero = np.zeros((len(rows), n))
+        got = _by_condition(np.add, np.where(there, holds, 0.0) * weight, self._support, zero)
         wanted = np.where(there, 1.0, missing_share[:, None]) * weight
-        asked = _by_condition(np.add, wanted, self._support, nothing)
-        # Without any supporting term, what is required is all there is to ask.
+        asked = _by_condition(np.add, wanted, self._support, zero)
+        # Without supporting terms the required ones decide.
         supported = np.where(asked > 0, got / np.where(asked > 0, asked, 1.0), 1.0)
-        opposing, told = _shares(self._against, rows, indicators)
-        doubt = 1.0 - np.where(told, opposing, 0.0) * self._against.weight
+        opposing, known_opposing = _shares(self._against, rows, indicators)
+        doubt = 1.0 - np.where(known_opposing, opposing, 0.0) * self._against.weight
         left = _by_condition(np.multiply, doubt, self._against, np.ones((len(rows), n)))
-        # Where nothing that it requires is known and nothing speaks for it, it is not thought of.
+        # Without known required terms and without support a condition is not considered.
         some = _by_condition(np.logical_or, known, self._require, got > 0) | (got > 0)
         return least * supported * left * some, unknown
 
     def _without_symptoms(self, confidence: Floats) -> Floats:
-        """Take back what a likelier cause explains."""
+        """Reduce the confidence of conditions that a more likely cause explains."""
         likely = np.where(confidence >= 0.5, confidence, 0.0)
         cause = np.max(likely[:, :, None] * self._explains[None], axis=1, initial=0.0)
         return np.asarray(confidence * (1.0 - EXPLAINED * cause))
 
     def _mature(
         self, table: Table, at: Rows, rows: Rows, time_us: np.ndarray, confidence: Floats, held: Bools
-    ) -> Judged:
+    ) -> Evaluation:
         limits = {name: values[rows] for name, values in self._limits.items()}
         now = time_us[:, None]
         opened = table["open"][at]
@@ -213,13 +217,13 @@ class Judge:
         ripe = above & (above_us != NEVER) & (now - above_us >= limits["delay_min"] * 60e6)
         raised = ripe & ~opened
         over = opened & (below_us != NEVER) & (now - below_us >= limits["clear_min"] * 60e6)
-        # A new leader of a family takes the place of the finding that was there.
+        # A new leader of a family replaces the open finding of the family.
         succeeded = opened & ~raised & ~leads & _any_kin(raised, self._kin)
         cleared = (over | succeeded) & ~raised
         table["open"][at] = (opened | raised) & ~cleared
         table["above_us"][at] = np.where(cleared, NEVER, above_us)
         table["below_us"][at] = np.where(cleared, NEVER, below_us)
-        return Judged(confidence, raised, cleared)
+        return Evaluation(confidence, raised, cleared)
 
     def _laid_out(self, by_condition: Sequence[Sequence[Term]]) -> _Terms:
         terms = tuple(chain.from_iterable(by_condition))
@@ -237,7 +241,7 @@ class Judge:
         )
 
     def _amounts(self, amounts: Sequence[float | str]) -> Floats:
-        """Return (P, len(amounts)): numbers, and parameters by pump."""
+        """Return (P, len(amounts)): numbers, or parameters by pump."""
         pumps = len(self._parameters)
         columns = [
             self._parameters[:, self._place[amount]]
@@ -257,18 +261,6 @@ class Judge:
 MASKABLE: Final = ("no_flow", "residual", "trend")
 
 
-def parameters_of(rules: Rules, overrides: Sequence[Mapping[str, float]]) -> Floats:
-    """Return (P, parameters): the defaults, and each pump's own values within the limits."""
-    table = np.tile([p.default for p in rules.parameters.values()], (len(overrides), 1))
-    place = {name: column for column, name in enumerate(rules.parameters)}
-    for row, own in enumerate(overrides):
-        for name, value in own.items():
-            if name in place:
-                known = rules.parameters[name]
-                table[row, place[name]] = min(max(value, known.low), known.high)
-    return np.asarray(table, dtype=np.float64)
-
-
 def _shares(group: _Terms, rows: Rows, indicators: Floats) -> tuple[Floats, Bools]:
     """Return how far each term holds (m, terms), and which are known."""
     value = indicators[:, group.column]
@@ -282,7 +274,7 @@ def _share(value: float, begins: float, full: float) -> float:
 
 
 def _by_condition(how: np.ufunc, values: np.ndarray, group: _Terms, otherwise: np.ndarray) -> np.ndarray:
-    """Return (m, conditions): each condition's terms put together, `otherwise` where it has none."""
+    """Return (m, conditions): terms reduced with `how`, `otherwise` for conditions without terms."""
     together = otherwise.copy()
     if len(group.owners):
         together[:, group.owners] = how.reduceat(values, group.starts, axis=1)
