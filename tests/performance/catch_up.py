@@ -21,7 +21,7 @@ from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
-from esp_diagnostics.live.sockets import PATH
+from esp_diagnostics.live.session import PATH
 from esp_diagnostics.store.migrations import migrate
 from esp_gateway.simulator.field import Field, build_field
 from report import Figure

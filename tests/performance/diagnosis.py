@@ -27,7 +27,7 @@ from esp_common.contracts.readings import Readings
 from esp_common.messaging import Publisher
 from esp_diagnostics.alerts.rules import shipped_alert_rules
 from esp_diagnostics.detection.tree import default_rules
-from esp_diagnostics.live.sockets import PATH
+from esp_diagnostics.live.session import PATH
 from esp_diagnostics.monitoring.pump_monitor import Judge, Past, Rulebook
 from esp_diagnostics.monitoring.store.replay import Batch
 from esp_diagnostics.pumps.store import KnownPump

@@ -1,4 +1,4 @@
-"""The detector of anomalies: learns a pump's healthy past, tells what departs from it, and why."""
+"""Anomaly detector: training, scoring, persistence and snapshots."""
 
 import io
 
@@ -91,7 +91,7 @@ def with_winding_hotter(values, by=12.0):
     return values + np.array([0, 0, 0, 0, by])
 
 
-def test_little_history_is_learning_and_says_how_much_is_there():
+def test_a_short_history_reports_its_share():
     found = trained(healthy(12 * 60))
 
     assert isinstance(found, Learning)
@@ -99,17 +99,17 @@ def test_little_history_is_learning_and_says_how_much_is_there():
     assert found.reason == "12.0 of 24 hours of healthy steady running"
 
 
-def test_unsteady_history_is_not_learnt():
+def test_unsteady_rows_are_not_learnt():
     steady = np.arange(HEALTHY_MINUTES) % 200 >= 120
 
     assert isinstance(trained(healthy(HEALTHY_MINUTES), steady), Learning)
 
 
-def test_a_history_without_what_varies_is_learning():
+def test_a_constant_history_is_not_trained():
     assert isinstance(trained(np.zeros((HEALTHY_MINUTES, 5))), Learning)
 
 
-def test_features_measured_seldom_or_never_are_left_out():
+def test_rarely_measured_features_are_excluded():
     values = healthy(HEALTHY_MINUTES)
     values[:, 2] = np.nan
     values[np.arange(HEALTHY_MINUTES) % 60 > 0, 3] = np.nan
@@ -118,7 +118,7 @@ def test_features_measured_seldom_or_never_are_left_out():
     np.testing.assert_array_equal(found.reference.used, [True, True, False, False, True])
 
 
-def test_regimes_that_ran_too_short_stay_unknown():
+def test_regimes_with_little_running_stay_unknown():
     regime = np.full(HEALTHY_MINUTES, REGIME)
     regime[1000:1200] += 1
     regime[2000:2600] += 2
@@ -128,7 +128,7 @@ def test_regimes_that_ran_too_short_stay_unknown():
     )
 
 
-def test_a_detector_comes_back_from_its_bytes(detector):
+def test_a_detector_survives_serialization(detector):
     again = Detector.from_bytes(detector.to_bytes())
 
     assert again.to_bytes() == detector.to_bytes()
@@ -143,25 +143,25 @@ def _pickled():
 
 
 @pytest.mark.parametrize("body", [b"", b"not a detector", _pickled()], ids=["empty", "text", "pickle"])
-def test_what_is_no_detector_is_refused(body):
+def test_invalid_detector_bytes_are_rejected(body):
     with pytest.raises(DetectorInvalid):
         Detector.from_bytes(body)
 
 
-def test_a_damaged_detector_is_refused(detector):
+def test_a_damaged_detector_is_rejected(detector):
     body = detector.to_bytes()
 
     with pytest.raises(DetectorInvalid):
         Detector.from_bytes(body[: len(body) // 2])
 
 
-def test_a_detector_of_other_features_is_refused(detector):
+def test_a_detector_of_other_features_is_rejected(detector):
     with pytest.raises(DetectorInvalid, match="other features"):
         AnomalyMonitor(("intake", "discharge")).set_model("P-1", detector)
 
 
 @given(st.integers(50, 2000), st.sampled_from([0.005, 0.02, 0.1]))
-def test_limits_leave_the_share_that_was_asked_for_above_them(n, share):
+def test_limits_leave_the_configured_share_above(n, share):
     random = np.random.default_rng(n)
     distances, sums = random.chisquare(5, n), random.exponential(1, n)
     distance, greatest = limits(distances, sums, share)
@@ -172,22 +172,22 @@ def test_limits_leave_the_share_that_was_asked_for_above_them(n, share):
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.booleans(), min_size=5, max_size=5))
-def test_a_missing_feature_adds_nothing_and_is_the_marginal_distance(seed, there):
+def test_missing_features_give_the_marginal_distance(seed, there):
     random = np.random.default_rng(seed)
     factor = random.normal(size=(5, 5)) + 2 * np.eye(5)
     covariance, gap, known = factor @ factor.T, random.normal(size=5), np.array(there)
-    parts = statistics.pulls(gap[None], np.linalg.inv(covariance)[None], known[None])[0]
+    parts = statistics.contributions_to_distance(gap[None], np.linalg.inv(covariance)[None], known[None])[0]
     left = covariance[np.ix_(known, known)]
 
     assert (parts[~known] == 0).all()
     assert parts.sum() == pytest.approx(gap[known] @ np.linalg.solve(left, gap[known]), rel=1e-6, abs=1e-9)
 
 
-def test_ten_second_readings_and_minute_means_lead_to_the_same_statistics():
+def test_statistics_do_not_depend_on_the_reporting_interval():
     signal = np.repeat(np.random.default_rng(3).normal(size=30), 60)
     ends = []
     for every in (1, 6):
-        state = statistics.Running.start(1, 1)
+        state = statistics.RunningStatistics.start(1, 1)
         for second in range(0, len(signal) * 10, every * 10):
             statistics.smooth(
                 state, signal[second // 10 : second // 10 + every].mean()[None, None], second, 600.0
@@ -197,14 +197,14 @@ def test_ten_second_readings_and_minute_means_lead_to_the_same_statistics():
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
 
 
-def test_health_is_seldom_alarmed(watched):
+def test_healthy_running_rarely_alarms(watched):
     verdicts = watched.live(healthy(2 * 1440, seed=2))
 
     assert np.mean([verdict.alarmed for verdict in verdicts]) < 0.02
     assert not any(verdict.learning for verdict in verdicts)
 
 
-def test_a_step_is_alarmed_soon_dated_to_its_beginning_and_explained(watched):
+def test_a_step_alarms_soon_with_start_and_contributions(watched):
     watched.live(healthy(600, seed=2))
     onset = watched.minute + 1
     verdicts = watched.live(with_winding_hotter(healthy(60, seed=3)))
@@ -216,7 +216,7 @@ def test_a_step_is_alarmed_soon_dated_to_its_beginning_and_explained(watched):
     assert sum(share for _, share in verdicts[-1].contributions) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_an_alarm_lasts_as_long_as_the_fault_and_ends_with_it(watched):
+def test_an_alarm_lasts_as_long_as_the_fault(watched):
     watched.live(with_winding_hotter(healthy(60, seed=3)))
     lasting = watched.live(with_winding_hotter(healthy(2 * 1440, seed=4)))
     after = watched.live(healthy(600, seed=5))
@@ -227,20 +227,20 @@ def test_an_alarm_lasts_as_long_as_the_fault_and_ends_with_it(watched):
     assert after[-1].since_us is None
 
 
-def test_a_slow_ramp_is_found(watched):
+def test_a_slow_ramp_is_detected(watched):
     ramp = np.linspace(0, 12, 600)[:, None] * np.array([0, 0, 0, 0, 1.0])
 
     assert watched.live(healthy(600, seed=3) + ramp)[-1].alarmed
 
 
-def test_one_wild_reading_is_no_event(watched):
+def test_a_single_outlier_does_not_alarm(watched):
     values = healthy(100, seed=3)
     values[50] *= 100
 
     assert not any(verdict.alarmed for verdict in watched.live(values))
 
 
-def test_channels_that_go_missing_are_no_event_and_leave_the_others_watched(watched):
+def test_missing_channels_do_not_alarm_and_others_stay_monitored(watched):
     values = healthy(1440, seed=3)
     values[100:, :3] = np.nan
 
@@ -250,7 +250,7 @@ def test_channels_that_go_missing_are_no_event_and_leave_the_others_watched(watc
     assert watched.live(values)[-1].alarmed
 
 
-def test_starts_and_changes_are_not_judged_until_the_pump_has_settled(watched):
+def test_starts_and_changes_are_not_scored_until_settled(watched):
     off = watched.live(np.zeros((90, 5)), steady=False)
     settling = watched.live(with_winding_hotter(healthy(59, seed=3), by=40.0))
     settled = watched.live(healthy(200, seed=4))
@@ -259,14 +259,14 @@ def test_starts_and_changes_are_not_judged_until_the_pump_has_settled(watched):
     assert not any(verdict.learning or verdict.alarmed for verdict in settled[1:])
 
 
-def test_a_gauge_that_drops_out_for_a_moment_does_not_blind_it(watched):
+def test_a_short_gauge_dropout_does_not_stop_scoring(watched):
     watched.live(healthy(100, seed=3))
     watched.live(np.full((5, 5), np.nan), steady=False)
 
     assert not watched.live(healthy(1, seed=4))[0].learning
 
 
-def test_a_pump_that_changes_to_a_known_regime_settles_first():
+def test_a_change_to_a_known_regime_settles_first():
     regime = np.where(np.arange(HEALTHY_MINUTES) < 1440, REGIME + 1, REGIME)
     watched = Watched(trained(healthy(HEALTHY_MINUTES), regime=regime))
     watched.live(healthy(100, seed=3))
@@ -276,13 +276,13 @@ def test_a_pump_that_changes_to_a_known_regime_settles_first():
     assert not any(verdict.learning for verdict in verdicts[61:])
 
 
-def test_a_regime_it_does_not_know_is_learning(watched):
+def test_an_unknown_regime_is_not_scored(watched):
     verdicts = watched.live(with_winding_hotter(healthy(200, seed=3)), regime=REGIME + 5)
 
     assert all(verdict.learning and not verdict.alarmed for verdict in verdicts)
 
 
-def test_a_pump_without_a_detector_is_learning():
+def test_a_pump_without_a_detector_is_not_scored():
     watch = AnomalyMonitor(NAMES)
     told = watch.observe(["P-9"], np.array([1]), np.zeros((1, 5)), np.array([REGIME]), np.array([True]))
 
@@ -299,7 +299,7 @@ def test_an_older_reading_changes_nothing(watched):
     assert late == before
 
 
-def test_a_batch_of_many_readings_says_what_they_say_one_by_one(detector):
+def test_a_batch_equals_single_readings(detector):
     values = with_winding_hotter(healthy(40, seed=3))
     one_by_one, at_once = Watched(detector), Watched(detector)
     at_once.watch.set_model("P-2", detector)
@@ -318,7 +318,7 @@ def test_a_batch_of_many_readings_says_what_they_say_one_by_one(detector):
 
 
 @pytest.mark.parametrize("model_first", [True, False], ids=["model-first", "snapshot-first"])
-def test_a_watch_goes_on_from_a_snapshot(detector, model_first):
+def test_state_survives_snapshot_and_restore(detector, model_first):
     before, after = Watched(detector), Watched(detector)
     before.live(with_winding_hotter(healthy(50, seed=3)))
     snapshots = before.watch.snapshot(["P-1", "P-7"])
@@ -335,7 +335,7 @@ def test_a_watch_goes_on_from_a_snapshot(detector, model_first):
     assert after.live(healthy(100, seed=4)) == before.live(healthy(100, seed=4))
 
 
-def test_snapshots_of_other_features_are_left_out(detector, watched):
+def test_snapshots_of_other_features_are_ignored(detector, watched):
     watched.live(healthy(10))
     watch = AnomalyMonitor(NAMES[:4])
     watch.restore(watched.watch.snapshot(["P-1"]))
@@ -344,7 +344,7 @@ def test_snapshots_of_other_features_are_left_out(detector, watched):
     assert watch.snapshot(["P-1"]) == {}
 
 
-def test_a_new_detector_does_not_end_an_alarm_by_itself(watched):
+def test_a_new_detector_does_not_end_an_alarm(watched):
     since = watched.live(with_winding_hotter(healthy(60, seed=3)))[-1].since_us
     watched.watch.set_model("P-1", trained(healthy(HEALTHY_MINUTES, seed=9)))
     values = with_winding_hotter(healthy(60, seed=4))
@@ -353,7 +353,7 @@ def test_a_new_detector_does_not_end_an_alarm_by_itself(watched):
     assert watched.live(values)[-1].since_us == since
 
 
-def test_a_forgotten_pump_starts_anew(watched):
+def test_a_forgotten_pump_restarts(watched):
     watched.live(with_winding_hotter(healthy(60, seed=3)))
     watched.watch.forget("P-1")
 

@@ -1,4 +1,4 @@
-"""The detector on data it was not made with: a simulated field, and SKAB where it is at hand."""
+"""Anomaly detector on independent data: a simulated field, and SKAB if available."""
 
 import os
 from datetime import timedelta
@@ -23,7 +23,7 @@ def labelled(alarmed, anomalous, counted=None):
     return Labelled(flags[0], flags[1], 10.0, flags[2])
 
 
-def test_scores_are_of_samples_events_and_delays():
+def test_scores_count_samples_events_and_delays():
     said = score([labelled("x..xx.x.", "..xxxx.."), labelled("....", ".xx.")])
 
     assert said.f1 == pytest.approx(4 / (4 + 6))
@@ -33,7 +33,7 @@ def test_scores_are_of_samples_events_and_delays():
     assert said.delays_s == (10.0,)
 
 
-def test_what_is_masked_counts_in_no_share_of_samples():
+def test_masked_samples_are_not_counted():
     said = score([labelled("x...", "..xx", ".xxx")])
 
     assert (said.far, said.mar, said.false_episodes) == (0.0, 1.0, 1)
@@ -47,14 +47,14 @@ def outcomes():
     return [outcome for outcome in judged if outcome.case.fault not in anomaly.OF_THE_DRIVE]
 
 
-def test_nearly_every_fault_of_a_simulated_field_is_found(outcomes):
+def test_most_simulated_faults_are_detected(outcomes):
     said = score([outcome.labelled for outcome in outcomes])
 
     assert said.events >= 6
     assert said.found >= said.events - 1
 
 
-def test_healthy_running_of_a_simulated_field_is_seldom_alarmed(outcomes):
+def test_healthy_simulated_running_rarely_alarms(outcomes):
     assert score([outcome.labelled for outcome in outcomes]).far < 0.02
 
 
@@ -64,7 +64,7 @@ def benchmark_runs():
 
 
 @needs_skab
-def test_skab_by_the_leaderboards_rules(benchmark_runs):
+def test_skab_score_by_the_leaderboard_rules(benchmark_runs):
     runs, healthy = benchmark_runs
     said = score([judged.above for judged in skab.judge(runs, healthy, skab.SETTINGS)])
 
@@ -73,7 +73,7 @@ def test_skab_by_the_leaderboards_rules(benchmark_runs):
     assert said.found == said.events
 
 
-def test_settings_of_a_file_are_chosen_by_the_others_within_the_allowed_far():
+def test_settings_of_a_file_are_chosen_on_the_other_files():
     many = [labelled("xxxxx", "..xxx"), labelled("xxxxx", "..xxx"), labelled(".....", "..xxx")]
     few = [labelled("..x..", "..xxx"), labelled("..x..", "..xxx"), labelled("..xxx", "..xxx")]
     by_f1 = [settings for settings, _ in skab.chosen_by_the_others([many, few])]
@@ -86,7 +86,7 @@ def test_settings_of_a_file_are_chosen_by_the_others_within_the_allowed_far():
 
 
 @needs_skab
-def test_what_was_fitted_to_is_not_judged(benchmark_runs):
+def test_training_samples_are_not_scored(benchmark_runs):
     runs, healthy = benchmark_runs
     judged = skab.judge(runs[:1], healthy[:2], skab.SETTINGS)
 

@@ -1,4 +1,4 @@
-"""Where messages may go: public addresses, checked when the connection is made."""
+"""Destinations must have public addresses, checked at connection time."""
 
 import asyncio
 import socket
@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from esp_diagnostics.notifications.destinations import DestinationRefused, NotSent, Sender
 from esp_diagnostics.notifications.egress import AddressRefused, is_public, only_public
 from esp_diagnostics.notifications.routing import Message
+from esp_diagnostics.notifications.sender import DestinationRefused, NotSent, Sender
 from esp_diagnostics.settings import DiagnosticsSettings
 
 PRIVATE = (
@@ -38,23 +38,23 @@ def accepted(server: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_addresses_in_all_their_forms_are_not_public(address):
+def test_private_addresses_are_not_public_in_any_form(address):
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_are(address):
+def test_public_addresses_are_public(address):
     assert is_public(address)
 
 
 @pytest.mark.parametrize("address", [address for address in PRIVATE if "%" not in address])
-def test_a_destination_at_a_private_address_is_refused(address):
+def test_a_destination_with_a_private_address_is_rejected(address):
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(DestinationRefused):
         Sender(DiagnosticsSettings()).open(f"jsons://{host}/hook")
 
 
-async def test_connections_are_refused_in_their_context_and_its_threads_only(listener):
+async def test_connections_are_refused_only_in_their_context_and_its_threads(listener):
     address = listener.getsockname()
 
     def connect() -> None:
@@ -72,7 +72,7 @@ async def test_connections_are_refused_in_their_context_and_its_threads_only(lis
     assert accepted(listener)
 
 
-async def test_a_name_that_has_another_address_when_it_is_connected_to_reaches_nothing(listener, monkeypatch):
+async def test_a_name_rebound_to_a_private_address_is_refused(listener, monkeypatch):
     """The name is public when it is checked, and this machine's when the message is sent."""
     port, real, asked = listener.getsockname()[1], socket.getaddrinfo, []
 

@@ -1,4 +1,4 @@
-"""Liquids, gas and viscosity against published numbers."""
+"""Liquids, gas and viscosity against published values."""
 
 import numpy as np
 import pytest

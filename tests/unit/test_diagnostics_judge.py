@@ -1,4 +1,4 @@
-"""The judge: a backlog leads to the findings and states that its readings lead to when they come live."""
+"""A backlog yields the same findings and states as live readings."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -117,7 +117,7 @@ def at(minute: float) -> datetime:
     return datetime.fromtimestamp(BEGIN_US / 1e6, UTC) + timedelta(minutes=minute)
 
 
-def test_backlog_has_the_findings_signals_spells_and_states_of_live_readings():
+def test_a_backlog_yields_the_results_of_live_readings():
     live, later = judge(), judge()
     expected, found = judged_live(live, history()), judged_later(later, history())
 
@@ -133,7 +133,7 @@ def test_backlog_has_the_findings_signals_spells_and_states_of_live_readings():
     ]
 
 
-def test_backlog_ends_with_the_status_of_its_last_reading():
+def test_a_backlog_ends_with_the_status_of_its_last_reading():
     expected, found = (
         {status.pump_id: status for status in effects.statuses}
         for effects in (judged_live(judge(), history()), judged_later(judge(), history()))
@@ -143,7 +143,7 @@ def test_backlog_ends_with_the_status_of_its_last_reading():
     assert {status.time for status in found.values()} == {at(119.5)}
 
 
-def test_readings_one_by_one_lead_to_the_same_state():
+def test_single_readings_yield_the_same_state():
     one_by_one, later = judge(), judge()
     some = history().take(np.arange(200))
     for number in range(len(some)):
@@ -153,7 +153,7 @@ def test_readings_one_by_one_lead_to_the_same_state():
     assert later.snapshots(list(PUMPS)) == one_by_one.snapshots(list(PUMPS))
 
 
-def test_pump_without_findings_writes_a_status_only_at_the_end_of_a_backlog():
+def test_a_pump_without_findings_writes_one_status_per_backlog():
     statuses = judged_later(judge(), history()).statuses
 
     # The first reading begins a spell, which is a change; what follows is not, up to the last.
@@ -199,7 +199,7 @@ def test_live_judge_clears_its_own_finding_beside_a_backlog():
     assert [over.finding_id for over in effects.cleared] == [raised.finding_id]
 
 
-def test_backlog_does_not_find_again_what_live_readings_led_to():
+def test_a_backlog_does_not_repeat_live_findings():
     onset_us = BEGIN_US + 20 * 60_000_000
     over = FoundSpan("open_phase", onset_us, onset_us + 3_600_000_000)
     past = {"P-1": Past(later=[over])}

@@ -1,4 +1,4 @@
-"""Who is told of what, and when; and what the platform's own events signal."""
+"""Routing of notifications, and signals of platform events."""
 
 from datetime import UTC, datetime, time
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 from esp_common.contracts.events import Event
 from esp_common.errors import InvalidInput
 from esp_diagnostics.alerts.platform import platform_signal
-from esp_diagnostics.notifications.destinations import DestinationRefused, Sender, message_of, shown
-from esp_diagnostics.notifications.routing import Message, Route, Shift, destinations, says_the_same
+from esp_diagnostics.notifications.delivery import parse_message
+from esp_diagnostics.notifications.routing import Message, Route, Shift, destinations, is_repetition
+from esp_diagnostics.notifications.sender import DestinationRefused, Sender, redacted
 from esp_diagnostics.settings import DiagnosticsSettings
 
 WEEKDAYS = frozenset(range(5))
@@ -57,11 +58,11 @@ def route(*ids: str, **other: Any) -> Route:
         "disabled",
     ],
 )
-def test_a_route_is_for_what_fits(limits: dict[str, Any], told: dict[str, Any], wanted: bool) -> None:
-    assert route("a", **limits).wants(message(**told), MONDAY) is wanted
+def test_a_route_matches_by_its_limits(limits: dict[str, Any], told: dict[str, Any], wanted: bool) -> None:
+    assert route("a", **limits).matches(message(**told), MONDAY) is wanted
 
 
-def test_each_destination_is_told_once_however_many_routes_lead_there() -> None:
+def test_each_destination_is_selected_once() -> None:
     routes = [route("a", "b"), route("b", "c"), route("d", least_priority="critical")]
     assert destinations(message(), routes, MONDAY) == ["a", "b", "c"]
     assert destinations(message(destination_id="d"), routes, MONDAY) == ["d"]
@@ -96,7 +97,7 @@ def test_each_destination_is_told_once_however_many_routes_lead_there() -> None:
         "round-the-clock",
     ],
 )
-def test_a_shift_follows_the_clock_of_its_time_zone(
+def test_a_shift_follows_local_time(
     clock: str, days: frozenset[int], span: tuple[str, str], on_duty: bool
 ) -> None:
     shift = Shift("Europe/Oslo", days, *map(time.fromisoformat, span))
@@ -114,13 +115,13 @@ def test_a_shift_follows_the_clock_of_its_time_zone(
     ],
     ids=["same", "lower", "higher", "back-after-it-was-gone", "escalated"],
 )
-def test_a_message_is_left_out_only_if_it_says_nothing_new(
+def test_only_repeated_messages_are_suppressed(
     last: tuple[str, str], now: tuple[str, str], same: bool
 ) -> None:
-    assert says_the_same(message(notice=now[0], priority=now[1]), *last) is same
+    assert is_repetition(message(notice=now[0], priority=now[1]), *last) is same
 
 
-def test_a_message_says_what_where_and_what_to_do() -> None:
+def test_a_message_contains_condition_place_and_action() -> None:
     told = message(pump_id="P-7", action="Purge, wait, restart.", condition="gas_lock", occurrences=3)
     assert told.subject == "[MEDIUM] raised: Gas lock (P-7)"
     for part in (
@@ -136,9 +137,9 @@ def test_a_message_says_what_where_and_what_to_do() -> None:
 # --- events -----------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_read_from_its_event() -> None:
+def test_a_message_is_parsed_from_its_event() -> None:
     data = {"notice": "raised", "priority": "high", "title": "Gas lock", "time": "2026-06-01T12:00:00Z"}
-    read = message_of(Event("alert.notice", "diagnostics", "x", data, id="e1"))
+    read = parse_message(Event("alert.notice", "diagnostics", "x", data, id="e1"))
     assert (read.event_id, read.title, read.time) == ("e1", "Gas lock", MONDAY)
 
 
@@ -155,9 +156,9 @@ def test_a_message_is_read_from_its_event() -> None:
     ],
     ids=["none", "list", "empty", "notice", "priority", "time", "alert"],
 )
-def test_what_is_no_message_is_refused(data: Any) -> None:
+def test_invalid_messages_are_rejected(data: Any) -> None:
     with pytest.raises(InvalidInput):
-        message_of(Event("alert.notice", "diagnostics", "x", data))
+        parse_message(Event("alert.notice", "diagnostics", "x", data))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_what_is_no_message_is_refused(data: Any) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_failures_of_the_platform_are_ended_by_their_own_success(
+def test_a_platform_alert_is_cleared_by_the_matching_success(
     type_: str, data: Any, condition: str, subject: str, active: bool
 ) -> None:
     signal = platform_signal(Event(type_, type_.split(".")[0], "x", data))
@@ -191,7 +192,7 @@ def test_failures_of_the_platform_are_ended_by_their_own_success(
         assert all(value in signal.title for name, value in data.items() if value and name != "kind")
 
 
-def test_other_events_of_the_platform_signal_nothing() -> None:
+def test_other_platform_events_raise_no_signal() -> None:
     assert platform_signal(Event("archive.verified", "archiver", "2026-01-01", {})) is None
 
 
@@ -237,7 +238,7 @@ def sender(**other: Any) -> Sender:
         "broken",
     ],
 )
-def test_messages_go_only_where_they_may(url: str) -> None:
+def test_forbidden_destinations_are_rejected(url: str) -> None:
     with pytest.raises(DestinationRefused):
         sender().open(url)
 
@@ -247,7 +248,7 @@ def test_messages_go_only_where_they_may(url: str) -> None:
     ["jsons://hooks.example.com/a?+X-Token=t", "mailtos://u:p@example.com?to=a@example.com", "slack://a/b/c"],
     ids=["webhook", "mail", "slack"],
 )
-def test_usual_destinations_are_allowed(url: str) -> None:
+def test_common_destinations_are_allowed(url: str) -> None:
     allowed = sender()
     if url.startswith("slack"):
         url = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/%23alerts"
@@ -271,5 +272,5 @@ def test_a_private_host_may_be_listed() -> None:
     ],
     ids=["webhook", "mail", "slack", "port"],
 )
-def test_no_secret_of_a_destination_is_shown(url: str, may_be_shown: str) -> None:
-    assert shown(url) == may_be_shown
+def test_secrets_of_destinations_are_redacted(url: str, may_be_shown: str) -> None:
+    assert redacted(url) == may_be_shown

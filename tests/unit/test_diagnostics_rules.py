@@ -1,4 +1,4 @@
-"""The rules of the tree: what is shipped, and what is refused and why."""
+"""Rules of the tree: shipped rules and validation."""
 
 import pytest
 from esp_diagnostics.detection.tree import RulesInvalid, default_rules, load_rules
@@ -15,11 +15,11 @@ def problems(before, after):
     return {problem["where"]: problem["what"] for problem in refused.value.fields}
 
 
-def test_shipped_rules_know_every_fault_of_the_simulator():
+def test_shipped_rules_cover_every_simulated_fault():
     assert {fault.value for fault in Fault} <= set(SHIPPED.conditions)
 
 
-def test_every_condition_says_what_to_do():
+def test_every_condition_has_an_action():
     assert all(len(condition.action) > 20 for condition in SHIPPED.conditions.values())
 
 
@@ -38,11 +38,11 @@ def test_every_condition_says_what_to_do():
         ("version:", "versions:", "version"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(before, after, where):
+def test_problems_are_reported_with_their_place(before, after, where):
     assert where in problems(before, after)
 
 
-def test_every_problem_is_told_at_once():
+def test_all_problems_are_reported_at_once():
     text = SHIPPED.text.replace("stage: gauge", "stage: gouge").replace("from: 75, to: 60", "from: 75, to: x")
 
     with pytest.raises(RulesInvalid) as refused:
@@ -56,12 +56,12 @@ def test_every_problem_is_told_at_once():
     ["", "- 1", "a: [", "version: '1'", "x" * 300_000, "[" * 1200, "a: &a [1]\nb: *a"],
     ids=["empty", "list", "broken", "bare", "long", "deep", "alias"],
 )
-def test_what_is_no_set_of_rules_is_refused(text):
+def test_invalid_rules_are_rejected(text):
     with pytest.raises(RulesInvalid):
         load_rules(text)
 
 
-def test_a_pump_s_own_value_stays_within_the_limits():
+def test_overrides_are_clamped_to_their_bounds():
     names = list(SHIPPED.parameters)
     table = parameters_of(SHIPPED, [{}, {"delay_min": 30.0}, {"delay_min": 1e9}, {"no_such": 1.0}])
 

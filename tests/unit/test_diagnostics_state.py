@@ -1,4 +1,4 @@
-"""What a pump does: off, starting, running, changing, unknown; and what a monitor remembers."""
+"""State machine of pumps, and state of the tree monitor."""
 
 import numpy as np
 import pytest
@@ -22,21 +22,21 @@ def states(assessments):
     return [transition.state for each in assessments for transition in each.transitions]
 
 
-def test_a_start_is_masked_before_the_pump_counts_as_running(monitor):
+def test_a_start_is_masked_before_running(monitor):
     seen = states(watch(monitor, stopped(range(5))))
     seen += states(watch(monitor, readings(range(5, 60))))
 
     assert seen == ["off", "starting", "running"]
 
 
-def test_a_pump_first_seen_running_has_not_started(monitor):
+def test_a_pump_first_seen_running_counts_no_start(monitor):
     [assessment] = watch(monitor, readings(range(5)))
 
     assert [t.state for t in assessment.transitions] == ["running"]
     assert assessment.features["starts_today"] == 0
 
 
-def test_a_new_frequency_is_a_change_and_noise_is_none(monitor):
+def test_a_new_frequency_is_a_change_and_noise_is_not(monitor):
     watch(monitor, readings(range(30)))
 
     [steady] = watch(monitor, readings(range(30, 60), frequency_hz=50.3))
@@ -54,14 +54,14 @@ def test_a_new_choke_is_a_change(monitor):
     assert changed.state == "changing"
 
 
-def test_a_drive_that_does_not_say_runs_by_its_frequency(monitor):
+def test_a_drive_without_running_flag_runs_by_frequency(monitor):
     [turning] = watch(monitor, readings(range(5), running=RUNNING_ABSENT))
     [still] = watch(monitor, readings(range(5, 10), running=RUNNING_ABSENT, frequency_hz=0.0))
 
     assert (turning.state, still.state) == ("running", "off")
 
 
-def test_without_word_from_the_drive_the_state_becomes_unknown(monitor):
+def test_without_drive_data_the_state_becomes_unknown(monitor):
     watch(monitor, readings(range(10)))
     silent = {name: np.nan for name in STEADY if not name.endswith(("psi", "_c", "_g"))}
 
@@ -70,7 +70,7 @@ def test_without_word_from_the_drive_the_state_becomes_unknown(monitor):
     assert assessment.state == "unknown"
 
 
-def test_a_first_reading_that_says_nothing_of_the_drive_begins_what_is_unknown(monitor):
+def test_a_first_reading_without_drive_data_starts_the_unknown_state(monitor):
     silent = {name: np.nan for name in STEADY if not name.endswith(("psi", "_c", "_g"))}
     first = readings([0], running=RUNNING_ABSENT, **silent)
 
@@ -81,7 +81,7 @@ def test_a_first_reading_that_says_nothing_of_the_drive_begins_what_is_unknown(m
     assert assessment.state_since_us == later.state_since_us == first.time_us[0]
 
 
-def test_the_trip_code_comes_with_the_stop(monitor):
+def test_a_stop_carries_the_trip_code(monitor):
     watch(monitor, readings(range(10)))
 
     [assessment] = watch(monitor, stopped(range(10, 12), trip=2))
@@ -89,7 +89,7 @@ def test_the_trip_code_comes_with_the_stop(monitor):
     assert [(t.state, t.trip_code) for t in assessment.transitions] == [("off", 2)]
 
 
-def test_starts_of_a_day_are_counted(monitor):
+def test_starts_of_the_last_day_are_counted(monitor):
     for begin in range(0, 240, 60):
         watch(monitor, stopped(range(begin, begin + 30)))
         [assessment] = watch(monitor, readings(range(begin + 30, begin + 60)))
@@ -98,7 +98,7 @@ def test_starts_of_a_day_are_counted(monitor):
     assert "cycling" in assessment.open
 
 
-def test_readings_older_than_the_newest_are_counted_and_change_nothing(monitor):
+def test_late_readings_are_counted_and_ignored(monitor):
     watch(monitor, readings(range(10, 20)))
     before = monitor.snapshot(["P-1"])
 
@@ -107,7 +107,7 @@ def test_readings_older_than_the_newest_are_counted_and_change_nothing(monitor):
     assert monitor.snapshot(["P-1"]) == before
 
 
-def test_gauge_and_drive_of_one_instant_are_one_reading(monitor):
+def test_gauge_and_drive_readings_of_one_time_are_merged(monitor):
     gauge, drive = readings(range(10)), readings(range(10))
     for made, absent in (
         (gauge, ("motor", "frequency", "current", "active")),
@@ -123,7 +123,7 @@ def test_gauge_and_drive_of_one_instant_are_one_reading(monitor):
     assert set(assessment.channels) == set(STEADY)
 
 
-def test_readings_come_in_any_order_and_of_any_pump():
+def test_readings_may_come_in_any_order():
     specs = [PumpSpec(name, "north") for name in ("P-1", "P-2")]
     ordered, mixed = TreeMonitor(specs, default_rules()), TreeMonitor(specs, default_rules())
     parts = [readings(range(30), pump="P-1"), readings(range(30), pump="P-2", frequency_hz=45.0)]
@@ -140,12 +140,12 @@ def test_readings_come_in_any_order_and_of_any_pump():
     assert mixed.snapshot(["P-1", "P-2"]) == ordered.snapshot(["P-1", "P-2"])
 
 
-def test_unknown_pumps_are_counted_and_left_out(monitor):
+def test_unknown_pumps_are_counted_and_ignored(monitor):
     assert watch(monitor, readings(range(3), pump="P-9")) == []
     assert monitor.unknown == 3
 
 
-def test_a_restored_monitor_goes_on_as_if_nothing_had_been(monitor):
+def test_a_restored_monitor_continues_unchanged(monitor):
     watch(monitor, stopped(range(5)))
     watch(monitor, readings(range(5, 20)))
     other = TreeMonitor([PumpSpec("P-1", "north", motor_rated_current_a=50.0)], default_rules())
@@ -157,7 +157,7 @@ def test_a_restored_monitor_goes_on_as_if_nothing_had_been(monitor):
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"{}\nnonsense", b"ESPDX1\n{}\n", None], ids=str)
-def test_a_snapshot_of_another_layout_is_left_and_told(monitor, spoilt):
+def test_a_snapshot_of_another_layout_is_ignored_and_reported(monitor, spoilt):
     packed = spoilt if spoilt is not None else monitor.snapshot(["P-1"])["P-1"][:-1]
     before = monitor.snapshot(["P-1"])
 
@@ -165,7 +165,7 @@ def test_a_snapshot_of_another_layout_is_left_and_told(monitor, spoilt):
     assert monitor.snapshot(["P-1"]) == before
 
 
-def test_new_nameplates_keep_the_state_of_pumps_that_stay(monitor):
+def test_new_nameplates_keep_the_state_of_remaining_pumps(monitor):
     watch(monitor, readings(range(10)))
     before = monitor.snapshot(["P-1"])
 
@@ -175,7 +175,7 @@ def test_new_nameplates_keep_the_state_of_pumps_that_stay(monitor):
     assert set(monitor.snapshot(["P-0", "P-1", "P-2"])) == {"P-0", "P-1"}
 
 
-def test_feature_rows_are_of_each_reading(monitor):
+def test_each_reading_has_a_feature_row(monitor):
     watch(monitor, stopped(range(3)))
     made = readings(range(3, 300))
 

@@ -1,4 +1,4 @@
-"""The process that trains models ends with the worker that started it."""
+"""The training process ends with the worker that started it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The tree on a pump that is made up: gauge first, delays and hysteresis, what is missing, and why."""
+"""Decision tree on a synthetic pump: gauge faults, delays, hysteresis, missing data, evidence."""
 
 from functools import cache
 
@@ -46,7 +46,7 @@ def test_a_healthy_pump_has_no_hypothesis():
     assert assessment.learning == 1.0
 
 
-def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
+def test_without_a_baseline_data_are_insufficient():
     monitor = TreeMonitor([PumpSpec("P-1", "north", overrides=QUICK)], RULES)
 
     [assessment] = watch(monitor, readings(range(HOUR)))
@@ -56,7 +56,7 @@ def test_until_the_baseline_is_learnt_the_answer_is_insufficient_data():
     assert assessment.hypotheses[0].missing
 
 
-def test_a_finding_waits_for_its_delay():
+def test_a_finding_is_raised_after_its_delay():
     monitor = learnt()
 
     hot = {"motor_temp_c": 150.0}
@@ -68,7 +68,7 @@ def test_a_finding_waits_for_its_delay():
     assert due.raised == ("lost_cooling",)
 
 
-def test_a_finding_ends_after_it_has_been_gone_for_a_while():
+def test_a_finding_clears_after_its_clear_delay():
     monitor = learnt()
     watch(monitor, lost_phase(range(600, 610)))
 
@@ -88,7 +88,7 @@ def test_a_finding_is_raised_once():
     assert sum("open_phase" in each for each in raised) == 1
 
 
-def test_a_finding_stays_while_the_pump_is_off():
+def test_a_finding_persists_while_the_pump_is_off():
     monitor = learnt()
     watch(monitor, lost_phase(range(600, 610)))
 
@@ -110,17 +110,17 @@ def test_a_finding_stays_while_the_pump_is_off():
     ],
     ids=["over-range", "zero", "freezing-point", "minus-zero", "silent"],
 )
-def test_a_failed_gauge_is_the_gauge_s_fault_and_no_well_s(spoilt):
+def test_a_failed_gauge_raises_only_a_gauge_failure(spoilt):
     monitor = learnt()
 
     [assessment] = watch(monitor, readings(range(600, 660), **spoilt))
 
     assert assessment.open == ("gauge_failure",)
     assert assessment.gauge_fault
-    assert assessment.path[0] == "gauge: not to be believed"
+    assert assessment.path[0] == "gauge: unreliable"
 
 
-def test_a_gauge_that_repeats_itself_to_the_digit_has_failed():
+def test_a_frozen_gauge_has_failed():
     monitor = learnt()
     frozen = readings(range(600, 660))
     for name in (*GAUGE, "vibration_x_g", "vibration_y_g"):
@@ -131,7 +131,7 @@ def test_a_gauge_that_repeats_itself_to_the_digit_has_failed():
     assert assessment.open == ("gauge_failure",)
 
 
-def test_one_code_alone_is_not_believed_and_makes_no_bad_gauge():
+def test_a_single_error_code_is_ignored_without_gauge_failure():
     monitor = learnt()
 
     [assessment] = watch(monitor, readings(range(600, 601), intake_pressure_psi=94906.9))
@@ -141,7 +141,7 @@ def test_one_code_alone_is_not_believed_and_makes_no_bad_gauge():
     assert assessment.open == ()
 
 
-def test_what_ingest_masked_is_not_believed():
+def test_values_masked_by_ingest_are_ignored():
     monitor = learnt()
     made = readings(range(600, 660), intake_pressure_psi=3.0)
     mask = np.full(len(made), 1 << CHANNEL_INDEX["intake_pressure_psi"], dtype=np.int32)
@@ -151,7 +151,7 @@ def test_what_ingest_masked_is_not_believed():
     assert assessment.open == ("gauge_failure",)
 
 
-def test_a_good_gauge_is_believed_again():
+def test_a_recovered_gauge_is_used_again():
     monitor = learnt()
     watch(monitor, readings(range(600, 630), **dict.fromkeys(GAUGE, 0.0)))
 
@@ -161,7 +161,7 @@ def test_a_good_gauge_is_believed_again():
     assert assessment.open == ()
 
 
-def test_what_is_missing_lowers_the_confidence_and_is_named():
+def test_missing_signals_lower_the_confidence_and_are_listed():
     known, lacking = learnt(), learnt()
     slow = {"motor_temp_c": 150.0}
 
@@ -174,7 +174,7 @@ def test_what_is_missing_lowers_the_confidence_and_is_named():
     assert "pressure_gain" in {evidence.signal for evidence in unsure.missing}
 
 
-def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
+def test_a_hypothesis_has_evidence_and_an_action():
     [assessment] = watch(learnt(), lost_phase(range(600, 620)))
 
     found = assessment.hypotheses[0]
@@ -185,7 +185,7 @@ def test_a_hypothesis_says_what_speaks_for_it_and_what_to_do():
     assert any(step.startswith("electrical: open_phase") for step in assessment.path)
 
 
-def test_a_pump_s_own_threshold_counts_for_it_alone():
+def test_an_override_applies_to_its_pump_only():
     patient = PumpSpec("P-2", "north", overrides={**QUICK, "delay_min": 120.0})
     monitor = TreeMonitor([SPEC, patient], RULES)
     known = ten_hours()["P-1"]
@@ -197,7 +197,7 @@ def test_a_pump_s_own_threshold_counts_for_it_alone():
     assert monitor.open_findings("P-2") == ()
 
 
-def test_a_finding_ends_where_a_new_frequency_has_become_normal():
+def test_a_finding_clears_once_a_new_frequency_is_learnt():
     monitor = learnt()
     watch(monitor, readings(range(600, 640), motor_temp_c=150.0))
     assert monitor.open_findings("P-1") == ("lost_cooling",)
@@ -210,7 +210,7 @@ def test_a_finding_ends_where_a_new_frequency_has_become_normal():
     assert monitor.open_findings("P-1") == ()
 
 
-def test_changed_rules_keep_what_was_learnt_and_found():
+def test_changed_rules_keep_baselines_and_findings():
     monitor = learnt()
     watch(monitor, lost_phase(range(600, 610)))
     rules = default_rules()
@@ -223,7 +223,7 @@ def test_changed_rules_keep_what_was_learnt_and_found():
     assert assessment.raised == ()
 
 
-def test_an_alarmed_detector_is_a_hypothesis_of_its_own():
+def test_an_anomaly_alarm_is_a_hypothesis():
     class Alarmed:
         alarmed, score, threshold = True, 9.0, 3.0
 
@@ -236,7 +236,7 @@ def test_an_alarmed_detector_is_a_hypothesis_of_its_own():
     assert assessment.raised == ("anomaly",)
 
 
-def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
+def test_unbalance_does_not_depend_on_the_reporting_interval():
     every = readings(np.arange(0, 4 * HOUR, 1 / 6), current_a_a=40.0)
     random = np.random.default_rng(3)
     phases = [CHANNEL_INDEX[f"current_{phase}_a"] for phase in "abc"]
@@ -253,7 +253,7 @@ def test_unbalance_is_the_same_however_often_noisy_phases_are_reported():
     assert seen[0] == pytest.approx(seen[1], rel=0.15)
 
 
-def test_a_refused_channel_is_missing_at_once_and_never_normal():
+def test_a_rejected_channel_is_missing_at_once():
     """Its last value stood for minutes more: a report by exception looks the same but for the mask."""
     monitor = TreeMonitor([PumpSpec("P-1", "north")], default_rules())
     watch(monitor, readings(range(30)))

@@ -1,4 +1,4 @@
-"""A small part of the evaluation: key faults on wells that the rules were not set on, and healthy days."""
+"""Part of the tree evaluation: key faults on independent wells, and healthy days."""
 
 import pytest
 from esp_diagnostics.detection.tree import default_rules
@@ -23,17 +23,17 @@ def scores():
 
 
 @pytest.mark.parametrize("fault", KEY, ids=str)
-def test_a_key_fault_is_what_the_tree_finds(scores, fault):
+def test_the_tree_finds_key_faults(scores, fault):
     answers = [outcome.final for outcome in scores.outcomes if outcome.case.fault is fault]
 
     assert answers == [fault.value] * 2
 
 
-def test_a_gauge_fault_is_never_found_in_the_well(scores):
+def test_a_gauge_fault_raises_no_well_condition(scores):
     assert scores.gauge_as_well() == 0
 
 
-def test_healthy_days_with_starts_settings_gaps_and_gauge_faults_find_nothing():
+def test_healthy_days_raise_no_findings():
     healthy = tree.judge_healthy((201, 202), default_rules(), days=1.5, wells=2, busy=10.0)
 
     assert healthy.gauge_windows > 0

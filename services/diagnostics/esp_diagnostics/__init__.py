@@ -1,1 +1,1 @@
-"""Tells what a pump does and suffers from; so far the physics it judges by."""
+"""ESP diagnostics: pump states, findings, alerts, key figures and the live stream."""

@@ -1,4 +1,4 @@
-"""The roles, each wired here once: what it opens, what runs side by side in it, and how it stops."""
+"""Wiring of the roles: what each opens, runs concurrently, and how it stops."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,14 +27,16 @@ from esp_diagnostics.kpis.kpis import Kpis
 from esp_diagnostics.kpis.routes import kpis_router
 from esp_diagnostics.kpis.store import KpiStore
 from esp_diagnostics.live.broadcast import LiveHub, LivePublisher
-from esp_diagnostics.live.sockets import SERVER_OPTIONS, LiveSockets, live_router
+from esp_diagnostics.live.routes import SERVER_OPTIONS, live_router
+from esp_diagnostics.live.slots import LiveSockets
 from esp_diagnostics.live.store import LiveNames
 from esp_diagnostics.live.tickets import Tickets
 from esp_diagnostics.monitoring.routes import diagnostics_router
 from esp_diagnostics.monitoring.rule_routes import rules_router
 from esp_diagnostics.monitoring.rules import RuleBook
 from esp_diagnostics.monitoring.worker import open_worker
-from esp_diagnostics.notifications.destinations import Delivery, Notifications
+from esp_diagnostics.notifications.delivery import NotificationDelivery
+from esp_diagnostics.notifications.destinations import Notifications
 from esp_diagnostics.notifications.notifier import (
     consume,
     keep_time,
@@ -43,23 +45,23 @@ from esp_diagnostics.notifications.notifier import (
 )
 from esp_diagnostics.notifications.routes import notifications_router
 from esp_diagnostics.notifications.store import Routing
-from esp_diagnostics.operating_points.operating_points import Points
+from esp_diagnostics.operating_points.operating_points import OperatingPoints
 from esp_diagnostics.operating_points.pump_settings import PumpSettings
 from esp_diagnostics.operating_points.routes import pumps_router
 from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
-from esp_diagnostics.silence.monitor import policy_of, watch_silence
+from esp_diagnostics.silence.monitor import monitor_silence, policy_of
 from esp_diagnostics.trends.archive import ArchiveReader
 from esp_diagnostics.trends.routes import telemetry_router
 from esp_diagnostics.trends.store import History
 from esp_diagnostics.trends.trends import Trends
 
 MAX_BODY_BYTES = 1024 * 1024
-"""The largest that is sent here is a rule set."""
+"""Maximum body size; the largest body is a rule set."""
 
 
 async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
-    """Serve the API until `stop` is set; requests under way are answered first."""
+    """Serve the API until `stop` is set; finish pending requests first."""
     async with open_api(settings, stop) as (application, background):
         await serve(
             make_server(application, settings, **SERVER_OPTIONS), stop, background, settings.shutdown_delay_s
@@ -70,7 +72,7 @@ async def run_api(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
 async def open_api(
     settings: DiagnosticsSettings, stop: asyncio.Event
 ) -> AsyncIterator[tuple[ASGIApp, list[Part]]]:
-    """Put the API together; yield the application and what must run beside it."""
+    """Build the API; yield the application and its background tasks."""
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings, "api", stack, settings.database_pool_size)
         redis = connect_redis(settings.redis_url)
@@ -79,7 +81,7 @@ async def open_api(
         opened = open_shell(settings, stop, pool, on_asset_change=nameplates.note_change)
         shell = await stack.enter_async_context(opened)
         shell.health.add_flag(
-            "nameplates", lambda: nameplates.loaded, "pumps are not read from ingest's views yet"
+            "nameplates", lambda: nameplates.loaded, "nameplates are not read from ingest's views yet"
         )
         hub = LiveHub(settings.redis_url)
         sockets = LiveSockets(hub, Tickets(redis), shell.trail, settings, LiveNames(pool).unknown)
@@ -91,7 +93,7 @@ async def open_api(
         routers: list[APIRouter] = [
             telemetry_router(trends),
             pumps_router(
-                Points(nameplates, trends),
+                OperatingPoints(nameplates, trends),
                 PumpSettings(pool, history, nameplates.note_change),
                 nameplates,
             ),
@@ -110,7 +112,7 @@ async def open_api(
 
 
 async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
-    """Judge readings until `stop` is set; what is known is saved first."""
+    """Evaluate readings until `stop` is set; save the state before stopping."""
     health = Health(stop)
     health.add_flag("started", lambda: False, "waiting for the database")
     async with serve_health(health, settings), AsyncExitStack() as stack:
@@ -130,7 +132,7 @@ async def run_worker(settings: DiagnosticsSettings, stop: asyncio.Event) -> None
 
 
 async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> None:
-    """Tell people, and do what is due, until `stop` is set; messages under way are finished first."""
+    """Deliver notifications and end delays until `stop` is set; finish pending messages first."""
     health = Health(stop)
     health.add_flag("started", lambda: False, "connecting")
     async with serve_health(health, settings), AsyncExitStack() as stack:
@@ -140,16 +142,16 @@ async def run_notifier(settings: DiagnosticsSettings, stop: asyncio.Event) -> No
         publisher = Publisher(settings.amqp_url, name="esp-diagnostics notifier")
         await stack.enter_async_context(publisher)
         live = LivePublisher(redis)
-        notifications = notification_consumer(settings, Delivery(pool, settings))
+        notifications = notification_consumer(settings, NotificationDelivery(pool, settings))
         platform = platform_consumer(settings, pool, live)
         health.add_flag("started", lambda: True, "")
         health.add("database", lambda: pool.fetchval("SELECT 1"))
         health.add_obstacle("publisher", lambda: publisher.obstacle)
-        health.add_flag("notifications", lambda: notifications.alive, "the broker has no such consumer")
-        health.add_flag("platform", lambda: platform.alive, "the broker has no such consumer")
+        health.add_flag("notifications", lambda: notifications.alive, "the consumer is not registered")
+        health.add_flag("platform", lambda: platform.alive, "the consumer is not registered")
         await until_first_ends(
             consume([notifications, platform], stop),
             outbox.Relay(pool, publisher, SERVICE).run(),
             keep_time(pool, live, settings.alerts_tick_s),
-            watch_silence(pool, live, policy_of(settings), settings.no_data_check_s),
+            monitor_silence(pool, live, policy_of(settings), settings.no_data_check_s),
         )

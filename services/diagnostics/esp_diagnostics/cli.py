@@ -1,4 +1,4 @@
-"""The `esp-diagnostics` command: one subcommand for each role, and what an engineer does by hand."""
+"""The `esp-diagnostics` command: one subcommand per role, and maintenance commands."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -22,10 +22,10 @@ def _dead_letters() -> tuple[DiagnosticsSettings, "DeadLetters"]:
     return settings, DeadLetters(settings.amqp_url)
 
 
-app = group("Tells what a pump did, does and suffers from, and whom to tell.")
+app = group("Diagnose pumps, raise alerts and notify people.")
 letters = dead_letter_commands(
     SERVICE,
-    "Notifications that a destination did not take; `refusal`: why one cannot be sent in again.",
+    "Notifications that a destination did not accept; `refusal`: why one cannot be replayed.",
     LETTER_COLUMNS,
     _dead_letters,
 )
@@ -34,8 +34,8 @@ app.add_typer(letters, name="dead-letters")
 
 ROLES: Final = {
     "api": "Serve the HTTP API.",
-    "worker": "Judge the readings that ingest accepts: states, findings and alerts.",
-    "notifier": "Send notifications, take platform events, and end shelvings and delays.",
+    "worker": "Evaluate accepted readings: states, findings and alerts.",
+    "notifier": "Send notifications, process platform events, and end shelving and delays.",
 }
 
 add_service_commands(app, DiagnosticsSettings, ROLES)

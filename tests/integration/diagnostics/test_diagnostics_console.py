@@ -43,7 +43,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_the_page_is_at_the_root_and_may_load_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+async def test_the_page_is_served_at_the_root_with_a_strict_policy(client: httpx.AsyncClient) -> None:
     page = await client.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -56,7 +56,7 @@ async def test_the_page_is_at_the_root_and_may_load_nothing_from_elsewhere(clien
     assert page.headers["x-frame-options"] == "DENY"
 
 
-async def test_every_file_that_is_named_is_served_as_what_it_is(client: httpx.AsyncClient) -> None:
+async def test_every_referenced_file_is_served_with_its_type(client: httpx.AsyncClient) -> None:
     page = (await client.get("/")).text
     named = set(re.findall(r'(?:src|href)="([^"]+)"', page))
     assert named
@@ -83,12 +83,12 @@ async def test_the_channels_are_those_of_the_contract(client: httpx.AsyncClient)
     assert all(channel["unit"] and channel["group"] for channel in channels)
 
 
-async def test_the_notice_before_login_is_the_one_that_was_set(client: httpx.AsyncClient) -> None:
+async def test_the_login_notice_is_configurable(client: httpx.AsyncClient) -> None:
     assert (await client.get("/console/notice.json")).json() == {"text": NOTICE}
     assert "notice.json" in (CONSOLE / "views/login.js").read_text()
 
 
-async def test_a_file_that_has_not_changed_is_not_sent_again(client: httpx.AsyncClient) -> None:
+async def test_an_unchanged_file_returns_304(client: httpx.AsyncClient) -> None:
     first = await client.get("/console/app.js")
     again = await client.get("/console/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -99,7 +99,7 @@ async def test_a_file_that_has_not_changed_is_not_sent_again(client: httpx.Async
     "path",
     ["nothing.js", "../app.py", "..%2f..%2fapp.py", "%2e%2e/%2e%2e/settings.py", "views", "/etc/passwd", ""],
 )
-async def test_nothing_else_is_served(client: httpx.AsyncClient, path: str) -> None:
+async def test_other_paths_are_not_served(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(f"/console/{path}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -113,7 +113,7 @@ def test_the_page_has_no_inline_script_or_style() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_makes_no_markup_of_text_and_keeps_no_token(module: str) -> None:
+def test_a_module_neither_builds_markup_from_text_nor_stores_a_token(module: str) -> None:
     source = (CONSOLE / module).read_text()
     parsing = (
         "innerHTML",
@@ -150,12 +150,12 @@ def without_guessing(node: str) -> list[str]:
     return ["--no-experimental-detect-module"] if answer.stdout.strip() == "true" else []
 
 
-async def test_what_only_node_needs_is_not_served(client: httpx.AsyncClient) -> None:
+async def test_files_for_node_are_not_served(client: httpx.AsyncClient) -> None:
     assert (CONSOLE / "package.json").exists()
     assert (await client.get("/console/package.json")).status_code == 404
 
 
-def test_numbers_times_and_ticks_are_written_as_people_read_them() -> None:
+def test_numbers_times_and_ticks_are_formatted() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("this machine has no node to run it")

@@ -45,7 +45,7 @@ async def kpis(fleet_on_engine: Any) -> AsyncIterator[Kpis]:
         yield Kpis(KpiStore(pool), 0.4)
 
 
-async def test_a_pumps_figures_are_those_of_its_day(kpis: Kpis) -> None:
+async def test_figures_of_a_pump_for_one_day(kpis: Kpis) -> None:
     found = await kpis.of_pump("P-1", DAY, DAY + timedelta(days=1))
     assert found["grain"] == "hours"
     assert (found["uptime"], found["uptime_known"]) == (0.75, 1)
@@ -61,7 +61,7 @@ async def test_a_pumps_figures_are_those_of_its_day(kpis: Kpis) -> None:
     assert life["up_since"] == DAY + timedelta(hours=12)
 
 
-async def test_a_fields_figures_are_its_pumps_together(kpis: Kpis) -> None:
+async def test_figures_of_a_field_sum_its_pumps(kpis: Kpis) -> None:
     found = await kpis.of_field("north", DAY, DAY + timedelta(days=1))
     pumps = {pump["pump_id"]: pump for pump in found["pumps"]}
     assert pumps.keys() == {"P-1", "P-2", "P-3", "P-4"}
@@ -73,7 +73,7 @@ async def test_a_fields_figures_are_its_pumps_together(kpis: Kpis) -> None:
     assert found["mean_life"]["censored"] == 1
 
 
-async def test_a_longer_span_is_made_of_days(kpis: Kpis) -> None:
+async def test_a_long_span_uses_daily_aggregates(kpis: Kpis) -> None:
     found = await kpis.of_field("north", DAY - timedelta(days=30), DAY + timedelta(days=1))
     assert found["grain"] == "days"
     assert found["produced_bbl"] == pytest.approx(1800, rel=0.01)
@@ -82,12 +82,12 @@ async def test_a_longer_span_is_made_of_days(kpis: Kpis) -> None:
 
 
 @pytest.mark.parametrize("days", [0, -1, 401], ids=["empty", "reversed", "too-long"])
-async def test_a_span_that_makes_no_sense_is_refused(days: int, kpis: Kpis) -> None:
+async def test_an_invalid_span_is_rejected(days: int, kpis: Kpis) -> None:
     with pytest.raises(InvalidInput):
         await kpis.of_pump("P-1", DAY - timedelta(days=days), DAY)
 
 
-async def test_what_does_not_exist_has_no_figures(kpis: Kpis) -> None:
+async def test_unknown_pumps_and_fields_are_not_found(kpis: Kpis) -> None:
     for asked in (
         kpis.of_pump("P-99", DAY, DAY + timedelta(days=1)),
         kpis.of_field("x", DAY, datetime.now(UTC)),
@@ -96,7 +96,7 @@ async def test_what_does_not_exist_has_no_figures(kpis: Kpis) -> None:
             await asked
 
 
-async def test_figures_are_served_to_readers_with_the_health_the_worker_wrote(diagnostics_api: Any) -> None:
+async def test_figures_are_served_with_the_stored_health(diagnostics_api: Any) -> None:
     terms = '[{"term": "finding scale", "points": 20, "value": 0.8, "unit": "", "why": "medium finding"}]'
     await diagnostics_api.rows(
         "INSERT INTO diagnostics.pump_status"

@@ -14,7 +14,7 @@ from esp_common.messaging import Publisher
 from esp_common.redis import connect_redis
 from esp_common.revocations import REDIS_KEY
 from esp_diagnostics.app import run_api
-from esp_diagnostics.live.broadcast import KINDS, Listener, LiveHub, LivePublisher, Mailbox
+from esp_diagnostics.live.broadcast import KINDS, LiveHub, LivePublisher, Mailbox, Subscriber
 from esp_diagnostics.live.tickets import Tickets
 from esp_stack.programs import free_port
 from waiting import beside, until
@@ -122,7 +122,7 @@ def viewer(auth_service: Any) -> str:
 # --- what is heard ----------------------------------------------------------------------------------------
 
 
-async def test_what_happens_to_subscribed_pumps_and_fields_is_heard_and_nothing_else(
+async def test_only_messages_of_subscribed_pumps_and_fields_arrive(
     port: int, viewer: str, publisher: LivePublisher
 ) -> None:
     async with logged_in(port, viewer) as client:
@@ -138,7 +138,7 @@ async def test_what_happens_to_subscribed_pumps_and_fields_is_heard_and_nothing_
         assert {message["pump_id"] for message in client.of("reading")} == {"P-1", "P-5"}
 
 
-async def test_the_star_is_every_field_and_what_is_about_none(
+async def test_the_star_subscribes_to_all_fields_and_messages_without_one(
     port: int, viewer: str, publisher: LivePublisher
 ) -> None:
     async with logged_in(port, viewer) as client:
@@ -149,7 +149,7 @@ async def test_the_star_is_every_field_and_what_is_about_none(
         assert await client.until("alert") == [alert]
 
 
-async def test_a_key_hears_only_the_kinds_that_its_scopes_permit(
+async def test_a_key_receives_only_permitted_kinds(
     port: int, auth_service: Any, publisher: LivePublisher
 ) -> None:
     key = auth_service.key("alerts:read")
@@ -162,7 +162,7 @@ async def test_a_key_hears_only_the_kinds_that_its_scopes_permit(
         assert client.of("reading") == client.of("finding") == []
 
 
-async def test_names_that_do_not_exist_are_told_and_bad_messages_explained(port: int, viewer: str) -> None:
+async def test_unknown_names_and_invalid_messages_are_reported(port: int, viewer: str) -> None:
     async with logged_in(port, viewer) as client:
         await client.say(subscribe={"pumps": ["P-1", "P-99"], "fields": ["nowhere", "*"]})
         (answer,) = await client.until("subscribed")
@@ -177,7 +177,7 @@ async def test_names_that_do_not_exist_are_told_and_bad_messages_explained(port:
         assert (await client.until("pong"))[0]["ping"] == 7
 
 
-async def test_a_stream_gives_signs_of_life(
+async def test_a_stream_sends_heartbeats(
     diagnostics_settings: Any, diagnostics_api: Any, viewer: str, running: Any
 ) -> None:
     settings = diagnostics_settings.model_copy(update={"http_port": free_port(), "live_heartbeat_s": 0.2})
@@ -204,7 +204,7 @@ async def test_a_stopping_api_closes_its_streams_and_ends(
 # --- who may ----------------------------------------------------------------------------------------------
 
 
-async def test_a_ticket_opens_one_stream_and_no_second(port: int, diagnostics_api: Any, viewer: str) -> None:
+async def test_a_ticket_opens_exactly_one_stream(port: int, diagnostics_api: Any, viewer: str) -> None:
     header = {"Authorization": f"Bearer {viewer}"}
     answer = await diagnostics_api.bare.post("/api/v1/live/tickets", headers=header)
     assert answer.status_code == 201
@@ -243,7 +243,7 @@ async def test_neither_ticket_nor_credential_can_be_read_in_redis(redis_url: str
     ],
     ids=["bad-token", "bad-ticket", "long-ticket", "no-credential", "not-understood"],
 )
-async def test_who_does_not_say_who_they_are_is_refused(port: int, first: dict[str, Any], code: int) -> None:
+async def test_an_invalid_first_message_is_rejected(port: int, first: dict[str, Any], code: int) -> None:
     async with opened(port) as client:
         await client.say(**first)
         assert await client.until_closed() == code
@@ -251,7 +251,7 @@ async def test_who_does_not_say_who_they_are_is_refused(port: int, first: dict[s
         assert client.of("welcome") == []
 
 
-async def test_silent_sockets_deny_the_stream_to_nobody(
+async def test_silent_sockets_do_not_block_other_clients(
     diagnostics_settings: Any,
     diagnostics_api: Any,
     viewer: str,
@@ -259,7 +259,7 @@ async def test_silent_sockets_deny_the_stream_to_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One address may have few that have not authenticated, and one of another address always gets in."""
-    monkeypatch.setattr("esp_diagnostics.live.sockets.MAX_UNAUTHENTICATED", 5)
+    monkeypatch.setattr("esp_diagnostics.live.slots.MAX_UNAUTHENTICATED", 5)
     limits = {"live_logins_per_address": 3, "live_login_s": 60, "http_port": free_port()}
     settings = diagnostics_settings.model_copy(update=limits)
 
@@ -278,7 +278,7 @@ async def test_silent_sockets_deny_the_stream_to_nobody(
         assert {client.code for client in silent[1:]} == {None}
 
 
-async def test_who_says_nothing_is_cut_off(
+async def test_a_silent_socket_is_closed(
     diagnostics_settings: Any, diagnostics_api: Any, running: Any
 ) -> None:
     settings = diagnostics_settings.model_copy(update={"live_login_s": 0.3, "http_port": free_port()})
@@ -305,14 +305,14 @@ async def test_authenticated_streams_of_one_address_leave_room_for_others(
 @pytest.mark.parametrize(
     "origin", ["https://elsewhere.example", "null", "https://127.0.0.1", "https://[", "file://"]
 )
-async def test_a_page_of_another_origin_is_refused(port: int, origin: str) -> None:
+async def test_a_page_of_another_origin_is_rejected(port: int, origin: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with opened(port, origin=origin):
             pass
     assert refused.value.response.status_code == 403
 
 
-async def test_pages_of_its_own_and_of_listed_origins_are_let_in(
+async def test_pages_of_own_and_listed_origins_are_accepted(
     diagnostics_settings: Any, diagnostics_api: Any, viewer: str, running: Any
 ) -> None:
     listed = "https://console.example"
@@ -324,14 +324,14 @@ async def test_pages_of_its_own_and_of_listed_origins_are_let_in(
                 pass
 
 
-async def test_who_may_not_read_anything_live_is_refused(port: int, auth_service: Any) -> None:
+async def test_a_caller_without_any_live_permission_is_rejected(port: int, auth_service: Any) -> None:
     for credential in (auth_service.token("auditor"), auth_service.token("admin", must=["password"])):
         async with opened(port) as client:
             await client.say(token=credential)
             assert await client.until_closed() == 4403
 
 
-async def test_machines_may_send_their_key_as_a_header(port: int, auth_service: Any) -> None:
+async def test_the_key_may_be_sent_as_a_header(port: int, auth_service: Any) -> None:
     key = auth_service.key("telemetry:read")
     async with opened(port, additional_headers={"X-API-Key": key}) as client:
         await client.until("welcome")
@@ -372,7 +372,7 @@ async def test_a_revoked_key_is_disconnected_within_five_seconds(
         assert await client.until_closed(5) == 4401
 
 
-async def test_an_expired_token_is_disconnected_unless_a_newer_one_came(port: int, auth_service: Any) -> None:
+async def test_an_expired_token_is_disconnected_unless_renewed(port: int, auth_service: Any) -> None:
     soon = {"sub": "maria", "exp": time.time() + 2}
     async with (
         logged_in(port, auth_service.token("viewer", **soon)) as forgetful,
@@ -415,13 +415,13 @@ async def test_streams_and_subscriptions_are_limited(
                 await fourth.say(token=ben)
                 assert await fourth.until_closed() == 1013
             await first.say(subscribe={"pumps": ["P-1", "P-2", "P-3"]})
-            assert "may have 2" in (await first.until("error"))[0]["detail"]
+            assert "maximum of 2" in (await first.until("error"))[0]["detail"]
             for _ in range(5):
                 await first.say(ping=1)
             assert await first.until_closed() == 4429
 
 
-async def test_a_slow_client_gets_the_newest_and_what_waits_for_it_is_bounded(
+async def test_a_slow_client_gets_the_newest_messages_within_a_bound(
     port: int, auth_service: Any, publisher: LivePublisher
 ) -> None:
     async with logged_in(port, auth_service.token("viewer"), compression=None) as client:
@@ -442,7 +442,7 @@ async def test_a_slow_client_gets_the_newest_and_what_waits_for_it_is_bounded(
         assert len(client.of("reading")) < 2000
 
 
-async def test_a_mailbox_keeps_the_newest_of_each_thing_within_its_limit() -> None:
+async def test_a_mailbox_keeps_the_newest_per_subject_within_its_limit() -> None:
     mailbox = Mailbox(10)
     mailbox.put("a", "1")
     mailbox.put("b", "2")
@@ -454,34 +454,34 @@ async def test_a_mailbox_keeps_the_newest_of_each_thing_within_its_limit() -> No
     assert (len(mailbox), mailbox.skipped, await mailbox.take()) == (1, 2, "y" * 6)
 
 
-async def test_the_rights_of_the_service_in_redis_suffice(redis_server: Any, redis_url: str) -> None:
+async def test_the_redis_acl_of_the_service_suffices(redis_server: Any, redis_url: str) -> None:
     url = redis_server.url_of(int(redis_url.rpartition("/")[2]), "diagnostics")
-    hub, listener, redis = LiveHub(url), Listener(KINDS, 10_000), connect_redis(url)
+    hub, subscriber, redis = LiveHub(url), Subscriber(KINDS, 10_000), connect_redis(url)
     async with beside(hub.run()):
-        hub.join(listener)
-        hub.want(listener, pumps={"P-1"}, fields=())
+        hub.join(subscriber)
+        hub.subscribe(subscriber, pumps={"P-1"}, fields=())
         await until(lambda: hub.live, "Redis is heard")
         await LivePublisher(redis).publish([reading()])
-        await until(lambda: len(listener.mailbox) == 2, "that it is heard, and the reading")
+        await until(lambda: len(subscriber.mailbox) == 2, "that it is heard, and the reading")
     tickets = Tickets(redis)
     assert await tickets.redeem(await tickets.issue("the credential")) == "the credential"
     await redis.aclose()
 
 
-async def test_a_listener_that_left_leaves_nothing_behind(redis_url: str) -> None:
-    hub, listener = LiveHub(redis_url), Listener(KINDS, 1000)
-    hub.join(listener)
-    hub.want(listener, pumps={"P-1"}, fields={"north"})
-    hub.leave(listener)
+async def test_a_removed_subscriber_leaves_no_state(redis_url: str) -> None:
+    hub, subscriber = LiveHub(redis_url), Subscriber(KINDS, 1000)
+    hub.join(subscriber)
+    hub.subscribe(subscriber, pumps={"P-1"}, fields={"north"})
+    hub.leave(subscriber)
     hub.deliver(orjson.dumps(reading()))
-    assert len(listener.mailbox) == 1  # that Redis is not heard yet
+    assert len(subscriber.mailbox) == 1  # that Redis is not heard yet
     assert hub._by_pump == hub._by_field == {}
 
 
 # --- records and outages ----------------------------------------------------------------------------------
 
 
-async def test_streams_and_refusals_are_audited(port: int, auth_service: Any, auditor: Any) -> None:
+async def test_streams_and_rejections_are_audited(port: int, auth_service: Any, auditor: Any) -> None:
     async with logged_in(port, auth_service.token("viewer", sub="u-live")) as client:
         await client.subscribe(pumps=["P-1"])
     async with opened(port) as client:
@@ -497,7 +497,7 @@ async def test_streams_and_refusals_are_audited(port: int, auth_service: Any, au
     assert "nonsense" not in str(auditor.records)
 
 
-async def test_with_redis_away_clients_are_told_and_the_stream_resumes_by_itself(
+async def test_clients_are_informed_of_a_redis_outage_and_the_stream_resumes(
     diagnostics_settings: Any,
     diagnostics_api: Any,
     auth_service: Any,

@@ -171,7 +171,7 @@ async def say(settings: DiagnosticsSettings) -> AsyncIterator[Raise]:
         given |= {"title": condition, "time": datetime.now(UTC), "active": active, **other}
         async with connection.transaction():
             changes = await report(connection, [Signal(condition=condition, **given)], shipped_alert_rules())
-        return changes[0].alarm.alert_id
+        return changes[0].alert.alert_id
 
     yield say
     await connection.close()
@@ -198,7 +198,7 @@ async def settled(client: httpx.AsyncClient, count: int, **wanted: Any) -> dict[
 # --- sending ----------------------------------------------------------------------------------------------
 
 
-async def test_an_alert_reaches_people_by_mail_and_webhook(
+async def test_an_alert_is_delivered_by_mail_and_webhook(
     client: httpx.AsyncClient, destinations: None, say: Raise, post: Post, hooks: Hooks
 ) -> None:
     alert_id = await say("gas_interference", action="Vent the casing.")
@@ -213,7 +213,7 @@ async def test_an_alert_reaches_people_by_mail_and_webhook(
     assert [token for path, token, _ in hooks.posted if path == "/hook"][-1] == TOKEN
 
 
-async def test_a_message_that_comes_again_is_sent_once(
+async def test_a_redelivered_message_is_sent_once(
     client: httpx.AsyncClient, destinations: None, vhost: Any, hooks: Hooks
 ) -> None:
     data = {"notice": "raised", "priority": "medium", "title": "twice", "field_id": "north"}
@@ -236,7 +236,7 @@ async def _publish(publisher: Publisher, event: Event) -> None:
     await publisher.publish(topology.ALERTS, "alert.raised.medium", event.body(), headers=event.headers())
 
 
-async def test_an_alert_that_comes_and_goes_is_told_once(
+async def test_a_toggling_alert_notifies_once(
     client: httpx.AsyncClient, destinations: None, say: Raise, hooks: Hooks
 ) -> None:
     start = datetime.now(UTC)
@@ -250,7 +250,7 @@ async def test_an_alert_that_comes_and_goes_is_told_once(
     assert len(hooks.about("chatter")) == 1
 
 
-async def test_a_destination_is_tried_again_and_the_others_do_not_wait_for_it(
+async def test_a_failing_destination_is_retried_without_delaying_others(
     client: httpx.AsyncClient, destinations: None, say: Raise, hooks: Hooks
 ) -> None:
     hooks.failures["/flaky"] = 2
@@ -285,7 +285,7 @@ def command(settings: DiagnosticsSettings) -> Command:
     return run
 
 
-async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks_it(
+async def test_an_undeliverable_message_is_dead_lettered_and_replayed_where_missing(
     client: httpx.AsyncClient,
     destinations: None,
     say: Raise,
@@ -328,7 +328,7 @@ async def test_a_message_nobody_takes_is_a_dead_letter_and_replayed_to_who_lacks
     assert len(hooks.about("dead_letter", "/flaky")) == 1
 
 
-async def test_dead_letters_that_another_sent_or_that_are_none_are_not_sent_in_again(
+async def test_forged_and_invalid_dead_letters_are_not_replayed(
     client: httpx.AsyncClient, destinations: None, vhost: Any, hooks: Hooks, command: Command
 ) -> None:
     data = {"notice": "raised", "priority": "high", "title": "forged", "time": datetime.now(UTC)}
@@ -341,7 +341,7 @@ async def test_dead_letters_that_another_sent_or_that_are_none_are_not_sent_in_a
     code, listed = await command("list")
     refusals = [line.split("\t")[-1] for line in listed.splitlines()[1:]]
     assert code == 0
-    assert refusals[0] == "nobody known may not say alert.notice"
+    assert refusals[0] == "an unknown sender may not publish alert.notice"
     assert refusals[1].startswith("a message for nobody")
     forged_id = listed.splitlines()[1].split("\t")[0]
     assert (await command("replay", forged_id))[0] == 2
@@ -351,14 +351,14 @@ async def test_dead_letters_that_another_sent_or_that_are_none_are_not_sent_in_a
     assert hooks.about("forged") == []
 
 
-async def test_what_no_route_wants_is_noted(
+async def test_unrouted_messages_are_logged(
     client: httpx.AsyncClient, destinations: None, say: Raise
 ) -> None:
     alert_id = await say("nobodys", field_id="east", severity="low")
     assert await settled(client, 1, alert_id=alert_id) == {"": ("unrouted", 0)}
 
 
-async def test_a_destination_can_be_tried_out(
+async def test_a_destination_can_be_tested(
     client: httpx.AsyncClient, destinations: None, hooks: Hooks
 ) -> None:
     answer = await client.post(f"{NOTIFICATIONS}/destinations/hook/test")
@@ -368,7 +368,7 @@ async def test_a_destination_can_be_tried_out(
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"notice": "raised"}'], ids=["broken", "list", "half"])
-async def test_a_message_that_is_none_is_a_dead_letter_and_its_neighbours_are_sent(
+async def test_an_invalid_message_is_dead_lettered_and_others_are_sent(
     body: bytes, client: httpx.AsyncClient, destinations: None, say: Raise, vhost: Any, hooks: Hooks
 ) -> None:
     headers = Event("alert.notice", "diagnostics", "x", None).headers()
@@ -386,7 +386,7 @@ async def test_a_message_that_is_none_is_a_dead_letter_and_its_neighbours_are_se
         await dead.ack()
 
 
-async def test_with_the_database_away_messages_wait_and_none_is_a_dead_letter(
+async def test_messages_wait_during_a_database_outage(
     client: httpx.AsyncClient,
     notifier: httpx.AsyncClient,
     destinations: None,
@@ -433,7 +433,7 @@ async def test_with_the_database_away_messages_wait_and_none_is_a_dead_letter(
 # --- the platform -----------------------------------------------------------------------------------------
 
 
-async def test_a_failed_backup_is_an_alert_until_one_of_its_kind_succeeds(
+async def test_a_failed_backup_alerts_until_the_same_kind_succeeds(
     client: httpx.AsyncClient, destinations: None, vhost: Any, hooks: Hooks
 ) -> None:
     def event(type_: str, kind: str) -> Event:
@@ -461,7 +461,7 @@ async def test_a_failed_backup_is_an_alert_until_one_of_its_kind_succeeds(
     await until(lambda: hooks.about("A backup failed (full): no room left (platform)"), "told")
 
 
-async def test_nobody_else_can_say_that_a_backup_succeeded(
+async def test_forged_backup_events_are_rejected(
     client: httpx.AsyncClient, destinations: None, vhost: Any
 ) -> None:
     forged = Event("backup.drill-failed", "backup", "x", {})
@@ -486,7 +486,7 @@ async def test_nobody_else_can_say_that_a_backup_succeeded(
     await until(there, "the true one")
 
 
-async def test_a_shelving_ends_while_nobody_does_anything(
+async def test_the_notifier_ends_shelving_at_its_time(
     client: httpx.AsyncClient, destinations: None, say: Raise, hooks: Hooks
 ) -> None:
     alert_id = await say("shelved_a_moment", severity="high")
@@ -507,7 +507,7 @@ async def test_a_shelving_ends_while_nobody_does_anything(
 # --- destinations and routes ------------------------------------------------------------------------------
 
 
-async def test_secrets_of_destinations_are_sealed_and_shown_to_nobody(
+async def test_secrets_of_destinations_are_sealed_and_never_returned(
     client: httpx.AsyncClient, destinations: None, fleet: Any, smtp: str
 ) -> None:
     url = f"mailto://relay:{PASSWORD}@{smtp}?from=esp@example.com&to=op@example.com"
@@ -548,7 +548,7 @@ async def test_secrets_of_destinations_are_sealed_and_shown_to_nobody(
     ],
     ids=["scheme", "host", "no-url", "no-name", "unknown"],
 )
-async def test_a_destination_that_makes_no_sense_is_refused_without_quoting_it(
+async def test_an_invalid_destination_is_rejected_without_quoting_it(
     body: dict[str, Any], client: httpx.AsyncClient
 ) -> None:
     answer = await client.put(f"{NOTIFICATIONS}/destinations/new", json=body)
@@ -556,7 +556,7 @@ async def test_a_destination_that_makes_no_sense_is_refused_without_quoting_it(
     assert "secret-word" not in answer.text
 
 
-async def test_a_route_is_kept_as_it_was_given(client: httpx.AsyncClient, destinations: None) -> None:
+async def test_a_route_is_stored_as_given(client: httpx.AsyncClient, destinations: None) -> None:
     shift = {"time_zone": "Europe/Oslo", "days": ["mon", "sun"], "begins": "22:00", "ends": "06:30"}
     route = {
         "name": "Nights",
@@ -591,14 +591,14 @@ async def test_a_route_is_kept_as_it_was_given(client: httpx.AsyncClient, destin
     ],
     ids=["unknown", "none", "priority", "notice", "zone", "path", "offset", "clock"],
 )
-async def test_a_route_that_makes_no_sense_is_refused(
+async def test_an_invalid_route_is_rejected(
     change: dict[str, Any], client: httpx.AsyncClient, destinations: None
 ) -> None:
     route = {"name": "x", "destination_ids": ["hook"], **change}
     assert (await client.put(f"{NOTIFICATIONS}/routes/new", json=route)).status_code == 422
 
 
-async def test_only_who_may_sees_and_changes_destinations(
+async def test_destinations_require_their_permissions(
     client: httpx.AsyncClient, destinations: None, auth_service: Any
 ) -> None:
     path = f"{NOTIFICATIONS}/destinations"

@@ -63,7 +63,7 @@ def key() -> str:
     return cache_key("telemetry:read/", "test", uuid4().hex)
 
 
-async def test_an_answer_is_kept_and_another_process_has_it_too(cache: Any, other: Any, key: str) -> None:
+async def test_a_response_is_cached_across_processes(cache: Any, other: Any, key: str) -> None:
     work = Work()
     first = await cache.get("test", key, LONG_S, work)
     again = await other.get("test", key, LONG_S, work)
@@ -72,12 +72,12 @@ async def test_an_answer_is_kept_and_another_process_has_it_too(cache: Any, othe
     assert again.made_at == first.made_at
 
 
-async def test_nothing_is_kept_without_a_time_to_keep_it(cache: Any, key: str) -> None:
+async def test_a_zero_lifetime_disables_caching(cache: Any, key: str) -> None:
     work = Work()
     assert [(await cache.get("test", key, 0, work)).body for _ in range(2)] == [b"answer1", b"answer2"]
 
 
-async def test_what_is_asked_for_all_the_time_is_renewed_in_time(cache: Any, key: str) -> None:
+async def test_frequent_requests_refresh_an_entry_in_time(cache: Any, key: str) -> None:
     work, ages = Work(), []
     ttl_s = 1.0
     await cache.get("test", key, ttl_s, work)
@@ -91,9 +91,7 @@ async def test_what_is_asked_for_all_the_time_is_renewed_in_time(cache: Any, key
     assert max(ages) < ttl_s
 
 
-async def test_an_answer_is_not_given_after_its_time(
-    cache: Any, other: Any, key: str, redis_url: str
-) -> None:
+async def test_an_expired_entry_is_not_returned(cache: Any, other: Any, key: str, redis_url: str) -> None:
     work = Work()
     await cache.get("test", key, 0.2, work)
     redis = connect_redis(redis_url)
@@ -108,7 +106,7 @@ async def test_an_answer_is_not_given_after_its_time(
     assert (await other.get("test", key, 0.2, work)).body == b"answer2"
 
 
-async def test_a_stampede_in_two_processes_works_it_out_once(cache: Any, other: Any, key: str) -> None:
+async def test_a_stampede_in_two_processes_computes_once(cache: Any, other: Any, key: str) -> None:
     work = Work()
     work.go_on.clear()
     caches = [cache, other] * 20
@@ -120,7 +118,7 @@ async def test_a_stampede_in_two_processes_works_it_out_once(cache: Any, other: 
     assert work.times == 1
 
 
-async def test_who_gives_up_waiting_does_not_take_the_answer_from_others(cache: Any, key: str) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_computation(cache: Any, key: str) -> None:
     work = Work()
     work.go_on.clear()
     first, second = (asyncio.create_task(cache.get("test", key, LONG_S, work)) for _ in range(2))
@@ -130,7 +128,7 @@ async def test_who_gives_up_waiting_does_not_take_the_answer_from_others(cache: 
     assert (await second).body == b"answer1"
 
 
-async def test_a_refusal_is_everybodys_and_is_not_kept(cache: Any, other: Any, key: str) -> None:
+async def test_an_error_reaches_all_callers_and_is_not_cached(cache: Any, other: Any, key: str) -> None:
     async def refuse() -> bytes:
         raise InvalidInput("no such thing")
 
@@ -140,14 +138,14 @@ async def test_a_refusal_is_everybodys_and_is_not_kept(cache: Any, other: Any, k
     assert (await cache.get("test", key, LONG_S, Work())).body == b"answer1"
 
 
-async def test_an_answer_too_large_is_given_and_not_kept(cache: Any, other: Any, key: str) -> None:
+async def test_an_oversized_response_is_not_cached(cache: Any, other: Any, key: str) -> None:
     work = Work(b"x" * 2000)
     await cache.get("test", key, LONG_S, work)
     await other.get("test", key, LONG_S, work)
     assert work.times == 2
 
 
-async def test_without_redis_every_answer_is_worked_out_and_soon(key: str) -> None:
+async def test_without_redis_responses_are_computed_without_delay(key: str) -> None:
     work = Work()
     async with cache_at(f"redis://127.0.0.1:{free_port()}/0") as cache:
         begin = monotonic()
@@ -156,12 +154,12 @@ async def test_without_redis_every_answer_is_worked_out_and_soon(key: str) -> No
     assert answers == [f"answer{n}".encode() for n in range(1, 21)]
 
 
-def test_callers_with_other_rights_never_share_a_key() -> None:
+def test_callers_with_different_permissions_never_share_a_key() -> None:
     rights = ("telemetry:read/", "telemetry:read/gw-1", "diagnostics:read/")
     keys = {cache_key(each, "trend", "P-1") for each in rights}
     assert len(keys) == 3
     assert all(key.startswith("diagnostics:cache:") for key in keys)
 
 
-def test_bodies_that_differ_have_other_tags() -> None:
+def test_different_bodies_have_different_etags() -> None:
     assert Answer.of(b"a").etag == Answer.of(b"a").etag != Answer.of(b"b").etag

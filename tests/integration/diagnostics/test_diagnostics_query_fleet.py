@@ -50,7 +50,7 @@ async def fleet_of(api: Any, **query: Any) -> Any:
     return response.json()
 
 
-async def test_the_worst_pump_is_first_and_the_sound_ones_come_by_their_health(diagnostics_api: Any) -> None:
+async def test_pumps_are_sorted_by_severity_then_health(diagnostics_api: Any) -> None:
     page = await fleet_of(diagnostics_api)
     assert [(pump["pump_id"], pump["severity"]) for pump in page["items"]] == [
         ("P-3", "critical"),
@@ -63,7 +63,7 @@ async def test_the_worst_pump_is_first_and_the_sound_ones_come_by_their_health(d
     assert page["next_cursor"] is None
 
 
-async def test_a_row_says_what_is_wrong_and_what_the_pump_does(diagnostics_api: Any) -> None:
+async def test_a_row_shows_condition_and_state(diagnostics_api: Any) -> None:
     (worn,) = [pump for pump in (await fleet_of(diagnostics_api))["items"] if pump["pump_id"] == "P-2"]
     assert (worn["condition"], worn["findings"], worn["health"]) == ("gas_interference", 2, 40)
     assert (worn["alerts"], worn["unacknowledged_alerts"], worn["shelved_alerts"]) == (1, 1, 0)
@@ -71,7 +71,7 @@ async def test_a_row_says_what_is_wrong_and_what_the_pump_does(diagnostics_api: 
     assert (worn["field_id"], worn["well_id"]) == ("north", "W-2")
 
 
-async def test_pumps_that_stopped_reporting_or_never_did_are_silent(diagnostics_api: Any) -> None:
+async def test_pumps_without_recent_readings_are_silent(diagnostics_api: Any) -> None:
     silent = {pump["pump_id"] for pump in (await fleet_of(diagnostics_api))["items"] if pump["silent"]}
     assert silent == {"P-3", "P-6"}
 
@@ -92,7 +92,7 @@ async def test_the_summary_counts_the_whole_field(diagnostics_api: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])
-async def test_pages_make_the_whole(diagnostics_api: Any, limit: int) -> None:
+async def test_pages_add_up_to_the_fleet(diagnostics_api: Any, limit: int) -> None:
     whole = [pump["pump_id"] for pump in (await fleet_of(diagnostics_api))["items"]]
     seen: list[str] = []
     cursor: dict[str, str] = {}
@@ -127,11 +127,11 @@ async def test_filters(diagnostics_api: Any, query: dict[str, Any], pumps: list[
     [{"state": "asleep"}, {"severity": "awful"}, {"cursor": "WzEsMl0"}, {"limit": 0}, {"sort": "health"}],
     ids=lambda query: next(iter(query)),
 )
-async def test_what_is_not_understood_is_refused(diagnostics_api: Any, query: dict[str, Any]) -> None:
+async def test_invalid_parameters_are_rejected(diagnostics_api: Any, query: dict[str, Any]) -> None:
     assert (await diagnostics_api.client.get("/api/v1/fleet", params=query)).status_code == 422
 
 
-async def test_the_fleet_is_for_those_who_may_read_diagnostics(diagnostics_api: Any) -> None:
+async def test_the_fleet_requires_diagnostics_read(diagnostics_api: Any) -> None:
     ask = diagnostics_api.bare.get
     assert (await ask("/api/v1/fleet", headers=diagnostics_api.key("telemetry:read"))).status_code == 403
     assert (await ask("/api/v1/fleet", headers=diagnostics_api.token("operator"))).status_code == 200

@@ -29,14 +29,14 @@ def buckets(source: Resolution, bucket_s: int, hours: float = 24) -> Plan:
     return Plan(source, Span(DAY, DAY + timedelta(hours=hours)), bucket_s)
 
 
-async def test_readings_of_one_pump_come_in_their_order(history: History) -> None:
+async def test_readings_are_ordered(history: History) -> None:
     rows = await history.readings("P-1", Span(DAY, DAY + timedelta(minutes=10)), CHANNELS, 100)
     assert [row["time"] for row in rows] == [DAY + timedelta(minutes=n) for n in range(10)]
     assert [row["intake_pressure_psi"] for row in rows[:2]] == [800, 800.1]
     assert (rows[9]["intake_pressure_psi"], rows[9]["frequency_hz"], rows[9]["running"]) == (None, 55, True)
 
 
-async def test_no_more_readings_are_read_than_asked_for(history: History) -> None:
+async def test_the_limit_bounds_the_readings(history: History) -> None:
     assert len(await history.readings("P-1", Span(DAY, DAY + timedelta(days=1)), CHANNELS, 7)) == 7
 
 
@@ -56,7 +56,7 @@ async def test_stored_buckets(history: History, source: Resolution, bucket_s: in
 @pytest.mark.parametrize(
     ("source", "bucket_s"), [(Resolution.MINUTE, 900), (Resolution.HOUR, 21_600)], ids=["15min", "6hour"]
 )
-async def test_merged_buckets_weigh_by_what_was_measured(
+async def test_merged_buckets_are_weighted_by_counts(
     history: History, source: Resolution, bucket_s: int
 ) -> None:
     rows = await history.buckets("P-1", buckets(source, bucket_s), CHANNELS)
@@ -76,9 +76,7 @@ async def test_merged_buckets_weigh_by_what_was_measured(
     [(Resolution.MINUTE, 60), (Resolution.MINUTE, 900), (Resolution.HOUR, 3600)],
     ids=["stored", "merged", "hour"],
 )
-async def test_columns_have_what_the_buckets_have(
-    history: History, source: Resolution, bucket_s: int
-) -> None:
+async def test_columns_equal_buckets(history: History, source: Resolution, bucket_s: int) -> None:
     wanted, channels = buckets(source, bucket_s), (*CHANNELS, "motor_temp_c")
     rows = await history.buckets("P-1", wanted, channels)
     columns = await history.columns("P-1", wanted, channels)
@@ -88,7 +86,7 @@ async def test_columns_have_what_the_buckets_have(
     np.testing.assert_array_equal(columns.values, np.array([row[3:] for row in rows], dtype=np.float64))
 
 
-async def test_where_nothing_was_measured_there_are_no_columns_to_unpack(history: History) -> None:
+async def test_an_empty_span_has_no_columns(history: History) -> None:
     before = Plan(Resolution.HOUR, Span(DAY - timedelta(days=2), DAY - timedelta(days=1)), 3600)
     columns = await history.columns("P-1", before, CHANNELS)
     assert (len(columns.times), columns.values.shape) == (0, (0, 6))

@@ -54,7 +54,7 @@ async def point(api: Any, pump: str) -> Any:
     return response.json()
 
 
-async def test_the_pump_is_shown_on_its_curve_at_the_present_frequency(diagnostics_api: Any) -> None:
+async def test_the_operating_point_is_on_the_curve_at_the_present_frequency(diagnostics_api: Any) -> None:
     answer = await point(diagnostics_api, "P-1")
     assert (answer["model"], answer["stages"], answer["running"]) == ("AN550", 250, True)
     present = answer["present"]
@@ -69,7 +69,7 @@ async def test_the_pump_is_shown_on_its_curve_at_the_present_frequency(diagnosti
     assert answer["inputs"]["flow_rate_bpd"]["value"] == 480
 
 
-async def test_without_a_measured_rate_the_virtual_one_stands_in(
+async def test_the_virtual_rate_replaces_a_missing_measured_rate(
     diagnostics_api: Any,
 ) -> None:
     present = (await point(diagnostics_api, "P-2"))["present"]
@@ -88,12 +88,12 @@ async def test_a_silent_pump_has_curves_and_no_point(diagnostics_api: Any) -> No
     assert len(answer["curves"]) == 8
 
 
-async def test_a_pump_without_a_curve_cannot_be_placed(diagnostics_api: Any) -> None:
+async def test_a_pump_without_a_curve_has_no_operating_point(diagnostics_api: Any) -> None:
     response = await diagnostics_api.client.get("/api/v1/pumps/P-6/operating-point")
     assert (response.status_code, response.json()["code"]) == (409, "conflict")
 
 
-async def test_what_if_says_where_the_pump_would_run(diagnostics_api: Any) -> None:
+async def test_what_if_predicts_the_operating_point(diagnostics_api: Any) -> None:
     ask = diagnostics_api.client.post
     answer = (await ask("/api/v1/pumps/P-2/what-if", json={"frequency_hz": 58})).json()
     assert answer["then"]["rate_bpd"] > answer["now"]["rate_bpd"]
@@ -108,7 +108,7 @@ async def test_what_if_says_where_the_pump_would_run(diagnostics_api: Any) -> No
 # --- settings ---------------------------------------------------------------------------------------------
 
 
-async def test_facts_are_set_kept_and_forgotten_one_by_one(diagnostics_api: Any, fleet: Any) -> None:
+async def test_facts_are_set_kept_and_removed_individually(diagnostics_api: Any, fleet: Any) -> None:
     before = await fleet.events("pump.settings-changed")
     await patch(diagnostics_api, "P-3", facts={"oil_api": 31.5, "limits": {"motor_temp_high": 150}})
     changed = await patch(diagnostics_api, "P-3", facts={"casing_bore_in": 6.366}, in_service=False)
@@ -143,12 +143,12 @@ async def test_a_change_is_announced_and_audited_with_its_actor(diagnostics_api:
     ],
     ids=["beyond-reason", "unknown", "text", "nameplate", "odd-motor", "odd-limit"],
 )
-async def test_settings_that_make_no_sense_are_refused(diagnostics_api: Any, body: dict[str, Any]) -> None:
+async def test_invalid_settings_are_rejected(diagnostics_api: Any, body: dict[str, Any]) -> None:
     response = await diagnostics_api.client.patch("/api/v1/pumps/P-3/diagnostics-settings", json=body)
     assert response.status_code == 422
 
 
-async def test_only_engineers_change_what_is_known(diagnostics_api: Any) -> None:
+async def test_settings_require_rules_write(diagnostics_api: Any) -> None:
     url = "/api/v1/pumps/P-4"
     for role, status in (("operator", 403), ("viewer", 403), ("engineer", 200)):
         headers = diagnostics_api.token(role)
@@ -161,7 +161,7 @@ async def test_only_engineers_change_what_is_known(diagnostics_api: Any) -> None
 # --- curves and tests -------------------------------------------------------------------------------------
 
 
-async def test_a_users_curve_takes_the_nameplates_place_until_it_is_removed(diagnostics_api: Any) -> None:
+async def test_a_user_curve_replaces_the_nameplate_curve_until_removed(diagnostics_api: Any) -> None:
     url = "/api/v1/pumps/P-3/curve"
     put = await diagnostics_api.client.put(url, content=CSV_CURVE, headers={"Content-Type": "text/csv"})
     assert (put.status_code, put.json()["curve_source"]) == (200, "user")
@@ -174,7 +174,7 @@ async def test_a_users_curve_takes_the_nameplates_place_until_it_is_removed(diag
     assert (await point(diagnostics_api, "P-3"))["model"] == "AN550"
 
 
-async def test_a_curve_no_pump_can_have_is_refused_with_every_problem(diagnostics_api: Any) -> None:
+async def test_an_invalid_curve_is_rejected_with_every_problem(diagnostics_api: Any) -> None:
     put = diagnostics_api.client.put
     headers = {"Content-Type": "text/csv"}
     refused = await put("/api/v1/pumps/P-3/curve", content="rate,head\nx,y\n", headers=headers)
@@ -189,9 +189,7 @@ async def test_a_curve_no_pump_can_have_is_refused_with_every_problem(diagnostic
     assert binary.status_code == 422
 
 
-async def test_a_well_test_calibrates_the_curve_with_what_was_measured_meanwhile(
-    diagnostics_api: Any, fleet: Any
-) -> None:
+async def test_a_well_test_is_completed_from_telemetry(diagnostics_api: Any, fleet: Any) -> None:
     now = datetime.now(UTC)
     test = {"time": now.isoformat(), "duration_h": 1, "flow_rate_bpd": 440, "water_cut_pct": 45}
     response = await diagnostics_api.client.post("/api/v1/pumps/P-2/calibrations", json=test)
@@ -220,7 +218,7 @@ async def test_a_well_test_calibrates_the_curve_with_what_was_measured_meanwhile
     ],
     ids=["implausible", "beyond-the-curve", "no-rate", "future", "antiquity", "negative"],
 )
-async def test_a_well_test_that_says_nothing_changes_nothing(
+async def test_an_unusable_well_test_changes_nothing(
     diagnostics_api: Any, test: dict[str, Any], code: str
 ) -> None:
     before = (await diagnostics_api.client.get("/api/v1/pumps/P-2/diagnostics-settings")).json()
@@ -242,7 +240,7 @@ async def test_a_well_test_that_says_nothing_changes_nothing(
         ("POST", "calibrations"),
     ],
 )
-async def test_a_pump_that_is_not_there_is_not_found(diagnostics_api: Any, method: str, path: str) -> None:
+async def test_an_unknown_pump_is_not_found(diagnostics_api: Any, method: str, path: str) -> None:
     body = {"time": "2026-01-01T00:00:00Z"} if path == "calibrations" else {}
     sent = body if method in ("POST", "PATCH") else None
     response = await diagnostics_api.client.request(method, f"/api/v1/pumps/nobodys/{path}", json=sent)

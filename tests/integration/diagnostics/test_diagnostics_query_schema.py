@@ -20,9 +20,7 @@ def test_migrating_again_changes_nothing(fleet_on_engine: Any) -> None:
     assert migrate(fleet_on_engine.url("esp_diagnostics_owner")) == fleet_on_engine.engine
 
 
-async def test_nameplates_are_copied_once_and_again_only_when_they_change(
-    fleet_on_engine: Any, connection: Any
-) -> None:
+async def test_only_changed_nameplates_are_copied(fleet_on_engine: Any, connection: Any) -> None:
     assert sorted(await pumps.copy_nameplates(connection)) == [f"P-{n}" for n in range(1, 7)]
     assert await pumps.copy_nameplates(connection) == []
 
@@ -33,9 +31,7 @@ async def test_nameplates_are_copied_once_and_again_only_when_they_change(
     assert (row["field_id"], row["well_id"]) == ("north", "W-2")
 
 
-async def test_a_pump_that_has_gone_keeps_its_row_and_may_come_back(
-    fleet_on_engine: Any, connection: Any
-) -> None:
+async def test_a_removed_pump_keeps_its_row_and_may_return(fleet_on_engine: Any, connection: Any) -> None:
     await pumps.copy_nameplates(connection)
     await fleet_on_engine.rows("DELETE FROM ingest.pumps WHERE pump_id = 'P-6'")
     assert await pumps.copy_nameplates(connection) == ["P-6"]

@@ -35,7 +35,7 @@ async def trend(api: Any, pump: str = "P-1", headers: dict[str, str] | None = No
     return await api.client.get(f"/api/v1/pumps/{pump}/telemetry", params=texts, headers=headers)
 
 
-async def test_readings_come_back_as_they_were_stored(diagnostics_api: Any) -> None:
+async def test_readings_are_returned_as_stored(diagnostics_api: Any) -> None:
     hour = {"to": DAY + timedelta(hours=1), "channels": "intake_pressure_psi"}
     answer = (await trend(diagnostics_api, resolution="raw", **hour)).json()
     assert (answer["resolution"], answer["points"]) == ("raw", 60)
@@ -46,7 +46,7 @@ async def test_readings_come_back_as_they_were_stored(diagnostics_api: Any) -> N
     assert list(answer["channels"]) == ["intake_pressure_psi"]
 
 
-async def test_auto_keeps_to_the_points_asked_for_and_keeps_the_extremes(diagnostics_api: Any) -> None:
+async def test_auto_stays_within_max_points_and_keeps_extremes(diagnostics_api: Any) -> None:
     answer = (await trend(diagnostics_api, to=DAY + timedelta(days=2), max_points=100)).json()
     assert (answer["resolution"], answer["source"], answer["points"]) == ("1hour", "1hour", 48)
     intake = answer["channels"]["intake_pressure_psi"]
@@ -56,7 +56,7 @@ async def test_auto_keeps_to_the_points_asked_for_and_keeps_the_extremes(diagnos
     assert list(answer["channels"]) == ["intake_pressure_psi", "frequency_hz"]
 
 
-async def test_buckets_between_the_stored_grains_are_made_of_them(diagnostics_api: Any) -> None:
+async def test_intermediate_buckets_are_merged_from_stored_ones(diagnostics_api: Any) -> None:
     answer = (await trend(diagnostics_api, max_points=300)).json()
     assert (answer["resolution"], answer["source"], answer["points"]) == ("5min", "1min", 288)
     minutes = 900 + 50 * np.sin(np.arange(5) / 200)
@@ -67,12 +67,14 @@ async def test_buckets_between_the_stored_grains_are_made_of_them(diagnostics_ap
 
 
 @pytest.mark.parametrize(("resolution", "points"), [("1min", 1440), ("1hour", 24), ("1day", 1)])
-async def test_each_stored_grain_can_be_asked_for(diagnostics_api: Any, resolution: str, points: int) -> None:
+async def test_each_stored_resolution_can_be_requested(
+    diagnostics_api: Any, resolution: str, points: int
+) -> None:
     answer = (await trend(diagnostics_api, resolution=resolution, max_points=2000)).json()
     assert (answer["resolution"], answer["points"]) == (resolution, points)
 
 
-async def test_csv_and_arrow_say_the_same_as_json(diagnostics_api: Any) -> None:
+async def test_csv_and_arrow_equal_json(diagnostics_api: Any) -> None:
     asked = {"resolution": "1hour", "channels": ["intake_pressure_psi", "frequency_hz"]}
     columns = (await trend(diagnostics_api, **asked)).json()["channels"]["intake_pressure_psi"]
     as_csv = await trend(diagnostics_api, headers={"Accept": "text/csv"}, **asked)
@@ -107,7 +109,7 @@ async def test_a_dashboard_gets_the_same_columns_at_any_resolution(
     assert len(table.json()["items"]) == 6
 
 
-async def test_what_a_failing_gauge_said_is_no_measurement(diagnostics_api: Any, fleet: Any) -> None:
+async def test_error_codes_of_a_gauge_are_not_returned_as_values(diagnostics_api: Any, fleet: Any) -> None:
     begin = DAY + timedelta(days=5)
     await fleet.store("P-2", begin, {"intake_pressure_psi": [0.0], "motor_temp_c": [120.0]}, fault_mask=1)
     span = {"from": begin, "to": begin + timedelta(minutes=1)}
@@ -116,7 +118,7 @@ async def test_what_a_failing_gauge_said_is_no_measurement(diagnostics_api: Any,
         assert {name: columns[statistic] for name, columns in found.items()} == {"motor_temp_c": [120]}
 
 
-async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_api: Any) -> None:
+async def test_an_empty_span_returns_no_points(diagnostics_api: Any) -> None:
     answer = (await trend(diagnostics_api, "P-6")).json()
     assert (answer["points"], answer["time"], answer["channels"]) == (0, [], {})
 
@@ -126,20 +128,24 @@ async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_a
     [
         ({"to": DAY - timedelta(days=1)}, "invalid-input", "is not before"),
         ({"to": DAY}, "invalid-input", "is not before"),
-        ({"to": DAY + timedelta(days=4000)}, "invalid-input", "longer than 3700"),
+        ({"to": DAY + timedelta(days=4000)}, "invalid-input", "exceeds the maximum of 3700"),
         ({"channels": "intake_pressure_psi,pressure"}, "invalid-input", "unknown channels: pressure"),
         ({"channels": "intake_pressure_psi;DROP"}, "invalid-input", "unknown channels"),
         ({"resolution": "1min", "max_points": 100}, "too-many-points", "1440 points"),
         ({"resolution": "raw", "max_points": 100}, "too-many-points", "more than max_points 100"),
-        ({"max_points": 1_000_000}, "too-many-points", "20000 at most"),
+        ({"max_points": 1_000_000}, "too-many-points", "at most 20000"),
         ({"resolution": "2min"}, "invalid-input", "resolution"),
         ({"max_points": 0}, "invalid-input", "max_points"),
         ({"from": "2026-03-10T00:00:00"}, "invalid-input", "from"),
         ({"points": 5}, "invalid-input", "unknown query parameters: points"),
         ({"from": "9999-12-31T00:00:00Z", "to": "9999-12-31T23:59:59-14:00"}, "invalid-input", "2 to 9998"),
         ({"from": "0001-01-01T00:00:00+14:00"}, "invalid-input", "2 to 9998"),
-        ({"from": "2900-12-30T00:00:00Z", "to": "2900-12-31T00:00:00Z"}, "invalid-input", "after 2200"),
-        ({"from": "1950-01-02T00:00:00+14:00"}, "invalid-input", "before 1970"),
+        (
+            {"from": "2900-12-30T00:00:00Z", "to": "2900-12-31T00:00:00Z"},
+            "invalid-input",
+            "between 1970 and 2200",
+        ),
+        ({"from": "1950-01-02T00:00:00+14:00"}, "invalid-input", "between 1970 and 2200"),
         ({"from": "2026-03-10T00:00:00+02:60"}, "invalid-input", "from"),
     ],
     ids=[
@@ -166,7 +172,7 @@ async def test_a_span_without_readings_is_an_answer_without_points(diagnostics_a
         ),
     ],
 )
-async def test_what_cannot_be_answered_is_refused_with_the_reason(
+async def test_impossible_requests_are_rejected_with_a_reason(
     diagnostics_api: Any, query: dict[str, Any], code: str, words: str
 ) -> None:
     response = await trend(diagnostics_api, **query)
@@ -175,21 +181,19 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason(
     assert words in response.json()["detail"]
 
 
-async def test_a_pump_that_is_not_there_is_not_found(diagnostics_api: Any) -> None:
+async def test_an_unknown_pump_is_not_found(diagnostics_api: Any) -> None:
     for path in ("telemetry?from=2026-03-10T00:00:00Z&to=2026-03-11T00:00:00Z", "latest"):
         response = await diagnostics_api.client.get(f"/api/v1/pumps/nobody's/{path}")
         assert (response.status_code, response.json()["code"]) == (404, "not-found")
 
 
-async def test_a_form_nobody_writes_is_not_acceptable(diagnostics_api: Any) -> None:
+async def test_an_unsupported_media_type_is_not_acceptable(diagnostics_api: Any) -> None:
     response = await trend(diagnostics_api, headers={"Accept": "text/html"})
     assert (response.status_code, response.json()["code"]) == (406, "not-acceptable")
 
 
 @pytest.mark.parametrize("path", ["telemetry?from=2026-03-10T00:00:00Z&to=2026-03-11T00:00:00Z", "latest"])
-async def test_only_who_may_read_telemetry_gets_any_even_when_it_is_kept(
-    diagnostics_api: Any, path: str
-) -> None:
+async def test_cached_trends_require_telemetry_read(diagnostics_api: Any, path: str) -> None:
     url = f"/api/v1/pumps/P-1/{path}"
     assert (await diagnostics_api.client.get(url)).status_code == 200
     ask = diagnostics_api.bare.get
@@ -208,7 +212,7 @@ def cached(outcome: str) -> float:
     return REGISTRY.get_sample_value("esp_diagnostics_cache_answers_total", labels) or 0.0
 
 
-async def test_the_same_question_is_worked_out_once_however_many_ask_it(diagnostics_api: Any) -> None:
+async def test_concurrent_equal_requests_are_computed_once(diagnostics_api: Any) -> None:
     made, hits = cached("made"), cached("hit")
     same = {"resolution": "1hour", "channels": "frequency_hz", "max_points": 777}
     answers = await asyncio.gather(*(trend(diagnostics_api, **same) for _ in range(20)))
@@ -219,7 +223,7 @@ async def test_the_same_question_is_worked_out_once_however_many_ask_it(diagnost
     assert cached("hit") > hits
 
 
-async def test_an_answer_the_caller_has_is_not_sent_again(diagnostics_api: Any) -> None:
+async def test_a_current_copy_returns_304(diagnostics_api: Any) -> None:
     first = await trend(diagnostics_api, resolution="1hour")
     assert first.headers["cache-control"] == "private, no-cache"
     again = await trend(diagnostics_api, headers={"If-None-Match": first.headers["etag"]}, resolution="1hour")
@@ -228,9 +232,7 @@ async def test_an_answer_the_caller_has_is_not_sent_again(diagnostics_api: Any) 
     assert other.status_code == 200
 
 
-async def test_late_readings_show_once_the_kept_answer_is_out_of_date(
-    diagnostics_api: Any, fleet: Any
-) -> None:
+async def test_late_readings_appear_after_the_cache_expires(diagnostics_api: Any, fleet: Any) -> None:
     begin = DAY + timedelta(days=9)
     span = {"from": begin, "to": begin + timedelta(hours=1), "resolution": "raw"}
     await fleet.store("P-3", begin, {"frequency_hz": [50.0]})

@@ -26,7 +26,7 @@ async def shipped_again(diagnostics_api: Any) -> Any:
     await diagnostics_api.client.delete("/api/v1/rules")
 
 
-async def test_shipped_rules_are_in_force_until_others_are_loaded(diagnostics_api: Any) -> None:
+async def test_shipped_rules_apply_until_others_are_loaded(diagnostics_api: Any) -> None:
     answer = (await diagnostics_api.client.get("/api/v1/rules")).json()
 
     assert answer["shipped"]
@@ -34,7 +34,7 @@ async def test_shipped_rules_are_in_force_until_others_are_loaded(diagnostics_ap
     assert {condition["name"] for condition in answer["conditions"]} == set(SHIPPED.conditions)
 
 
-async def test_export_is_the_file_that_was_loaded(diagnostics_api: Any) -> None:
+async def test_export_returns_the_loaded_file(diagnostics_api: Any) -> None:
     text = changed("export-1")
     await put(diagnostics_api, text)
 
@@ -64,7 +64,7 @@ async def test_a_version_names_one_set_of_rules(diagnostics_api: Any) -> None:
     assert (await diagnostics_api.client.get("/api/v1/rules")).json()["version"] == "taken-1"
 
 
-async def test_every_problem_of_refused_rules_is_told(diagnostics_api: Any) -> None:
+async def test_all_problems_of_rejected_rules_are_reported(diagnostics_api: Any) -> None:
     text = changed("bad", "default: 15", "default: fifteen").replace("stage: gauge", "stage: gouge")
 
     answer = await put(diagnostics_api, text)
@@ -74,7 +74,7 @@ async def test_every_problem_of_refused_rules_is_told(diagnostics_api: Any) -> N
     assert {"parameters.delay_min.default", "conditions.gauge_failure.stage"} <= where
 
 
-async def test_a_pump_has_its_own_value_until_it_is_taken_away(diagnostics_api: Any) -> None:
+async def test_an_override_applies_until_it_is_deleted(diagnostics_api: Any) -> None:
     client, path = diagnostics_api.client, "/api/v1/pumps/P-1/rule-overrides"
 
     put_own = await client.put(f"{path}/delay_min", json={"value": 30})
@@ -98,7 +98,7 @@ async def test_a_pump_has_its_own_value_until_it_is_taken_away(diagnostics_api: 
     ],
     ids=["beyond-its-limits", "unknown-parameter", "unknown-pump"],
 )
-async def test_a_value_that_cannot_be_is_refused(
+async def test_an_invalid_override_is_rejected(
     diagnostics_api: Any, path: str, value: float, status: int
 ) -> None:
     answer = await diagnostics_api.client.put(f"/api/v1/pumps/{path}", json={"value": value})
@@ -107,7 +107,7 @@ async def test_a_value_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize("scope", ["diagnostics:read", "rules:read"])
-async def test_changing_rules_takes_the_right_to(diagnostics_api: Any, scope: str) -> None:
+async def test_changing_rules_requires_permission(diagnostics_api: Any, scope: str) -> None:
     answer = await diagnostics_api.bare.put(
         "/api/v1/rules", content=changed("denied").encode(), headers=diagnostics_api.key(scope)
     )

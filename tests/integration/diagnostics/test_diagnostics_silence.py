@@ -8,12 +8,12 @@ import asyncpg
 import pytest
 from esp_common.database import create_pool
 from esp_diagnostics.app import run_notifier
-from esp_diagnostics.silence.monitor import note_silence
-from esp_diagnostics.silence.rules import Policy
+from esp_diagnostics.silence.monitor import record_silence
+from esp_diagnostics.silence.rules import SilencePolicy
 from esp_stack.programs import free_port
 from waiting import until
 
-POLICY = Policy(intervals=5, least_s=60, unknown_interval_s=600)
+POLICY = SilencePolicy(intervals=5, least_s=60, unknown_interval_s=600)
 STATUS = """
 INSERT INTO diagnostics.pump_status (pump_id, field_id, time, state, since, latest, health)
 SELECT pump_id, field_id, $2, 'running', $2, '{"channels": {}}', 90
@@ -38,7 +38,7 @@ class Silence:
         """Let time pass, look once, and return the live messages."""
         self.now += timedelta(seconds=after_s)
         async with self._pool.acquire() as connection, connection.transaction():
-            return await note_silence(connection, POLICY, self.now)
+            return await record_silence(connection, POLICY, self.now)
 
     async def judged(self, *pump_ids: str, age_s: float = 0) -> None:
         """Have pumps judged up to some seconds ago."""
@@ -106,7 +106,7 @@ async def test_a_silent_pump_is_one_alert_until_it_reports_again(silence):
     assert [row["routing_key"] for row in events] == ["alert.raised.medium", "alert.cleared.medium"]
 
 
-async def test_a_silent_gateway_is_one_alert_instead_of_its_pumps(silence):
+async def test_a_silent_gateway_raises_one_alert_for_its_pumps(silence):
     await silence.judged("P-1", "P-2", "P-3")
     await silence.judged("P-1", age_s=9)
     await silence.look(55)
@@ -127,7 +127,7 @@ async def test_a_silent_gateway_is_one_alert_instead_of_its_pumps(silence):
     assert await silence.alerts() == {"gw-1": False, "P-3": True}
 
 
-async def test_pumps_that_never_reported_or_are_out_of_service_have_no_alert(silence):
+async def test_pumps_out_of_service_or_never_reporting_have_no_alert(silence):
     await silence.judged("P-4", "P-5")
     await silence.api.rows("UPDATE diagnostics.pumps SET in_service = false WHERE pump_id = 'P-5'")
     await silence.look(1000)
@@ -148,7 +148,7 @@ async def test_a_pump_whose_diagnosis_is_behind_is_not_silent(silence):
     assert seen["diagnosis_lag_s"] == pytest.approx(990)
 
 
-async def test_what_a_silent_pump_does_is_shown_as_unknown(silence):
+async def test_the_state_of_a_silent_pump_is_shown_as_unknown(silence):
     await silence.judged("P-1", age_s=10)
     await silence.judged("P-4", age_s=3600)
     assert await silence.shown("P-1") == {
@@ -173,7 +173,7 @@ async def test_a_backlog_is_shown_as_lag(silence):
     assert (await silence.shown("P-1"))["diagnosis_lag_s"] == 6 * 3600
 
 
-async def test_the_notifier_looks_by_itself_and_a_second_one_does_no_harm(silence, running):
+async def test_two_notifiers_raise_one_silence_alert(silence, running):
     await silence.judged("P-4", age_s=3600)
     settings = silence.api.settings.model_copy(update={"no_data_check_s": 0.2, "metrics_port": free_port()})
     another = settings.model_copy(update={"metrics_port": free_port()})
@@ -184,7 +184,7 @@ async def test_the_notifier_looks_by_itself_and_a_second_one_does_no_harm(silenc
     assert await silence.api.fleet.value(raised) == 1
 
 
-async def test_two_that_look_at_once_do_not_wait_for_each_other(silence):
+async def test_concurrent_checks_do_not_block_each_other(silence):
     await silence.judged("P-4", age_s=3600)
     connection = await asyncpg.connect(silence.api.fleet.database.admin_url)
     async with connection.transaction():

@@ -1,1 +1,1 @@
-"""The web console: static files and the routes that serve them."""
+"""Web console: static files and the routes that serve them."""

@@ -1,7 +1,7 @@
-"""The operator console: static files, served at `/` and `/console/…` by the API itself.
+"""Operator console: static files served at `/` and `/console/…` by the API.
 
-The files hold nothing secret and answer to everybody; what they show they ask of the API, with the token of
-who logged in. They need no build, and load nothing from elsewhere: the policy forbids it.
+The files contain no secrets and are public; they read data from the API with the token of the logged-in user.
+They need no build step and load nothing from other hosts, which the content security policy forbids.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ POLICY: Final = "; ".join(
     )
 )
 _FOR_NODE: Final = "package.json"
-"""Tells Node before 20.19 that the console's files are modules; no browser needs it, so it is not served."""
+"""Marks the console's files as modules for Node before 20.19; not served to browsers."""
 _TYPES: Final = {
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -42,7 +42,7 @@ _TYPES: Final = {
 }
 _HEADERS: Final = {
     "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-cache",  # asked for again each time: a page never runs with another release's parts
+    "Cache-Control": "no-cache",  # revalidated each time, so that a page never mixes two releases
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -56,7 +56,7 @@ class _File(NamedTuple):
 
 
 def console_router(notice: str) -> APIRouter:
-    """Return the routes of the console's files; `notice` is shown before anybody logs in."""
+    """Return the routes of the console's files; `notice` is shown before login."""
     router = APIRouter(include_in_schema=False, dependencies=[Depends(PUBLIC)])
     console = dict(_console(notice))
 
@@ -67,14 +67,14 @@ def console_router(notice: str) -> APIRouter:
     @router.get("/console/{name:path}")
     async def get_file(request: Request, name: str) -> Response:
         if name not in console:
-            raise NotFound(f"the console has no file {name[:100]!r}", fix="begin at /")
+            raise NotFound(f"the console has no file {name[:100]!r}", fix="start at /")
         return _respond(request, console[name])
 
     return router
 
 
 def _console(notice: str) -> Iterator[tuple[str, _File]]:
-    """Return every file by its path below `/console/`; a path that is not here is nowhere."""
+    """Return every file by its path below `/console/`."""
     for name, content in _read(files(__package__).joinpath("static")):
         yield name, _file(name, content)
     yield "channels.json", _file("channels.json", orjson.dumps(_channels()))

@@ -1,1 +1,1 @@
-"""State of all pumps at a glance."""
+"""Overview of all pumps."""

@@ -1,4 +1,4 @@
-"""The fleet, the worst pump first: what needs somebody's eye now."""
+"""Overview of the fleet, worst pump first."""
 
 from typing import Final
 
@@ -9,11 +9,11 @@ from esp_diagnostics.common.cache import Answer, AnswerCache, cache_key
 from esp_diagnostics.fleet.store import FleetFilter, FleetStore, Place, Row
 
 _COUNTS: Final = ("states", "severities")
-"""Columns of the summary that the database gives as JSON."""
+"""Columns of the summary that the database returns as JSON."""
 
 
 class Fleet:
-    """Answers questions about the fleet, from the cache where it can."""
+    """Return pages of the fleet, from the cache where possible."""
 
     def __init__(self, store: FleetStore, cache: AnswerCache, ttl_s: float) -> None:
         self._store = store
@@ -21,7 +21,7 @@ class Fleet:
         self._ttl_s = ttl_s
 
     async def page(self, wanted: FleetFilter, after: Place | None, limit: int, rights: str) -> Answer:
-        """Return a page as JSON; the first one has a summary of the whole field, or of all fields."""
+        """Return a page as JSON; the first page includes a summary of the field, or of all fields."""
         states = sorted(wanted.states or ())
         place = (after.severity_place, after.health_place, after.pump_id) if after else None
         key = cache_key(rights, "fleet", wanted.field_id, states, wanted.severity, place, limit)

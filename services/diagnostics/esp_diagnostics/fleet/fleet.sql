@@ -1,10 +1,10 @@
--- The fleet as the last readings and findings have it, the worst pump first.
+-- The fleet by latest readings, findings and alerts, worst pump first.
 
 -- name: page
--- $1 field, $2 states, $3 least severity; $4 to $6 what the last pump of the page before was sorted by, or null.
--- $8 to $10 when a pump is silent: intervals, least seconds, and the interval of a pump that has none. The state
--- and health of a pump whose status is so old are not known, be it silent or its diagnosis behind.
--- Pumps are sorted by `place` (worst severity first, those out of service last), then health, then id.
+-- $1 field, $2 states, $3 minimum severity; $4 to $6 sort key of the last pump of the page before, or null.
+-- $8 to $10 silence policy: intervals, minimum seconds, interval of pumps without one. State and health of a
+-- pump with an older status are unknown, whether it is silent or its diagnosis is behind.
+-- Sort order: `place` (worst severity first, out of service last), then health, then id.
 WITH severities AS (
     SELECT ARRAY['info', 'low', 'medium', 'high', 'critical'] AS names
 ), open_findings AS (
@@ -51,7 +51,7 @@ WITH severities AS (
 )
 SELECT
     f.place, f.health_place, f.pump_id,
-    -- Made here, by row: it is several times faster than passing each column on to be made into JSON.
+    -- JSON is built here per row, which is several times faster than passing all columns on.
     to_json(item)::text AS item
 FROM fleet AS f, severities, LATERAL (
     SELECT
@@ -68,10 +68,10 @@ ORDER BY f.place, f.health_place, f.pump_id
 LIMIT $7;
 
 -- name: summary
--- How many pumps there are of each state and severity; $1 field, $2 to $4 when a pump is silent.
+-- Number of pumps by state and severity; $1 field, $2 to $4 silence policy.
 WITH severities AS (
     SELECT ARRAY['info', 'low', 'medium', 'high', 'critical'] AS names
-), told AS (
+), problems AS (
     SELECT pump_id, max(array_position(names, severity)) AS worst
     FROM severities, (
         SELECT pump_id, severity FROM diagnostics.findings WHERE cleared_at IS NULL
@@ -79,7 +79,7 @@ WITH severities AS (
         SELECT pump_id, priority FROM diagnostics.alerts
         WHERE closed_at IS NULL AND pump_id IS NOT NULL
             AND state IN ('active_unacknowledged', 'active_acknowledged', 'cleared_unacknowledged')
-    ) AS said
+    ) AS reported
     GROUP BY pump_id
 ), pumps AS (
     SELECT
@@ -87,7 +87,7 @@ WITH severities AS (
     FROM severities, diagnostics.pumps AS p
     LEFT JOIN diagnostics.pump_status AS s USING (pump_id)
     CROSS JOIN LATERAL ({oldest}) AS o
-    LEFT JOIN told USING (pump_id)
+    LEFT JOIN problems USING (pump_id)
     WHERE p.removed_at IS NULL AND ($1::text IS NULL OR p.field_id = $1)
 ), by_state AS (
     SELECT jsonb_object_agg(state, n) AS states FROM (SELECT state, count(*) AS n FROM pumps GROUP BY 1) AS s

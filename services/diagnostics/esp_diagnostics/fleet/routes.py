@@ -1,4 +1,4 @@
-"""The fleet over HTTP."""
+"""HTTP route of the fleet overview."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -24,12 +24,12 @@ Severity = Literal["info", "low", "medium", "high", "critical"]
 
 
 class FleetPump(BaseModel):
-    """A pump as it is now.
+    """Present state of a pump.
 
-    `severity`: the worst of its open findings and of its alerts that show, null: nothing is wrong.
-    `condition`: the worst finding's. `silent`: no reading has come for several of the pump's intervals.
-    `diagnosis_lag_s`: span of received readings that wait to be judged. Of a pump that is silent, or whose
-    diagnosis is so far behind, `state` is unknown since its last reading and `health` null. `values`: latest.
+    `severity`: the worst of its open findings and shown alerts, null: none. `condition`: of the worst
+    finding. `silent`: no reading for several of the pump's intervals. `diagnosis_lag_s`: span of received
+    readings that are not yet evaluated. While a pump is silent, or its diagnosis that far behind, `state` is
+    unknown since the last reading and `health` is null. `values`: latest values.
     """
 
     pump_id: str
@@ -55,7 +55,7 @@ class FleetPump(BaseModel):
 
 
 class FleetSummary(BaseModel):
-    """How many pumps the field has, or all fields have: in all, out of service, by state, by severity."""
+    """Number of pumps of the field, or of all fields: total, out of service, by state, by severity."""
 
     pumps: int
     out_of_service: int
@@ -64,7 +64,7 @@ class FleetSummary(BaseModel):
 
 
 class FleetPage(BaseModel):
-    """Some of the fleet, the worst first; the first page has the summary."""
+    """Page of the fleet, worst pump first; the first page includes the summary."""
 
     items: list[FleetPump]
     next_cursor: str | None
@@ -72,7 +72,7 @@ class FleetPage(BaseModel):
 
 
 def fleet_router(fleet: Fleet) -> APIRouter:
-    """Return the route of the fleet."""
+    """Return the route of the fleet overview."""
     router = APIRouter(tags=["fleet"])
 
     @router.get("/fleet", response_class=Response, responses={200: {"model": FleetPage}, **problems()})
@@ -80,14 +80,14 @@ def fleet_router(fleet: Fleet) -> APIRouter:
         request: Request,
         caller: Annotated[Principal, Depends(require(READ))],
         field_id: FieldFilter = None,
-        state: Annotated[list[State] | None, Query(description="Only in one of these.")] = None,
+        state: Annotated[list[State] | None, Query(description="Only pumps in one of these states.")] = None,
         severity: Annotated[
-            Severity | None, Query(description="Only with something as bad or worse.")
+            Severity | None, Query(description="Only pumps with this severity or worse.")
         ] = None,
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Response:
-        """Return the pumps, the worst first: by severity, then health, then id; out of service comes last."""
+        """List the pumps, worst first: by severity, then health, then id; out of service last."""
         found = position(cursor, _SEVERITY_PLACE, float_field, text_field)
         wanted = FleetFilter(field_id, state, severity)
         answer = await fleet.page(wanted, Place(*found) if found else None, limit, cache_rights(caller, READ))

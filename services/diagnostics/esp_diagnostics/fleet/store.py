@@ -1,4 +1,4 @@
-"""The fleet as the last readings and findings have it."""
+"""Read the fleet overview."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from esp_common.database import Pool, load_queries
 
-from esp_diagnostics.silence.rules import Policy
+from esp_diagnostics.silence.rules import SilencePolicy
 
 _SQL: Final = load_queries(__package__, "fleet.sql")
 
@@ -14,7 +14,7 @@ SHOWN: Final = (
     *("intake_pressure_psi", "discharge_pressure_psi", "motor_temp_c", "frequency_hz", "motor_current_a"),
     *("active_power_kw", "wellhead_pressure_psi", "flow_rate_bpd", "vibration_x_g", "choke_pct"),
 )
-"""Channels whose latest values a row of the fleet shows; all of a pump's are in its own answer."""
+"""Channels whose latest values the overview shows."""
 
 _OLDEST: Final = (
     "SELECT now() - make_interval(secs => greatest(${1}::float8, ${0}::float8 * "
@@ -25,14 +25,14 @@ _PAGE: Final = _SQL.page.format(
 )
 _SUMMARY: Final = _SQL.summary.format(oldest=_OLDEST.format(2, 3, 4))
 STATEMENTS: Final = (_PAGE, _SUMMARY)
-"""The statements of a first page."""
+"""Statements of a first page."""
 
 Row = Any
 
 
 @dataclass(frozen=True, slots=True)
 class FleetFilter:
-    """Which pumps: None is any; `severity` the least that is wrong with them."""
+    """Filter of the fleet: None matches any; `severity`: minimum."""
 
     field_id: str | None = None
     states: Sequence[str] | None = None
@@ -41,7 +41,7 @@ class FleetFilter:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the order of the fleet a pump stands."""
+    """Sort key of a pump."""
 
     severity_place: int
     health_place: float
@@ -49,14 +49,14 @@ class Place:
 
 
 class FleetStore:
-    """Reads the fleet. `policy`: when a pump counts as silent."""
+    """Read the fleet overview. `policy`: when a pump is silent."""
 
-    def __init__(self, pool: Pool, policy: Policy) -> None:
+    def __init__(self, pool: Pool, policy: SilencePolicy) -> None:
         self._pool = pool
         self._policy = astuple(policy)
 
     async def page(self, wanted: FleetFilter, after: Place | None, limit: int) -> list[Row]:
-        """Return up to `limit` pumps, the worst first, that come after `after`: `item` as JSON, its place."""
+        """Return up to `limit` pumps after `after`, worst first: `item` as JSON, and the sort key."""
         states = list(wanted.states) if wanted.states else None
         place = (after.severity_place, after.health_place, after.pump_id) if after else (None, None, None)
         return await self._pool.fetch(
@@ -64,5 +64,5 @@ class FleetStore:
         )
 
     async def summary(self, field_id: str | None) -> Row:
-        """Return how many pumps there are, by state and by severity."""
+        """Return the number of pumps, by state and by severity."""
         return await self._pool.fetchrow(_SUMMARY, field_id, *self._policy)

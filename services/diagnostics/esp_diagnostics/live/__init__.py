@@ -1,1 +1,1 @@
-"""The live stream over WebSocket and Redis."""
+"""Live stream over WebSocket and Redis."""

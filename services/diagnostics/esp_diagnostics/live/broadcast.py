@@ -1,14 +1,14 @@
 """The live stream between the worker and the API: Redis pub/sub, a channel for each field.
 
-Every message is one JSON object with `kind`, `field_id`, `pump_id` (null when it is about no pump) and `time`
-(ISO 8601, UTC), and then, by kind:
+Every message is a JSON object with `kind`, `field_id`, `pump_id` (null if it concerns no pump) and `time`
+(ISO 8601, UTC), plus further members by kind:
 
 - `reading`: `state`, `running`, `values` {channel: value}
 - `status`: `state`, `since`, `health`, `gauge_fault`, `hypotheses`
 - `finding`: `finding_id`, `change` (raised, changed, cleared), `condition`, `severity`, `confidence`
 - `alert`: `alert_id`, `change`, `condition`, `priority`, `state`, `title`
 
-Pub/sub keeps nothing: who was not listening asks the API for what is now, and then listens.
+Pub/sub stores nothing: a new subscriber reads the present state from the API, then follows the stream.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ log = structlog.get_logger()
 
 CHANNEL_PREFIX: Final = "diagnostics:live:"
 EVERY_CHANNEL: Final = "diagnostics:*"
-"""The pattern that is listened to: Redis compares it letter by letter with what its user may hear."""
+"""Subscription pattern; Redis compares it literally with the ACL of its user."""
 PAUSE_S: Final = 1.0
-"""How long nothing is sent after Redis did not answer: its user has readings to judge meanwhile."""
+"""Pause after Redis did not respond, so that the worker does not wait for timeouts."""
 
 RETRY_S: Final = 1.0
 QUIET_S: Final = 5.0
-"""After this long without a message Redis is asked whether it is still there; as long again it may think."""
+"""Time without a message after which Redis is pinged, and time that it has to respond."""
 EVERY: Final = "*"
-"""In place of a field: every field, and what is about none."""
+"""Placeholder for all fields, including messages without one."""
 
 KINDS: Final[Mapping[str, str]] = {
     "reading": "telemetry:read",
@@ -44,51 +44,51 @@ KINDS: Final[Mapping[str, str]] = {
     "finding": "diagnostics:read",
     "alert": "alerts:read",
 }
-"""Kind of message → the permission to hear it."""
+"""Permission required for each kind of message."""
 
-_PUBLISHED: Final = Counter("esp_diagnostics_live_published_total", "Live messages that Redis took.")
+_PUBLISHED: Final = Counter("esp_diagnostics_live_published_total", "Live messages accepted by Redis.")
 _DROPPED: Final = Counter(
-    "esp_diagnostics_live_dropped_total", "Live messages dropped because Redis was away."
+    "esp_diagnostics_live_dropped_total", "Live messages dropped because Redis was unavailable."
 )
-_HEARD: Final = Counter("esp_diagnostics_live_heard_total", "Live messages heard from Redis.")
+_HEARD: Final = Counter("esp_diagnostics_live_heard_total", "Live messages received from Redis.")
 _SKIPPED: Final = Counter(
-    "esp_diagnostics_live_skipped_total", "Live messages a slow client did not get, for newer ones."
+    "esp_diagnostics_live_skipped_total", "Live messages skipped for slow clients in favour of newer ones."
 )
-_LISTENING: Final = Gauge("esp_diagnostics_live_listening", "1 while Redis is heard for live clients.")
+_LISTENING: Final = Gauge("esp_diagnostics_live_listening", "1 while subscribed to Redis for live clients.")
 
 
 def channel_of(field_id: str | None) -> str:
-    """Return the channel of a field's messages; None: of those that are about no field."""
+    """Return the channel of a field's messages; None: messages without a field."""
     return CHANNEL_PREFIX + (field_id or "")
 
 
 class LivePublisher:
-    """Tells whoever listens what has just happened; with Redis away it is dropped, counted and forgotten.
+    """Publish live messages; drop and count them while Redis is unavailable.
 
-    `redis`: a client that gives up soon (`esp_common.redis.connect_redis`); its owner closes it.
+    `redis`: a client with short timeouts (`esp_common.redis.connect_redis`); its owner closes it.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._silent_until = float("-inf")
+        self._paused_until = float("-inf")
         self._away = False
 
     async def publish(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Send `messages`, each on the channel of its `field_id`, in one round trip."""
+        """Publish `messages`, each on the channel of its `field_id`, in one round trip."""
         if not messages:
             return
-        if time.monotonic() < self._silent_until:
+        if time.monotonic() < self._paused_until:
             _DROPPED.inc(len(messages))
             return
         try:
             await self._send(messages)
         except AWAY as error:
-            self._silent_until = time.monotonic() + PAUSE_S
+            self._paused_until = time.monotonic() + PAUSE_S
             _DROPPED.inc(len(messages))
-            self._tell(away=True, reason=str(error) or type(error).__name__)
+            self._log_availability(away=True, reason=str(error) or type(error).__name__)
         else:
             _PUBLISHED.inc(len(messages))
-            self._tell(away=False)
+            self._log_availability(away=False)
 
     async def _send(self, messages: Sequence[Mapping[str, Any]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -96,43 +96,40 @@ class LivePublisher:
             pipeline.publish(channel_of(message["field_id"]), _encode(message))
         await pipeline.execute()
 
-    def _tell(self, *, away: bool, reason: str | None = None) -> None:
+    def _log_availability(self, *, away: bool, reason: str | None = None) -> None:
         if away != self._away:
             self._away = away
             log.warning("live.redis", away=away, reason=reason)
 
 
 def _encode(message: Mapping[str, Any]) -> bytes:
-    # The worker's values are numpy's; NaN (not measured) becomes null.
+    # Values of the worker are numpy types; NaN (not measured) becomes null.
     return orjson.dumps(
         dict(message), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
     )
 
 
-# --- the side that listens --------------------------------------------------------------------------------
-
-
 class Mailbox:
-    """What waits for one client: of each thing the newest, and no more than `limit` characters in all.
+    """Pending messages of one client: the newest per subject, at most `limit` characters in total.
 
-    A client as fast as its messages gets every one. One that is slower gets those of a pump or alert that are
-    newest when its turn comes; beyond `limit` the longest waiting go first. `skipped` counts what it missed.
+    A fast client gets every message. A slow client gets the newest message of each pump or alert; beyond
+    `limit` the oldest are dropped. `skipped` counts missed messages.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
         self._waiting: OrderedDict[Hashable, str] = OrderedDict()
-        self._some = asyncio.Event()
+        self._available = asyncio.Event()
         self.skipped = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, about: Hashable, text: str, *, counts: bool = True) -> None:
-        """Have `text` wait in the place of whatever waits `about` the same thing; never blocks.
+        """Queue `text`, replacing a pending message `about` the same subject; never blocks.
 
-        `counts`: what is replaced is something that the client missed.
+        `counts`: whether a replaced message counts as skipped.
         """
         before = self._waiting.get(about)
         if before is not None:
@@ -146,20 +143,20 @@ class Mailbox:
             self._size -= len(oldest)
             self.skipped += 1
             _SKIPPED.inc()
-        self._some.set()
+        self._available.set()
 
     async def take(self) -> str:
-        """Return what has waited longest; wait until there is something."""
+        """Return the oldest pending message; wait for one."""
         while not self._waiting:
-            self._some.clear()
-            await self._some.wait()
+            self._available.clear()
+            await self._available.wait()
         _, text = self._waiting.popitem(last=False)
         self._size -= len(text)
         return text
 
 
-class Listener:
-    """One client of the stream: which kinds it may hear, what it asked for, and what waits for it."""
+class Subscriber:
+    """One client of the stream: permitted kinds, subscriptions and pending messages."""
 
     def __init__(self, kinds: Collection[str], limit: int) -> None:
         self.kinds = frozenset(kinds)
@@ -169,86 +166,86 @@ class Listener:
 
 
 class LiveHub:
-    """Hears Redis once for all clients of this process, while there are any.
+    """Subscribe to Redis once for all clients of this process, while there are any.
 
-    Run `run()` beside the application. Each listener is told `{"kind": "stream", "live": true}` whenever
-    hearing begins, again after an interruption too: what was said before it may have been missed.
+    Run `run()` beside the application. Each subscriber receives `{"kind": "stream", "live": true}` whenever
+    the Redis subscription starts, also after an interruption, during which messages may have been missed.
     """
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
-        self._listeners: set[Listener] = set()
-        self._by_pump: dict[str, set[Listener]] = {}
-        self._by_field: dict[str, set[Listener]] = {}
-        self._anybody = asyncio.Event()
+        self._subscribers: set[Subscriber] = set()
+        self._by_pump: dict[str, set[Subscriber]] = {}
+        self._by_field: dict[str, set[Subscriber]] = {}
+        self._has_subscribers = asyncio.Event()
         self.live = False
 
     async def run(self) -> None:
-        """Hear until cancelled, however often Redis goes away."""
+        """Receive until cancelled; reconnect whenever Redis becomes available."""
         redis = connect_redis(self._redis_url)
         try:
             while True:
-                await self._anybody.wait()
+                await self._has_subscribers.wait()
                 try:
                     async with redis.pubsub() as pubsub:
-                        await self._hear(pubsub)
-                    self._turn(live=False)
+                        await self._receive(pubsub)
+                    self._set_live(live=False)
                 except AWAY as error:
-                    self._turn(live=False, reason=str(error) or type(error).__name__)
+                    self._set_live(live=False, reason=str(error) or type(error).__name__)
                     await asyncio.sleep(RETRY_S)
         finally:
             await redis.aclose()
 
-    def join(self, listener: Listener) -> None:
-        """Begin to hear for `listener`, and tell it whether Redis is heard already."""
-        self._listeners.add(listener)
-        self._anybody.set()
-        _tell_stream(listener, live=self.live)
+    def join(self, subscriber: Subscriber) -> None:
+        """Add a subscriber and send it the present stream state."""
+        self._subscribers.add(subscriber)
+        self._has_subscribers.set()
+        _send_stream_state(subscriber, live=self.live)
 
-    def leave(self, listener: Listener) -> None:
-        """Hear no more for `listener`."""
-        self.want(listener, pumps=(), fields=())
-        self._listeners.discard(listener)
-        if not self._listeners:
-            self._anybody.clear()
+    def leave(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        self.subscribe(subscriber, pumps=(), fields=())
+        self._subscribers.discard(subscriber)
+        if not self._subscribers:
+            self._has_subscribers.clear()
 
-    def want(self, listener: Listener, *, pumps: Collection[str], fields: Collection[str]) -> None:
-        """Have `listener` hear about these pumps and fields and no others; a field may be `EVERY`."""
-        _reindex(self._by_pump, listener, listener.pumps, set(pumps))
-        _reindex(self._by_field, listener, listener.fields, set(fields))
-        listener.pumps, listener.fields = set(pumps), set(fields)
+    def subscribe(self, subscriber: Subscriber, *, pumps: Collection[str], fields: Collection[str]) -> None:
+        """Set the pumps and fields of a subscriber; a field may be `EVERY`."""
+        _reindex(self._by_pump, subscriber, subscriber.pumps, set(pumps))
+        _reindex(self._by_field, subscriber, subscriber.fields, set(fields))
+        subscriber.pumps, subscriber.fields = set(pumps), set(fields)
 
     def deliver(self, data: bytes) -> None:
-        """Put a message that came over Redis before whoever wants it and may hear it."""
+        """Queue a message from Redis for the subscribers that requested and may receive it."""
         message = orjson.loads(data)
         kind, pump_id, field_id = message["kind"], message["pump_id"], message["field_id"]
         about = (kind, message.get("finding_id") or message.get("alert_id") or pump_id)
         text = data.decode()
-        nobody: set[Listener] = set()
-        wanting = self._by_pump.get(pump_id, nobody) | self._by_field.get(EVERY, nobody)
-        for listener in wanting | self._by_field.get(field_id, nobody):
-            if kind in listener.kinds:
-                listener.mailbox.put(about, text)
+        none: set[Subscriber] = set()
+        recipients = self._by_pump.get(pump_id, none) | self._by_field.get(EVERY, none)
+        for subscriber in recipients | self._by_field.get(field_id, none):
+            if kind in subscriber.kinds:
+                subscriber.mailbox.put(about, text)
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        """Deliver messages while anybody listens; raise one of AWAY when Redis is gone."""
+    async def _receive(self, pubsub: PubSub) -> None:
+        """Deliver messages while there are subscribers; raise one of AWAY if Redis is unavailable."""
         await pubsub.psubscribe(EVERY_CHANNEL)
-        asked = False
-        while self._listeners:
+        pinged = False
+        while self._subscribers:
             message = await pubsub.get_message(timeout=QUIET_S)
             if message is not None:
-                asked = False
-                self._take(message)
-            elif asked:
+                pinged = False
+                self._handle(message)
+            elif pinged:
                 raise TimeoutError(f"Redis has not answered for {QUIET_S:g} s")
             else:
-                # A connection whose other end is gone looks just like a field that is silent.
+                # A broken connection looks like a silent field, so ping.
                 await pubsub.ping()
-                asked = True
+                pinged = True
 
-    def _take(self, message: Mapping[str, Any]) -> None:
+    def _handle(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "psubscribe":
-            self._turn(live=True)  # the client library subscribes again by itself when it reconnects
+            self._set_live(live=True)  # the client library subscribes again by itself when it reconnects
         elif message["type"] == "pmessage":
             _HEARD.inc()
             try:
@@ -256,23 +253,25 @@ class LiveHub:
             except (ValueError, KeyError, TypeError):
                 log.exception("live.unreadable", channel=message["channel"])
 
-    def _turn(self, *, live: bool, reason: str | None = None) -> None:
+    def _set_live(self, *, live: bool, reason: str | None = None) -> None:
         if live or self.live:
-            log.info("live.hearing", live=live, reason=reason, listeners=len(self._listeners))
+            log.info("live.subscription", live=live, reason=reason, subscribers=len(self._subscribers))
         self.live = live
         _LISTENING.set(live)
-        for listener in self._listeners:
-            _tell_stream(listener, live=live)
+        for subscriber in self._subscribers:
+            _send_stream_state(subscriber, live=live)
 
 
-def _reindex(index: dict[str, set[Listener]], listener: Listener, before: set[str], now: set[str]) -> None:
+def _reindex(
+    index: dict[str, set[Subscriber]], subscriber: Subscriber, before: set[str], now: set[str]
+) -> None:
     for name in before - now:
-        index[name].discard(listener)
+        index[name].discard(subscriber)
         if not index[name]:
             del index[name]
     for name in now - before:
-        index.setdefault(name, set()).add(listener)
+        index.setdefault(name, set()).add(subscriber)
 
 
-def _tell_stream(listener: Listener, *, live: bool) -> None:
-    listener.mailbox.put("stream", orjson.dumps({"kind": "stream", "live": live}).decode(), counts=False)
+def _send_stream_state(subscriber: Subscriber, *, live: bool) -> None:
+    subscriber.mailbox.put("stream", orjson.dumps({"kind": "stream", "live": live}).decode(), counts=False)

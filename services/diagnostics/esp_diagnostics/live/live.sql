@@ -1,5 +1,5 @@
 -- name: unknown
--- Those of the pumps $1 and of the fields $2 that there are not.
+-- The given pumps ($1) and fields ($2) that do not exist.
 SELECT
     ARRAY(SELECT id FROM unnest($1::text[]) AS id
           WHERE NOT EXISTS (SELECT FROM diagnostics.pumps WHERE pump_id = id AND removed_at IS NULL)

@@ -1,4 +1,4 @@
-"""What the live stream asks of the database: whether what is subscribed to is there."""
+"""Check that subscribed pumps and fields exist."""
 
 from collections.abc import Collection
 from typing import Final
@@ -12,13 +12,13 @@ _SQL: Final = load_queries(__package__, "live.sql")
 
 
 class LiveNames:
-    """Knows which pumps and fields there are."""
+    """Look up names of pumps and fields."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def unknown(self, pumps: Collection[str], fields: Collection[str]) -> tuple[list[str], list[str]]:
-        """Return those of the pumps and of the fields that there are not; none while nobody can tell."""
+        """Return the given pumps and fields that do not exist; none while the database is unavailable."""
         try:
             row = await self._pool.fetchrow(_SQL.unknown, list(pumps), list(fields))
         except OUTAGES as error:

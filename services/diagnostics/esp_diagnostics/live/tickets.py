@@ -1,7 +1,7 @@
-"""Tickets: a credential in a form that may be seen. Good once, for half a minute.
+"""Single-use tickets that stand for a credential, valid for half a minute.
 
-Redis holds the credential sealed with the ticket and under the ticket's hash, so that neither the ticket nor
-the credential can be read there; who redeems the ticket has the credential verified as ever.
+Redis stores the credential encrypted with the ticket under the hash of the ticket, so neither can be read
+there. A redeemed credential is verified as usual.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ _NONCE_BYTES: Final = 12
 
 
 class Tickets:
-    """Gives out tickets and redeems them, from any process. `redis`: its owner closes it."""
+    """Issue and redeem tickets in any process; the owner of `redis` closes it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     async def issue(self, credential: str) -> str:
-        """Return a ticket for `credential`; raise Unavailable with Redis away."""
+        """Return a ticket for `credential`; raise Unavailable without Redis."""
         ticket = secrets.token_urlsafe(32)
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + AESGCM(_digest(b"seal", ticket)).encrypt(nonce, credential.encode(), None)
@@ -39,7 +39,7 @@ class Tickets:
         return ticket
 
     async def redeem(self, ticket: str) -> str:
-        """Return the credential of `ticket`, which is spent by that; raise Unauthenticated or Unavailable."""
+        """Return the credential of `ticket` and delete it; raise Unauthenticated or Unavailable."""
         if len(ticket) > MAX_TICKET_LENGTH:
             raise _invalid()
         try:
@@ -60,13 +60,13 @@ def _place(ticket: str) -> str:
 
 
 def _digest(use: bytes, ticket: str) -> bytes:
-    # A ticket has 256 random bits: a plain hash, apart for each use, is as good as a slow one.
+    # A ticket has 256 random bits, so a plain hash, separate for each use, suffices.
     return hashlib.sha256(use + b":" + ticket.encode(errors="replace")).digest()
 
 
 def _invalid() -> Unauthenticated:
-    return Unauthenticated("this ticket is not valid", fix="ask for another: one is good once, for 30 s")
+    return Unauthenticated("the ticket is invalid", fix="request another; each is valid once, for 30 s")
 
 
 def _away() -> Unavailable:
-    return Unavailable("tickets cannot be had at the moment", retry_after_s=2, fix="send the token instead")
+    return Unavailable("tickets are unavailable at the moment", retry_after_s=2, fix="send the token instead")

@@ -1,8 +1,7 @@
 """The judge: everything that is known of the pumps a worker watches, and what new readings make of it.
 
-The tree (`TreeMonitor`), the detector of anomalies (`AnomalyMonitor`) and the limits of channels (`LimitMonitor`) see the
-same readings one after the other. Synchronous, without I/O: the worker calls it in a thread of its own, one
-call at a time.
+`TreeMonitor`, `AnomalyMonitor` and `LimitMonitor` process the same readings in turn. Synchronous and
+without I/O: the worker calls it in a separate thread, one call at a time.
 """
 
 import struct

@@ -18,7 +18,7 @@ from esp_diagnostics.monitoring.store.findings import FindingFilter, Findings
 from esp_diagnostics.monitoring.store.models import Models
 from esp_diagnostics.pumps.registry import Nameplates
 from esp_diagnostics.pumps.store import KnownPump
-from esp_diagnostics.silence.rules import Policy
+from esp_diagnostics.silence.rules import SilencePolicy
 
 READ: Final = "diagnostics:read"
 
@@ -153,7 +153,7 @@ class PumpHealth(BaseModel):
     terms: list[dict[str, Any]]
 
 
-def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: Policy) -> APIRouter:
+def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: SilencePolicy) -> APIRouter:
     """Return the routes of diagnoses and findings; `policy`: when a pump counts as silent."""
     router = APIRouter(tags=["diagnostics"], dependencies=[Depends(require(READ))])
     findings, models = Findings(pool), Models(pool)
@@ -221,7 +221,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: Policy) -> AP
     return router
 
 
-def _current(found: Mapping[str, Any], pump: KnownPump, policy: Policy) -> dict[str, Any]:
+def _current(found: Mapping[str, Any], pump: KnownPump, policy: SilencePolicy) -> dict[str, Any]:
     """Return a status as it is to be shown now: an old one says nothing of what the pump does."""
     if found["time"] is None:
         return {**_NOTHING_SAID, **{name: found[name] for name in ("judged_since", "diagnosis_lag_s")}}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from esp_diagnostics.common.answers import NO_NUL, PumpId
 from esp_diagnostics.detection.tree import Rules
 from esp_diagnostics.detection.tree.indicators import INDICATORS
+from esp_diagnostics.detection.tree.rule_parser import MAX_TEXT_LENGTH
 from esp_diagnostics.detection.tree.rules import Condition, Term
 from esp_diagnostics.monitoring.rules import InForce, RuleBook
 

@@ -1,1 +1,1 @@
-"""Deliver alerts to destinations."""
+"""Deliver notices of alerts to destinations."""

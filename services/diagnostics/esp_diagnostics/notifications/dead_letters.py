@@ -1,4 +1,4 @@
-"""Dead letters of notifications: messages that a destination did not take, seen, sent again or discarded."""
+"""Dead letters of notifications: list, replay and discard."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,22 +11,22 @@ from esp_common.contracts.events import decode_event
 from esp_common.errors import Conflict, EspError
 from esp_common.messaging import Delivery, Publisher
 
-from esp_diagnostics.notifications.destinations import message_of
+from esp_diagnostics.notifications.delivery import parse_message
 from esp_diagnostics.settings import SERVICE
 
 REPLAYED_KEY: Final = "alert.replayed"
-"""The routing key of letters that are sent in again: the queue of notifications takes every key."""
+"""Routing key of replayed dead letters; the queue of notifications is bound to every key."""
 
 _OF_EVENTS: Final = "cloudEvents"
-_SHOWN_REASON: Final = 200
+MAX_SHOWN_REASON: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead message. `id` follows from its content.
+    """One dead letter; `id` is derived from its content.
 
-    `alert_id`, `priority` and `title` as far as they can be read; `refusal`: why it cannot be sent in again,
-    None if it can. `headers` are the event's own.
+    `alert_id`, `priority` and `title` as far as they can be read; `refusal`: why it cannot be replayed, None
+    if it can. `headers`: those of the event.
     """
 
     id: str
@@ -41,13 +41,13 @@ class DeadLetter:
 
 
 class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
-    """The dead letters of `diagnostics.notifications`."""
+    """Dead letters of `diagnostics.notifications`."""
 
     service = SERVICE
     queue = topology.dead_queue(topology.DIAGNOSTICS_NOTIFICATIONS)
 
     def read(self, message: Delivery) -> DeadLetter:
-        """Return what a dead message says, and whether it may be sent in again."""
+        """Parse a dead letter, and decide whether it can be replayed."""
         headers = {name: value for name, value in message.headers.items() if name.startswith(_OF_EVENTS)}
         name = f"{message.message_id or ''}\0{sorted(headers.items())}\0".encode() + message.body
         data = _data(message.body)
@@ -64,31 +64,31 @@ class DeadLetters(dead_letters.DeadLetters[DeadLetter]):
         )
 
     async def send(self, letter: DeadLetter, publisher: Publisher) -> None:
-        """Send a letter in again: it goes to those destinations only that do not have it.
+        """Replay a dead letter; it is sent only to destinations that do not have it.
 
-        Conflict for one that is no message, or that another than this service sent: it would be believed
-        once this service sends it.
+        Raise Conflict for one that is not a valid message, or that another sender than this service
+        published: a replay would make it look genuine.
         """
         if letter.refusal is not None:
-            raise Conflict(f"dead letter {letter.id} stays: {letter.refusal}", fix="discard it")
+            raise Conflict(f"dead letter {letter.id} cannot be replayed: {letter.refusal}", fix="discard it")
         await publisher.publish(
             topology.ALERTS, REPLAYED_KEY, letter.body, headers=letter.headers, message_id=letter.event_id
         )
 
     def told(self, letter: DeadLetter) -> dict[str, Any]:
-        """Return what the audit trail says of a letter."""
+        """Return the audit data of a dead letter."""
         return {"event_id": letter.event_id, "alert_id": letter.alert_id, "title": letter.title}
 
 
 def _refusal(message: Delivery, headers: dict[str, Any]) -> str | None:
-    """Return why a letter must not be sent in again. The broker has checked who its sender is."""
+    """Return why a dead letter must not be replayed, if so. The broker has verified its sender."""
     try:
         event = decode_event(headers, message.body)
-        message_of(event)
+        parse_message(event)
     except EspError as error:
-        return error.detail[:_SHOWN_REASON]
+        return error.detail[:MAX_SHOWN_REASON]
     if topology.speaker_of(event.type) != SERVICE or message.user_id != SERVICE:
-        return f"{message.user_id or 'nobody known'} may not say {event.type}"[:_SHOWN_REASON]
+        return f"{message.user_id or 'an unknown sender'} may not publish {event.type}"[:MAX_SHOWN_REASON]
     return None
 
 
@@ -101,7 +101,7 @@ def _data(body: bytes) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else " ".join(str(value).split())[:_SHOWN_REASON]
+    return None if value is None else " ".join(str(value).split())[:MAX_SHOWN_REASON]
 
 
 def _died_at(deaths: Any) -> datetime | None:

@@ -1,7 +1,7 @@
-"""Refuse connections to addresses that are not public, when the connection is made.
+"""Refuse connections to addresses that are not public, at the time of the connection.
 
-The library that connects resolves a name again, and may then get another address (DNS rebinding). So the
-address itself is checked, by an audit hook on `socket.connect`, in the context that asks for it only.
+The connecting library resolves the name again and may get another address (DNS rebinding). Therefore an audit
+hook on `socket.connect` checks the address itself, only in the context that requests it.
 """
 
 import ipaddress
@@ -17,11 +17,11 @@ _ALLOWED: Final[ContextVar[frozenset[str] | None]] = ContextVar("allowed_address
 
 
 class AddressRefused(PermissionError):
-    """A connection may not be made to this address."""
+    """Connection to an address that is not allowed."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the internet, and not an IPv6 form of one that is not."""
+    """Return whether an address is public, also in its IPv6 forms."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
@@ -35,9 +35,9 @@ def is_public(address: str) -> bool:
 
 @contextmanager
 def only_public(but: Collection[str] = ()) -> Iterator[None]:
-    """Have connections of this context refused unless they go to public addresses, or to those of `but`.
+    """Refuse connections of this context except to public addresses and those of `but`.
 
-    Holds in threads that run in a copy of the context.
+    Applies to threads that run in a copy of the context.
     """
     _install()
     token = _ALLOWED.set(frozenset(but))

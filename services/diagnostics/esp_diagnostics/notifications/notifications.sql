@@ -1,4 +1,4 @@
--- Whom to tell, and what was sent.
+-- Destinations, routes, and the log of notifications.
 
 -- name: destinations
 SELECT destination_id, name, scheme, shown_url, enabled, changed_by, changed_at
@@ -9,7 +9,7 @@ SELECT destination_id, name, scheme, shown_url, enabled, changed_by, changed_at,
 FROM diagnostics.notification_destinations WHERE destination_id = $1;
 
 -- name: lock
--- Destinations and routes refer to each other: they are changed one at a time.
+-- Serializes changes, because routes refer to destinations.
 SELECT pg_advisory_xact_lock(hashtext('diagnostics.notification_routing'));
 
 -- name: put_destination
@@ -49,11 +49,11 @@ RETURNING *;
 DELETE FROM diagnostics.notification_routes WHERE route_id = $1 RETURNING route_id;
 
 -- name: settled
--- Where a message has been sent already, or need not be.
+-- Destinations that have a message, or do not need it.
 SELECT destination_id FROM diagnostics.notifications WHERE event_id = $1 AND outcome <> 'failed';
 
 -- name: last_sent
--- What a destination was last told of an alert since a time.
+-- The last message to a destination about an alert since a time.
 SELECT notice, priority FROM diagnostics.notifications
 WHERE alert_id = $1 AND destination_id = $2 AND outcome = 'sent' AND settled_at > $3
 ORDER BY settled_at DESC

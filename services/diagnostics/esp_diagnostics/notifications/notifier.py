@@ -21,7 +21,7 @@ from esp_diagnostics.alerts.platform import platform_signal
 from esp_diagnostics.alerts.rule_sets import load_rules
 from esp_diagnostics.alerts.transitions import pass_time, report
 from esp_diagnostics.live.broadcast import LivePublisher
-from esp_diagnostics.notifications.destinations import Delivery, message_of
+from esp_diagnostics.notifications.delivery import NotificationDelivery, parse_message
 from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 
 log = structlog.get_logger()
@@ -115,11 +115,11 @@ async def consume(consumers: Sequence[EventConsumer], stop: asyncio.Event) -> No
             group.create_task(consumer.run(stop))
 
 
-def notification_consumer(settings: DiagnosticsSettings, delivery: Delivery) -> EventConsumer:
+def notification_consumer(settings: DiagnosticsSettings, delivery: NotificationDelivery) -> EventConsumer:
     """Return the consumer of messages for people."""
 
     async def deliver(event: Event) -> None:
-        await delivery.deliver(message_of(event), datetime.now(UTC))
+        await delivery.deliver(parse_message(event), datetime.now(UTC))
 
     return EventConsumer(settings.amqp_url, topology.DIAGNOSTICS_NOTIFICATIONS, deliver)
 

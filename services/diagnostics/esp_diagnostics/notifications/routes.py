@@ -1,4 +1,4 @@
-"""Whom to tell, over HTTP: destinations, routes, and the log of what was sent."""
+"""HTTP routes of notifications: destinations, routes and the log."""
 
 from datetime import datetime, time
 from typing import Annotated, Any, Literal
@@ -10,10 +10,10 @@ from esp_common.auth import Principal, require
 from esp_common.cursors import serial_field, time_field
 from esp_common.errors import NotFound
 from fastapi import APIRouter, Depends, Path, Query, status
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_serializer, field_validator
 
-from esp_diagnostics.common.answers import NO_NUL, FieldFilter, PumpFilter
-from esp_diagnostics.notifications.destinations import LONGEST_URL, Notifications
+from esp_diagnostics.common.answers import NO_NUL, FieldFilter, PumpFilter, RequestBody
+from esp_diagnostics.notifications.destinations import MAX_URL_LENGTH, Notifications
 from esp_diagnostics.notifications.store import NotificationFilter, Routing
 
 SLUG = r"^[a-z0-9][a-z0-9-]{0,63}$"
@@ -30,22 +30,18 @@ Reader = Depends(require("notifications:read"))
 Writer = Annotated[Principal, Depends(require("notifications:write"))]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class DestinationIn(_Body):
-    """A destination; without `url` the one that it has stays."""
+class DestinationIn(RequestBody):
+    """Destination to write; without `url` it keeps the present one."""
 
     name: Title
-    url: Annotated[SecretStr, Field(min_length=4, max_length=LONGEST_URL)] | None = Field(
-        default=None, description="Apprise's URL, with its passwords and tokens; it is not given out again."
+    url: Annotated[SecretStr, Field(min_length=4, max_length=MAX_URL_LENGTH)] | None = Field(
+        default=None, description="URL for apprise, including passwords and tokens; never returned."
     )
     enabled: bool = True
 
 
 class Destination(BaseModel):
-    """A destination; `shown_url` is its URL without secrets."""
+    """Destination; `shown_url`: its URL without secrets."""
 
     destination_id: str
     name: str
@@ -56,8 +52,8 @@ class Destination(BaseModel):
     changed_at: datetime
 
 
-class ShiftIn(_Body):
-    """When somebody is on duty; one that ends before it begins goes over midnight."""
+class ShiftIn(RequestBody):
+    """Shift of a person on duty; a shift that ends before it begins spans midnight."""
 
     time_zone: Annotated[str, Field(max_length=64)]
     days: Annotated[tuple[Day, ...], Field(min_length=1)] = DAYS
@@ -70,14 +66,14 @@ class ShiftIn(_Body):
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"no time zone {name}; write one like Europe/Oslo") from None
+            raise ValueError(f"unknown time zone {name}; use a name like Europe/Oslo") from None
         return name
 
     @field_validator("begins", "ends")
     @classmethod
     def _local(cls, clock: time) -> time:
         if clock.tzinfo is not None:
-            raise ValueError("give the time by the clock of time_zone, without an offset")
+            raise ValueError("give local time of time_zone, without an offset")
         return clock
 
     @field_serializer("begins", "ends")
@@ -85,22 +81,22 @@ class ShiftIn(_Body):
         return clock.isoformat("minutes" if not clock.second and not clock.microsecond else "auto")
 
 
-class RouteIn(_Body):
-    """Who is told of what: messages that fit go to the destinations."""
+class RouteIn(RequestBody):
+    """Route: which messages go to which destinations."""
 
     name: Title
     field_ids: Annotated[list[Title], Field(max_length=1000)] | None = Field(
-        default=None, description="Only of these fields; null: of any, and of the platform."
+        default=None, description="Only messages of these fields; null: all, including platform messages."
     )
     least_priority: Priority = "medium"
     notices: Annotated[tuple[NoticeKind, ...], Field(min_length=1)] = ("raised", "escalated", "flood")
-    shift: ShiftIn | None = Field(default=None, description="Only then; null: round the clock.")
+    shift: ShiftIn | None = Field(default=None, description="Only during this shift; null: always.")
     destination_ids: Annotated[list[Slug], Field(min_length=1, max_length=50)]
     enabled: bool = True
 
 
 class RouteOut(RouteIn):
-    """A route."""
+    """Route with its last change."""
 
     route_id: str
     changed_by: str
@@ -108,7 +104,7 @@ class RouteOut(RouteIn):
 
 
 class Notification(BaseModel):
-    """What became of a message; an empty destination: no route wanted it."""
+    """Outcome of a message; empty destination: no route matched."""
 
     notification_id: int
     event_id: str
@@ -128,7 +124,7 @@ class Notification(BaseModel):
 
 
 class TestMessage(BaseModel):
-    """A test under way: the log will have it under this id."""
+    """Requested test message; its log entry has this event id."""
 
     event_id: str
 
@@ -151,7 +147,7 @@ def notifications_router(notifications: Notifications, routing: Routing) -> APIR
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Any:
-        """Return what became of messages, the newest first."""
+        """List the outcomes of messages, newest first."""
         wanted = NotificationFilter(field_id, pump_id, alert_id, destination_id, outcome, since, until)
         rows = await routing.page(wanted, position(cursor, time_field, serial_field), limit + 1)
         return page(rows, limit, lambda row: (row["settled_at"], row["notification_id"]))
@@ -164,14 +160,14 @@ def _add_destinations(router: APIRouter, notifications: Notifications, routing: 
         "/destinations", dependencies=[Reader], response_model=list[Destination], responses=problems()
     )
     async def list_destinations() -> Any:
-        """Return every destination."""
+        """List all destinations."""
         return await routing.destinations()
 
     @router.get(
         "/destinations/{id}", dependencies=[Reader], response_model=Destination, responses=problems(404)
     )
     async def show_destination(id_: Id) -> Any:
-        """Return one destination."""
+        """Show a destination."""
         row = await routing.destination(id_)
         if row is None:
             raise NotFound(f"no destination {id_}", fix="see the list of destinations")
@@ -187,7 +183,7 @@ def _add_destinations(router: APIRouter, notifications: Notifications, routing: 
 
     @router.delete("/destinations/{id}", status_code=status.HTTP_204_NO_CONTENT, responses=problems(404, 409))
     async def delete_destination(id_: Id, caller: Writer) -> None:
-        """Delete a destination that no route leads to."""
+        """Delete a destination that no route uses."""
         await notifications.delete_destination(id_, caller.id)
 
     @router.post(
@@ -197,19 +193,19 @@ def _add_destinations(router: APIRouter, notifications: Notifications, routing: 
         responses=problems(404),
     )
     async def test_destination(id_: Id, caller: Writer) -> Any:
-        """Send a message there to see whether it arrives."""
+        """Send a test message to a destination."""
         return {"event_id": await notifications.test(id_, caller.id)}
 
 
 def _add_routes(router: APIRouter, notifications: Notifications, routing: Routing) -> None:
     @router.get("/routes", dependencies=[Reader], response_model=list[RouteOut], responses=problems())
     async def list_routes() -> Any:
-        """Return every route."""
+        """List all routes."""
         return [_as_answer(row) for row in await routing.route_rows()]
 
     @router.get("/routes/{id}", dependencies=[Reader], response_model=RouteOut, responses=problems(404))
     async def show_route(id_: Id) -> Any:
-        """Return one route."""
+        """Show a route."""
         row = await routing.route_row(id_)
         if row is None:
             raise NotFound(f"no route {id_}", fix="see the list of routes")

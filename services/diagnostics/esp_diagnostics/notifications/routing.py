@@ -1,4 +1,4 @@
-"""Who is told of what, and when: routes by field, priority, kind of notice and shift."""
+"""Select destinations of a message: routes by field, priority, kind of notice and shift."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from esp_diagnostics.alerts.model import rank
 
 NOTICES: Final = ("raised", "escalated", "cleared", "flood")
 TEST: Final = "test"
-"""A message that somebody sends to one destination to see whether it arrives."""
+"""Notice of a test message to one destination."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """When somebody is on duty: from `begins` to `ends` by the clock of `time_zone`, on `days` (Monday is 0).
+    """Shift from `begins` to `ends`, local time of `time_zone`, on `days` (Monday is 0).
 
-    One that ends before it begins goes over midnight, and is of the day it begins on; one that ends when it
-    begins goes round the clock.
+    A shift that ends before it begins spans midnight and belongs to the day it begins on; one with equal ends
+    lasts the whole day.
     """
 
     time_zone: str
@@ -27,7 +27,7 @@ class Shift:
     ends: time
 
     def on_duty(self, now: datetime) -> bool:
-        """Whether `now` is in the shift."""
+        """Return whether `now` is within the shift."""
         local = now.astimezone(ZoneInfo(self.time_zone))
         clock, today = local.time(), local.weekday()
         yesterday = (local - timedelta(days=1)).weekday()
@@ -38,7 +38,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Messages of `field_ids` (None: of any, and of the platform) and the rest that fits go to these."""
+    """Route of messages of `field_ids` (None: all, including platform messages) to destinations."""
 
     route_id: str
     field_ids: frozenset[str] | None
@@ -48,8 +48,8 @@ class Route:
     destination_ids: tuple[str, ...]
     enabled: bool = True
 
-    def wants(self, message: "Message", now: datetime) -> bool:
-        """Whether this route is for `message`, sent at `now`."""
+    def matches(self, message: "Message", now: datetime) -> bool:
+        """Return whether the route applies to `message` at `now`."""
         return (
             self.enabled
             and message.notice in self.notices
@@ -61,7 +61,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What people are told. `destination_id`: the only one it is for, where somebody tries that out."""
+    """Message to people. `destination_id`: the only destination, for a test message."""
 
     event_id: str
     notice: str
@@ -78,13 +78,13 @@ class Message:
 
     @property
     def subject(self) -> str:
-        """The line by which people decide whether to read on."""
+        """Return the subject line."""
         where = self.pump_id or self.field_id or "platform"
         return f"[{self.priority.upper()}] {self.notice}: {self.title} ({where})"
 
     @property
     def text(self) -> str:
-        """What people read."""
+        """Return the body text."""
         lines = [
             self.title,
             "",
@@ -99,17 +99,17 @@ class Message:
 
 
 def destinations(message: Message, routes: Iterable[Route], now: datetime) -> list[str]:
-    """Return where `message` goes at `now`, each destination once, in the order of the routes."""
+    """Return the destinations of `message` at `now`, each once, in the order of the routes."""
     if message.destination_id is not None:
         return [message.destination_id]
-    wanted = [route.destination_ids for route in routes if route.wants(message, now)]
+    wanted = [route.destination_ids for route in routes if route.matches(message, now)]
     return list(dict.fromkeys(destination for ids in wanted for destination in ids))
 
 
-def says_the_same(message: Message, last_notice: str, last_priority: str) -> bool:
-    """Whether `message` tells a destination nothing that the last one about the alert did not.
+def is_repetition(message: Message, last_notice: str, last_priority: str) -> bool:
+    """Return whether `message` repeats the last one about the alert.
 
-    An alert that comes and goes tells those once who hear only of its coming. Whoever is told that it went
-    is told that it is back.
+    An alert that toggles notifies destinations without cleared notices once. Destinations that received the
+    cleared notice are notified of the recurrence.
     """
     return message.notice == last_notice and rank(message.priority) <= rank(last_priority)

@@ -1,4 +1,4 @@
-"""Destinations, routes and the log of what was sent."""
+"""Storage of destinations, routes and the log."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NotificationFilter:
-    """Which entries of the log: None is any; `since` included, `until` not."""
+    """Filter of the log: None matches any; `since` inclusive, `until` exclusive."""
 
     field_id: str | None = None
     pump_id: str | None = None
@@ -31,13 +31,13 @@ class NotificationFilter:
 
 
 class RoutingStore:
-    """Changes destinations and routes on one connection, in its transaction."""
+    """Change destinations and routes on one connection, in its transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def lock(self) -> None:
-        """Keep others from changing destinations and routes until the transaction ends."""
+        """Lock destinations and routes until the transaction ends."""
         await self._connection.execute(_QUERIES.lock)
 
     async def destination(self, id_: str) -> Row | None:
@@ -51,15 +51,15 @@ class RoutingStore:
         return dict(row)
 
     async def delete_destination(self, id_: str) -> bool:
-        """Delete a destination; False when there is none."""
+        """Delete a destination; return False if it does not exist."""
         return bool(await self._connection.fetchval(_QUERIES.delete_destination, id_))
 
     async def routes_to(self, destination_id: str) -> list[str]:
-        """Return the routes that lead to a destination."""
+        """Return the routes that use a destination."""
         return [row["route_id"] for row in await self._connection.fetch(_QUERIES.routes_to, destination_id)]
 
     async def unknown_destinations(self, ids: Sequence[str]) -> list[str]:
-        """Return those of `ids` that are no destinations."""
+        """Return the ids that are not destinations."""
         return [row["id"] for row in await self._connection.fetch(_QUERIES.unknown_destinations, list(ids))]
 
     async def put_route(self, route_id: str, row: Row, actor: str) -> Row:
@@ -80,18 +80,18 @@ class RoutingStore:
         return _route_row(written)
 
     async def delete_route(self, id_: str) -> bool:
-        """Delete a route; False when there is none."""
+        """Delete a route; return False if it does not exist."""
         return bool(await self._connection.fetchval(_QUERIES.delete_route, id_))
 
 
 class Routing:
-    """Reads destinations, routes and the log, and adds to it."""
+    """Read destinations, routes and the log; append to the log."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def destinations(self) -> list[Row]:
-        """Return every destination, without its URL."""
+        """Return all destinations, without their URLs."""
         return [dict(row) for row in await self._pool.fetch(_QUERIES.destinations)]
 
     async def destination(self, id_: str) -> Row | None:
@@ -100,31 +100,30 @@ class Routing:
         return dict(row) if row else None
 
     async def route_rows(self) -> list[Row]:
-        """Return every route as it is stored."""
+        """Return all routes as stored."""
         return [_route_row(row) for row in await self._pool.fetch(_QUERIES.routes)]
 
     async def route_row(self, id_: str) -> Row | None:
-        """Return one route as it is stored."""
+        """Return one route as stored."""
         row = await self._pool.fetchrow(_QUERIES.route, id_)
         return _route_row(row) if row else None
 
     async def routes(self) -> list[Route]:
-        """Return every route."""
         return [_route(row) for row in await self.route_rows()]
 
     async def settled(self, event_id: str) -> set[str]:
-        """Return where a message has been sent already, or need not be."""
+        """Return the destinations that have a message, or do not need it."""
         return {row["destination_id"] for row in await self._pool.fetch(_QUERIES.settled, event_id)}
 
     async def last_sent(self, alert_id: str, destination_id: str, since: datetime) -> tuple[str, str] | None:
-        """Return notice and priority of what a destination was last told of an alert."""
+        """Return notice and priority of the last message to a destination about an alert."""
         row = await self._pool.fetchrow(_QUERIES.last_sent, UUID(alert_id), destination_id, since)
         return (row["notice"], row["priority"]) if row else None
 
     async def note(
         self, message: Message, destination_id: str, outcome: str, attempts: int, reason: str | None
     ) -> None:
-        """Add to the log what became of a message to a destination."""
+        """Log the outcome of a message to a destination."""
         await self._pool.execute(
             _QUERIES.note,
             message.event_id,
@@ -145,7 +144,7 @@ class Routing:
     async def page(
         self, wanted: NotificationFilter, after: tuple[datetime, int] | None, limit: int
     ) -> list[Row]:
-        """Return up to `limit` entries of the log, newest first, that come after `after`."""
+        """Return up to `limit` log entries after `after`, newest first."""
         settled_at, id_ = after or (None, None)
         rows = await self._pool.fetch(_QUERIES.page, *astuple(wanted), settled_at, id_, limit)
         return [dict(row) for row in rows]

@@ -1,1 +1,1 @@
-"""Operating point of a pump: measured, estimated, what-if."""
+"""Operating points of pumps: measured, estimated, predicted."""

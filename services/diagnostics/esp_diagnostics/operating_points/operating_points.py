@@ -1,4 +1,4 @@
-"""Operating points: where a pump runs on its curve now, and where it would run at other settings."""
+"""Operating points: present point on the curve, and predictions at other settings."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -24,28 +24,28 @@ from esp_diagnostics.pumps.store import KnownPump
 from esp_diagnostics.trends.store import Row
 from esp_diagnostics.trends.trends import Trends, newest_good
 
-FRESH: Final = timedelta(minutes=15)
-"""Before the newest reading: how old a value may be that is taken together with it."""
+MAX_AGE: Final = timedelta(minutes=15)
+"""Maximum age of a value relative to the newest reading."""
 
-CARRIED: Final = ("water_cut_pct",)
-"""Channels that keep their last value: they come from well tests, days apart."""
+CARRIED_CHANNELS: Final = ("water_cut_pct",)
+"""Channels that keep their last value, because they come from well tests days apart."""
 
 CHANNELS: Final = (
     *("frequency_hz", "intake_pressure_psi", "discharge_pressure_psi", "intake_temp_c", "flow_rate_bpd"),
     *("water_cut_pct", "wellhead_pressure_psi", "choke_pct", "active_power_kw"),
 )
-_FORM: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
+_JSON_OPTIONS: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z
 
 
-class Points:
-    """Answers where pumps run, as JSON."""
+class OperatingPoints:
+    """Return operating points as JSON."""
 
     def __init__(self, nameplates: Nameplates, trends: Trends) -> None:
         self._nameplates = nameplates
         self._trends = trends
 
     async def operating_point(self, pump_id: str) -> bytes:
-        """Return the pump's curves, its point on them and what it rests on; raise NotFound or Conflict."""
+        """Return the pump's curves, its point on them and the inputs; raise NotFound or Conflict."""
         pump = await self._nameplates.pump(pump_id)
         well = well_of(pump)
         rows = await self._trends.newest(pump_id)
@@ -69,10 +69,10 @@ class Points:
             "curves": curves,
             "recommended": _recommended(curves),
         }
-        return orjson.dumps(document, option=_FORM)
+        return orjson.dumps(document, option=_JSON_OPTIONS)
 
     async def what_if(self, pump_id: str, frequency_hz: float | None, choke_pct: float | None) -> bytes:
-        """Return where the pump runs now and would then; raise NotFound, Conflict or InsufficientData."""
+        """Return the present and the predicted point; raise NotFound, Conflict or InsufficientData."""
         well = well_of(await self._nameplates.pump(pump_id))
         present, _ = present_of(await self._trends.newest(pump_id))
         fluid = fluid_of(well, present)
@@ -81,25 +81,25 @@ class Points:
             present.choke_pct if choke_pct is None else choke_pct,
         )
         answer = what_if(well, present, fluid, point_of(well, present, fluid), wanted)
-        return orjson.dumps({"pump_id": pump_id, **_shallow(answer)}, option=_FORM)
+        return orjson.dumps({"pump_id": pump_id, **_shallow(answer)}, option=_JSON_OPTIONS)
 
 
 def well_of(pump: KnownPump) -> Well:
-    """Return the pump in its well; raise Conflict where its curve or number of stages is unknown."""
+    """Return the pump in its well; raise Conflict if its curve or number of stages is unknown."""
     if (well := pump.well) is None:
         raise Conflict(
-            f"no curve or no number of stages is known of pump {pump.pump_id}",
-            fix="PUT pumps/{id}/curve, and the stages with the pump's nameplate",
+            f"curve or number of stages of pump {pump.pump_id} is unknown",
+            fix="PUT pumps/{id}/curve, and set the stages in the pump's nameplate",
         )
     return well
 
 
 def present_of(rows: Sequence[Row]) -> tuple[Present, dict[str, dict[str, float | datetime]]]:
-    """Return what the newest of `rows` (newest first) say together, and of when each value is."""
+    """Return the latest values of `rows` (newest first), and the time of each."""
     inputs: dict[str, dict[str, float | datetime]] = {}
     for name in CHANNELS:
         row = newest_good(rows, name)
-        if row is not None and (name in CARRIED or rows[0]["time"] - row["time"] <= FRESH):
+        if row is not None and (name in CARRIED_CHANNELS or rows[0]["time"] - row["time"] <= MAX_AGE):
             inputs[name] = {"value": row[name], "time": row["time"]}
     return Present(**{name: float(found["value"]) for name, found in inputs.items()}), inputs  # type: ignore[arg-type]
 
@@ -113,7 +113,7 @@ def _fluid(fluid: Fluid) -> dict[str, float]:
 
 
 def _recommended(curves: Sequence[CurveAt]) -> dict[str, Any]:
-    """Return the ends of the recommended range at each frequency: the envelope to stay in."""
+    """Return the bounds of the recommended range at each frequency."""
     return {
         "frequency_hz": np.array([curve.frequency_hz for curve in curves]),
         **{

@@ -1,6 +1,6 @@
-"""What users say of a pump beyond its nameplate: fluid, limits, curve, and what a well test showed.
+"""User settings of a pump: fluid, limits, curve and calibration by well tests.
 
-Each change is announced and audited in the transaction that makes it.
+Each change is published and audited in its own transaction.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,13 +24,13 @@ from esp_diagnostics.settings import SERVICE
 from esp_diagnostics.trends.resolution import Plan, Resolution, Span
 from esp_diagnostics.trends.store import History
 
-_FROM_TEST: Final = ("water_cut_pct", "gas_oil_ratio_scf_stb")
-"""What a well test says of the fluid, which holds until the next one."""
+_TEST_FLUID_FACTS: Final = ("water_cut_pct", "gas_oil_ratio_scf_stb")
+"""Fluid properties of a well test that apply until the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class WellTest:
-    """A well test that ended at `time`, after `duration`; what `values` lack was measured meanwhile."""
+    """Well test that ended at `time`, after `duration`; telemetry completes `values`."""
 
     time: datetime
     duration: timedelta
@@ -39,8 +39,8 @@ class WellTest:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What a test came to: the factors, and what they were worked out from."""
+class CalibrationResult:
+    """Result of a calibration, with the values it is based on."""
 
     calibration: Calibration
     test: Present
@@ -48,7 +48,7 @@ class Calibrated:
 
 
 class PumpSettings:
-    """Reads and changes what users say of pumps."""
+    """Read and change user settings of pumps."""
 
     def __init__(self, pool: Pool, history: History, on_change: Callable[[], None]) -> None:
         self._pool = pool
@@ -58,7 +58,7 @@ class PumpSettings:
     async def change(
         self, pump_id: str, facts: Mapping[str, Any], in_service: bool | None, actor: str
     ) -> KnownPump:
-        """Set some facts (None: it is known no longer) and whether the pump is in service; raise NotFound."""
+        """Set facts (None removes one) and whether the pump is in service; raise NotFound."""
 
         def changed(pump: KnownPump) -> KnownPump:
             kept = {name: value for name, value in {**pump.extras, **facts}.items() if value is not None}
@@ -66,13 +66,13 @@ class PumpSettings:
                 pump, extras=kept, in_service=pump.in_service if in_service is None else in_service
             )
 
-        said = {"facts": dict(facts), **({} if in_service is None else {"in_service": in_service})}
-        return await self._write(pump_id, changed, "settings-changed", said, actor)
+        change = {"facts": dict(facts), **({} if in_service is None else {"in_service": in_service})}
+        return await self._write(pump_id, changed, "settings-changed", change, actor)
 
     async def set_curve(self, pump_id: str, curve: PumpCurve | None, actor: str) -> KnownPump:
-        """Have the pump judged by this curve, or by its nameplate's (None); raise NotFound.
+        """Use this curve for the pump, or that of its nameplate (None); raise NotFound.
 
-        Factors of tests against another curve say nothing of this one, so they go.
+        Factors calibrated against another curve are removed.
         """
         document = None if curve is None else to_document(curve)
 
@@ -81,14 +81,14 @@ class PumpSettings:
 
         return await self._write(pump_id, changed, "curve-changed", {"curve": document}, actor)
 
-    async def calibrate(self, pump_id: str, test: WellTest, actor: str) -> Calibrated:
-        """Fit the pump's curve to a well test; raise NotFound, Conflict or UnusableWellTest."""
+    async def calibrate(self, pump_id: str, test: WellTest, actor: str) -> CalibrationResult:
+        """Calibrate the pump's curve with a well test; raise NotFound, Conflict or UnusableWellTest."""
         async with self._pool.acquire() as connection:
             found = await store.load(connection, [pump_id])
         if not found:
             raise _missing(pump_id)
-        told = {name: test.values[name] for name in _FROM_TEST if name in test.values}
-        pump = replace(found[0], extras={**found[0].extras, **told})
+        fluid_facts = {name: test.values[name] for name in _TEST_FLUID_FACTS if name in test.values}
+        pump = replace(found[0], extras={**found[0].extras, **fluid_facts})
         measured = await self._measured(pump_id, test)
         given = {name: value for name, value in test.values.items() if name in CHANNELS}
         present = Present(**{**measured, **given})
@@ -99,23 +99,23 @@ class PumpSettings:
         def changed(pump: KnownPump) -> KnownPump:
             return replace(
                 pump,
-                extras={**pump.extras, **told},
+                extras={**pump.extras, **fluid_facts},
                 head_factor=calibration.head_factor,
                 flow_factor=calibration.flow_factor,
                 calibrated_at=test.time,
             )
 
-        said = {
+        change = {
             "test": dict(test.values),
             "time": test.time,
             "adjusted": test.adjusted,
             **asdict(calibration),
         }
-        await self._write(pump_id, changed, "calibrated", said, actor)
-        return Calibrated(calibration, present, fluid)
+        await self._write(pump_id, changed, "calibrated", change, actor)
+        return CalibrationResult(calibration, present, fluid)
 
     async def _measured(self, pump_id: str, test: WellTest) -> dict[str, float]:
-        """Return the mean of each channel over the test, of those that were measured."""
+        """Return the mean of each measured channel over the test."""
         span = Span(test.time - test.duration, test.time).aligned(60)
         rows = await self._history.buckets(pump_id, Plan(Resolution.MINUTE, span, 60), CHANNELS)
         means = {}
@@ -130,7 +130,7 @@ class PumpSettings:
         pump_id: str,
         changed: Callable[[KnownPump], KnownPump],
         what: str,
-        said: dict[str, Any],
+        data: dict[str, Any],
         actor: str,
     ) -> KnownPump:
         async with self._pool.acquire() as connection, connection.transaction():
@@ -140,10 +140,10 @@ class PumpSettings:
             after = changed(pump)
             if after != pump:
                 await store.change(connection, after)
-                event = Event(type=f"pump.{what}", source=SERVICE, subject=pump_id, data=said)
+                event = Event(type=f"pump.{what}", source=SERVICE, subject=pump_id, data=data)
                 await outbox.enqueue(connection, event, topology.EVENTS)
                 await audit.record(
-                    connection, source=SERVICE, actor=actor, action=f"pump-{what}", subject=pump_id, data=said
+                    connection, source=SERVICE, actor=actor, action=f"pump-{what}", subject=pump_id, data=data
                 )
         self._on_change()
         return after

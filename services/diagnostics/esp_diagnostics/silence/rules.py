@@ -1,6 +1,6 @@
-"""Which pumps and gateways have fallen silent, by the clock and each pump's own interval.
+"""Detect silent pumps and gateways from the clock and each pump's own interval.
 
-A gateway that sends nothing at all is one alert, not one of each of its pumps: they are covered by it.
+A gateway that sends nothing is one alert; it covers its pumps, which raise none of their own.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,17 +11,17 @@ from typing import Final, NamedTuple
 PUMP_CONDITION: Final = "no_data"
 GATEWAY_CONDITION: Final = "gateway_no_data"
 QUIET_SHARE: Final = 0.5
-"""A gateway is quiet after this share of its fastest pump's time: no pump is to be alerted before it."""
+"""Share of the shortest pump timeout after which a gateway is quiet, ahead of its pumps."""
 
-LEAST_PUMPS: Final = 2
-"""A gateway with fewer pumps that report has no alert of its own."""
+MIN_PUMPS: Final = 2
+"""Minimum number of reporting pumps for a gateway to have an alert of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """Silent: no reading for `intervals` intervals of the pump, and for `least_s`.
+class SilencePolicy:
+    """Silent: no reading for `intervals` intervals of the pump, and for at least `least_s`.
 
-    `unknown_interval_s` stands for the interval of a pump that has none.
+    `unknown_interval_s` is the interval of pumps without one.
     """
 
     intervals: float
@@ -29,12 +29,12 @@ class Policy:
     unknown_interval_s: float
 
     def after_s(self, interval_s: float | None) -> float:
-        """Return the silence (s) of a pump with this interval that is an alert."""
+        """Return the time without readings (s) after which a pump with this interval is silent."""
         return max(self.least_s, self.intervals * (interval_s or self.unknown_interval_s))
 
 
 class Reporting(NamedTuple):
-    """A pump that has reported, its newest reading, and what was last noted of its silence."""
+    """Reporting pump: its newest reading, and its recorded silence."""
 
     pump_id: str
     field_id: str
@@ -45,30 +45,30 @@ class Reporting(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """A pump is silent since `since`; `covered_by`: its gateway is, which has the alert."""
+    """Silence of a pump since `since`; `covered_by`: silent gateway that has the alert."""
 
     since: datetime
     covered_by: str | None
 
 
-class Found(NamedTuple):
-    """The silent pumps, and since when each silent gateway has sent nothing."""
+class SilenceReport(NamedTuple):
+    """Silent pumps, and the time since which each silent gateway sent nothing."""
 
     pumps: Mapping[str, Silence]
     gateways: Mapping[str, datetime]
 
 
-def find(
+def find_silent(
     pumps: Sequence[Reporting],
     gateways: Mapping[str, Collection[str]],
     returned: Mapping[str, datetime],
-    policy: Policy,
+    policy: SilencePolicy,
     now: datetime,
-) -> Found:
-    """Return what is silent at `now`.
+) -> SilenceReport:
+    """Return the silent pumps and gateways at `now`.
 
-    `gateways`: the pumps of each. `returned`: when each gateway that was silent came back: its pumps have
-    their usual time from then on.
+    `gateways`: pumps of each gateway. `returned`: when each formerly silent gateway returned; the timeout of
+    its pumps restarts then.
     """
     by_id = {pump.pump_id: pump for pump in pumps}
     mine = {gateway: [by_id[p] for p in ids if p in by_id] for gateway, ids in gateways.items()}
@@ -80,11 +80,13 @@ def find(
         if now - pump.newest > after:
             silent[pump.pump_id] = Silence(pump.newest, _cover(pump, covering, returned, after, now))
     dead = {silence.covered_by for silence in silent.values()} & quiet
-    return Found(silent, {gateway: max(pump.newest for pump in mine[gateway]) for gateway in dead if gateway})
+    return SilenceReport(
+        silent, {gateway: max(pump.newest for pump in mine[gateway]) for gateway in dead if gateway}
+    )
 
 
-def _quiet(pumps: Sequence[Reporting], policy: Policy, now: datetime) -> bool:
-    if len(pumps) < LEAST_PUMPS:
+def _quiet(pumps: Sequence[Reporting], policy: SilencePolicy, now: datetime) -> bool:
+    if len(pumps) < MIN_PUMPS:
         return False
     soonest_s = min(policy.after_s(pump.interval_s) for pump in pumps)
     newest = max(pump.newest for pump in pumps)
@@ -98,7 +100,7 @@ def _cover(
     after: timedelta,
     now: datetime,
 ) -> str | None:
-    """Return the gateway whose alert stands for a silent pump's; a pump with an alert of its own keeps it."""
+    """Return the gateway whose alert covers a silent pump; a pump with its own alert keeps it."""
     if pump.silent_since is not None and pump.covered_by is None:
         return None
     gateway = covering.get(pump.pump_id)

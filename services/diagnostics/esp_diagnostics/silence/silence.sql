@@ -1,7 +1,7 @@
--- Which pumps report, which have fallen silent, and what is noted of that.
+-- Reporting and silent pumps and gateways.
 
 -- name: turn
--- One process at a time looks; the others need not.
+-- One process at a time checks; others skip.
 SELECT pg_try_advisory_xact_lock(hashtextextended('diagnostics.silence', 0))
 
 -- name: reporting
@@ -15,7 +15,7 @@ LEFT JOIN diagnostics.pump_activity AS a USING (pump_id)
 WHERE p.removed_at IS NULL AND p.in_service
 
 -- name: stored
--- The newest stored reading of each pump after a time of its own.
+-- The newest stored reading of each pump after a given time.
 SELECT asked.pump_id, r.time
 FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, after)
 CROSS JOIN LATERAL (
@@ -33,12 +33,12 @@ GROUP BY g.gateway_id, g.field_id
 SELECT gateway_id, silent_since, returned_at FROM diagnostics.gateway_activity
 
 -- name: ended
--- Silent pumps that are out of service, removed or known no more.
+-- Silent pumps that are out of service, removed or unknown.
 SELECT a.pump_id, p.field_id FROM diagnostics.pump_activity AS a
 LEFT JOIN diagnostics.pumps AS p USING (pump_id)
 WHERE a.silent_since IS NOT NULL AND (p.removed_at IS NOT NULL OR p.in_service IS NOT TRUE)
 
--- name: note_pumps
+-- name: record_pumps
 INSERT INTO diagnostics.pump_activity (pump_id, received, silent_since, covered_by)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[])
 ON CONFLICT (pump_id) DO UPDATE
@@ -47,7 +47,7 @@ ON CONFLICT (pump_id) DO UPDATE
 -- name: forget_pumps
 DELETE FROM diagnostics.pump_activity WHERE pump_id = ANY($1)
 
--- name: note_gateways
+-- name: record_gateways
 INSERT INTO diagnostics.gateway_activity (gateway_id, silent_since, returned_at)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
 ON CONFLICT (gateway_id) DO UPDATE SET silent_since = EXCLUDED.silent_since, returned_at = EXCLUDED.returned_at

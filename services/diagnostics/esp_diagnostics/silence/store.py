@@ -1,4 +1,4 @@
-"""Which pumps report, which have fallen silent, and what is noted of that."""
+"""Storage of reporting and silent pumps and gateways."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ _SQL: Final = load_queries(__package__, "silence.sql")
 
 
 class Gateway(NamedTuple):
-    """A gateway with its pumps."""
+    """Gateway with its pumps."""
 
     gateway_id: str
     field_id: str
@@ -20,7 +20,7 @@ class Gateway(NamedTuple):
 
 
 class GatewayActivity(NamedTuple):
-    """Since when a gateway is silent, and when it came back last."""
+    """Time since which a gateway is silent, and its last return."""
 
     gateway_id: str
     silent_since: datetime | None
@@ -28,7 +28,7 @@ class GatewayActivity(NamedTuple):
 
 
 class PumpActivity(NamedTuple):
-    """What is noted of a pump: its newest reading, and its silence."""
+    """Newest reading and silence of a pump."""
 
     pump_id: str
     received: datetime
@@ -37,13 +37,13 @@ class PumpActivity(NamedTuple):
 
 
 class SilenceStore:
-    """Reads and notes silence on one connection, in its transaction."""
+    """Read and record silence on one connection, in its transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def take_turn(self) -> bool:
-        """Whether nobody else is at it; others are not until the transaction ends."""
+    async def try_lock(self) -> bool:
+        """Return whether this process may check; no other may until the transaction ends."""
         return bool(await self._connection.fetchval(_SQL.turn))
 
     async def reporting(self) -> list[Reporting]:
@@ -51,7 +51,7 @@ class SilenceStore:
         return [Reporting(*row) for row in await self._connection.fetch(_SQL.reporting)]
 
     async def stored(self, after: Mapping[str, datetime]) -> dict[str, datetime]:
-        """Return the newest stored reading of each pump that has one after its time."""
+        """Return the newest stored reading of each pump after its given time."""
         rows = await self._connection.fetch(_SQL.stored, list(after), list(after.values()))
         return {row["pump_id"]: row["time"] for row in rows}
 
@@ -60,27 +60,27 @@ class SilenceStore:
         return [Gateway(*row) for row in await self._connection.fetch(_SQL.gateways)]
 
     async def gateway_activity(self) -> dict[str, GatewayActivity]:
-        """Return what is noted of gateways."""
+        """Return the recorded activity of gateways."""
         rows = await self._connection.fetch(_SQL.gateway_activity)
         return {row["gateway_id"]: GatewayActivity(*row) for row in rows}
 
     async def ended(self) -> list[tuple[str, str | None]]:
-        """Return pumps (with their field) that are noted as silent and are not watched any longer."""
+        """Return pumps (with their field) recorded as silent that are no longer monitored."""
         return [(row["pump_id"], row["field_id"]) for row in await self._connection.fetch(_SQL.ended)]
 
-    async def note_pumps(self, pumps: Sequence[PumpActivity]) -> None:
-        """Note when pumps were heard of."""
+    async def record_pumps(self, pumps: Sequence[PumpActivity]) -> None:
+        """Record the activity of pumps."""
         if pumps:
-            await self._connection.execute(_SQL.note_pumps, *_columns(pumps))
+            await self._connection.execute(_SQL.record_pumps, *_columns(pumps))
 
     async def forget_pumps(self, pump_ids: Collection[str]) -> None:
-        """Forget what was noted of pumps."""
+        """Delete the activity of pumps."""
         await self._connection.execute(_SQL.forget_pumps, list(pump_ids))
 
-    async def note_gateways(self, gateways: Sequence[GatewayActivity]) -> None:
-        """Note when gateways were heard of."""
+    async def record_gateways(self, gateways: Sequence[GatewayActivity]) -> None:
+        """Record the activity of gateways."""
         if gateways:
-            await self._connection.execute(_SQL.note_gateways, *_columns(gateways))
+            await self._connection.execute(_SQL.record_gateways, *_columns(gateways))
 
     async def shown(self, pump_ids: Collection[str]) -> list[Any]:
         """Return the last known state and health of pumps."""
