@@ -16,7 +16,7 @@ from esp_diagnostics.alerts.rules import (
     shipped_alert_rules,
     shipped_text,
 )
-from esp_diagnostics.alerts.store import AlertStore
+from esp_diagnostics.alerts.store import AlertStore, RuleSetStore
 from esp_diagnostics.alerts.transaction import event
 from esp_diagnostics.alerts.transitions import report
 from esp_diagnostics.live.broadcast import LivePublisher
@@ -36,7 +36,7 @@ async def load_rules(connection: Connection) -> AlertRules:
     Holders reload them on the event `alert.rules-changed`. Rules of an older release that no longer parse are
     replaced by the shipped rules, because no rules would mean no alerts.
     """
-    row = await AlertStore(connection).rule_set()
+    row = await RuleSetStore(connection).rule_set()
     if row is None:
         return shipped_alert_rules()
     known = _PARSED.get(row["version"])
@@ -57,7 +57,7 @@ def _readable(version: str, body: str) -> AlertRules:
 
 async def rules_text(connection: Connection) -> str:
     """Return the text of the rules in force as loaded, including comments."""
-    row = await AlertStore(connection).rule_set()
+    row = await RuleSetStore(connection).rule_set()
     return row["body"] if row else shipped_text()
 
 
@@ -93,7 +93,7 @@ class AlertRuleSets:
         now = datetime.now(UTC)
         async with self._pool.acquire() as connection, connection.transaction():
             store = AlertStore(connection)
-            if await store.load_rule_set(rules.version, text, actor) is not None:
+            if await RuleSetStore(connection).load_rule_set(rules.version, text, actor) is not None:
                 raise Conflict(
                     f"version {rules.version} of the alert rules already exists with different content",
                     fix="give the changed rules a new version",

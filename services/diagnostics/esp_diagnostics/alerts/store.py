@@ -59,6 +59,17 @@ class AlertStore:
         rows = await self._connection.fetch(_QUERIES.out_of_service, list(pump_ids))
         return {row["pump_id"] for row in rows}
 
+    async def orphans(self, conditions: Collection[str]) -> list[Alert]:
+        """Return active limit alerts whose condition is not in `conditions`."""
+        return [alert_of(row) for row in await self._connection.fetch(_QUERIES.orphans, list(conditions))]
+
+
+class FloodStore:
+    """Read and change alert floods on one connection, in its transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
     async def annunciated_since(self, field_ids: Collection[str], since: datetime) -> dict[str, int]:
         """Return the number of alerts of each field annunciated after `since`."""
         rows = await self._connection.fetch(_QUERIES.annunciated_since, list(field_ids), since)
@@ -80,6 +91,13 @@ class AlertStore:
     async def end_flood(self, field_id: str, at: datetime) -> None:
         await self._connection.execute(_QUERIES.end_flood, field_id, at)
 
+
+class RuleSetStore:
+    """Read and change loaded rules on one connection, in its transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
     async def rule_set(self) -> Row | None:
         """Return the rules in force; None: the shipped rules."""
         row = await self._connection.fetchrow(_QUERIES.rule_set)
@@ -94,10 +112,6 @@ class AlertStore:
         await self._connection.execute(_QUERIES.retire_rule_set)
         await self._connection.execute(_QUERIES.load_rule_set, version, body, actor)
         return None
-
-    async def orphans(self, conditions: Collection[str]) -> list[Alert]:
-        """Return active limit alerts whose condition is not in `conditions`."""
-        return [alert_of(row) for row in await self._connection.fetch(_QUERIES.orphans, list(conditions))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from esp_diagnostics.alerts import comparison
 from esp_diagnostics.alerts.model import Alert, Notice, TransitionKind
 from esp_diagnostics.alerts.rules import AlertRules
-from esp_diagnostics.alerts.store import AlertStore
+from esp_diagnostics.alerts.store import AlertStore, FloodStore
 from esp_diagnostics.settings import SERVICE
 
 log = structlog.get_logger()
@@ -68,6 +68,7 @@ class AlertTransaction:
         actor: str | None = None,
     ) -> None:
         self._store = store
+        self._floods = FloodStore(connection)
         self._connection = connection
         self._rules = rules
         self.now = now
@@ -171,15 +172,15 @@ class AlertTransaction:
         if not fields:
             return set()
         window_s = self._rules.flood.window_s
-        flooded = await self._store.floods(fields)
-        counts = await self._store.annunciated_since(fields, self.now - timedelta(seconds=window_s))
+        flooded = await self._floods.floods(fields)
+        counts = await self._floods.annunciated_since(fields, self.now - timedelta(seconds=window_s))
         for field_id in sorted(fields):
             count = counts.get(field_id, 0)
             if field_id in flooded:
-                await self._store.grow_flood(field_id, count)
+                await self._floods.grow_flood(field_id, count)
             elif in_flood(count, self._rules, was_in_flood=False):
                 flooded.add(field_id)
-                if await self._store.begin_flood(field_id, self.now, count):
+                if await self._floods.begin_flood(field_id, self.now, count):
                     self._announce_flood(field_id, count, window_s)
         return flooded
 

@@ -15,7 +15,7 @@ from esp_common.database import Connection
 from esp_diagnostics.alerts import lifecycle
 from esp_diagnostics.alerts.model import PUMP_OUT_OF_SERVICE, Alert, Handling, Signal
 from esp_diagnostics.alerts.rules import AlertRules
-from esp_diagnostics.alerts.store import AlertStore
+from esp_diagnostics.alerts.store import AlertStore, FloodStore
 from esp_diagnostics.alerts.transaction import FLOOD_ENDED, AlertChange, AlertTransaction, event, in_flood
 
 TIME_BATCH: Final = 500
@@ -74,7 +74,7 @@ async def pass_time(connection: Connection, rules: AlertRules, now: datetime) ->
         after = _in_service(lifecycle.after_time(before, now, rest_s=rules.rest_s), before.pump_id in idle)
         transaction.take(before, after, now if before.due_at is None else before.signalled_at)
     changes = await transaction.commit()
-    await _end_floods(store, connection, rules, now)
+    await _end_floods(connection, rules, now)
     return changes
 
 
@@ -86,7 +86,8 @@ def _in_service(alert: Alert, idle: bool) -> Alert:
     return alert
 
 
-async def _end_floods(store: AlertStore, connection: Connection, rules: AlertRules, now: datetime) -> None:
+async def _end_floods(connection: Connection, rules: AlertRules, now: datetime) -> None:
+    store = FloodStore(connection)
     flooded = await store.floods()
     if not flooded:
         return
