@@ -342,7 +342,7 @@ async def test_forged_and_invalid_dead_letters_are_not_replayed(
     refusals = [line.split("\t")[-1] for line in listed.splitlines()[1:]]
     assert code == 0
     assert refusals[0] == "an unknown sender may not publish alert.notice"
-    assert refusals[1].startswith("a message for nobody")
+    assert refusals[1].startswith("not a notification message")
     forged_id = listed.splitlines()[1].split("\t")[0]
     assert (await command("replay", forged_id))[0] == 2
     assert await command("replay", "--all") == (0, "0 replayed\n")
@@ -363,7 +363,7 @@ async def test_a_destination_can_be_tested(
 ) -> None:
     answer = await client.post(f"{NOTIFICATIONS}/destinations/hook/test")
     assert answer.status_code == 202
-    await until(lambda: hooks.about("A test of this destination"), "the test message")
+    await until(lambda: hooks.about("Test of this destination"), "the test message")
     assert (await client.post(f"{NOTIFICATIONS}/destinations/nowhere/test")).status_code == 404
 
 
