@@ -22,8 +22,6 @@ def spell(state: str, begin: float, end: float | None, trip_code: int | None = N
     return StateInterval(state, at(begin), None if end is None else at(end), trip_code)
 
 
-# --- spells -----------------------------------------------------------------------------------------------
-
 STORY = [
     spell("running", -10, 4),
     spell("off", 4, 6, 27),
@@ -66,9 +64,6 @@ def test_a_field_sums_its_pumps() -> None:
     assert both.known == pytest.approx(36 / 48)
 
 
-# --- run life ---------------------------------------------------------------------------------------------
-
-
 def test_mean_life_includes_censored_pumps() -> None:
     lives = [Life(400, True), Life(700, True), Life(300, False), Life(600, False)]
     found = formulas.mean_life(lives)
@@ -84,9 +79,6 @@ def test_mean_life_without_failures_has_only_a_lower_bound() -> None:
     assert (found.days, found.high_days, found.failures) == (None, None, 0)
     assert found.low_days == pytest.approx(300 / -np.log(0.05))
     assert formulas.mean_life([]).low_days is None
-
-
-# --- production and energy --------------------------------------------------------------------------------
 
 
 def intervals(**columns: Any) -> Intervals:
@@ -153,8 +145,6 @@ def test_a_field_sums_production_of_its_pumps() -> None:
     assert both.kwh_per_bbl == pytest.approx(0.5)
     assert both.usual_bpd == pytest.approx(3600)
 
-
-# --- health -----------------------------------------------------------------------------------------------
 
 POINT = {"fraction_of_min": 1.2, "fraction_of_max": 0.8, "cooling_ft_s": 2.0, "load": 0.7}
 

@@ -134,9 +134,6 @@ def test_a_message_contains_condition_place_and_action() -> None:
         assert part in told.text
 
 
-# --- events -----------------------------------------------------------------------------------------------
-
-
 def test_a_message_is_parsed_from_its_event() -> None:
     data = {"notice": "raised", "priority": "high", "title": "Gas lock", "time": "2026-06-01T12:00:00Z"}
     read = parse_message(Event("alert.notice", "diagnostics", "x", data, id="e1"))
@@ -194,9 +191,6 @@ def test_a_platform_alert_is_cleared_by_the_matching_success(
 
 def test_other_platform_events_raise_no_signal() -> None:
     assert platform_signal(Event("archive.verified", "archiver", "2026-01-01", {})) is None
-
-
-# --- destinations -----------------------------------------------------------------------------------------
 
 
 def sender(**other: Any) -> Sender:

@@ -114,9 +114,6 @@ def test_an_invalid_span_is_rejected(length: timedelta) -> None:
         checked_span(NOW, NOW + length, timedelta(days=3700))
 
 
-# --- writing ----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def trend() -> Trend:
     """Two buckets; nothing was measured of the second channel in the first."""
@@ -175,9 +172,6 @@ def test_channels_without_values_can_be_dropped(trend: Trend) -> None:
     for values in trend.channels["motor_temp_c"].values():
         values[:] = np.nan
     assert list(trend.measured().channels) == ["intake_pressure_psi"]
-
-
-# --- what is accepted -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,6 @@ def test_the_fluid_lists_its_assumptions() -> None:
     assert told.gravity == 0.8
 
 
-# --- what if ----------------------------------------------------------------------------------------------
-
-
 def test_the_present_setting_gives_the_present_point() -> None:
     answer = asked()
     assert answer.then.rate_bpd == pytest.approx(answer.now.rate_bpd, rel=1e-3)
@@ -175,9 +172,6 @@ def test_prediction_without_measurements_is_rejected() -> None:
         what_if(WELL, Present(), FLUID, point_of(WELL, Present(), FLUID), Setting(60.0, 50.0))
 
 
-# --- calibration ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("adjusted", list(Adjusted))
 def test_the_calibrated_curve_passes_through_the_test(adjusted: Adjusted) -> None:
     worn = replace(PRESENT, discharge_pressure_psi=1700.0)
@@ -205,9 +199,6 @@ def test_the_calibrated_curve_passes_through_the_test(adjusted: Adjusted) -> Non
 def test_an_unusable_well_test_is_rejected(test: Present) -> None:
     with pytest.raises(UnusableWellTest):
         calibrate(WELL, test, FLUID, Adjusted.HEAD)
-
-
-# --- curves as documents ----------------------------------------------------------------------------------
 
 
 def test_a_curve_survives_its_document() -> None:

@@ -119,9 +119,6 @@ def viewer(auth_service: Any) -> str:
     return str(auth_service.token("viewer"))
 
 
-# --- what is heard ----------------------------------------------------------------------------------------
-
-
 async def test_only_messages_of_subscribed_pumps_and_fields_arrive(
     port: int, viewer: str, publisher: LivePublisher
 ) -> None:
@@ -199,9 +196,6 @@ async def test_a_stopping_api_closes_its_streams_and_ends(
     await listening
     assert client.code == 1012
     assert time.monotonic() - stopping_at < 10
-
-
-# --- who may ----------------------------------------------------------------------------------------------
 
 
 async def test_a_ticket_opens_exactly_one_stream(port: int, diagnostics_api: Any, viewer: str) -> None:
@@ -396,9 +390,6 @@ async def say_event(vhost: Any, type_: str, subject: str, data: Mapping[str, Any
         )
 
 
-# --- limits -----------------------------------------------------------------------------------------------
-
-
 async def test_streams_and_subscriptions_are_limited(
     diagnostics_settings: Any, diagnostics_api: Any, auth_service: Any, running: Any
 ) -> None:
@@ -476,9 +467,6 @@ async def test_a_removed_subscriber_leaves_no_state(redis_url: str) -> None:
     hub.deliver(orjson.dumps(reading()))
     assert len(subscriber.mailbox) == 1  # that Redis is not heard yet
     assert hub._by_pump == hub._by_field == {}
-
-
-# --- records and outages ----------------------------------------------------------------------------------
 
 
 async def test_streams_and_rejections_are_audited(port: int, auth_service: Any, auditor: Any) -> None:

@@ -195,9 +195,6 @@ async def settled(client: httpx.AsyncClient, count: int, **wanted: Any) -> dict[
     return {row["destination_id"]: (row["outcome"], row["attempts"]) for row in rows}
 
 
-# --- sending ----------------------------------------------------------------------------------------------
-
-
 async def test_an_alert_is_delivered_by_mail_and_webhook(
     client: httpx.AsyncClient, destinations: None, say: Raise, post: Post, hooks: Hooks
 ) -> None:
@@ -430,9 +427,6 @@ async def test_messages_wait_during_a_database_outage(
         assert await queue.get(fail=False) is None
 
 
-# --- the platform -----------------------------------------------------------------------------------------
-
-
 async def test_a_failed_backup_alerts_until_the_same_kind_succeeds(
     client: httpx.AsyncClient, destinations: None, vhost: Any, hooks: Hooks
 ) -> None:
@@ -502,9 +496,6 @@ async def test_the_notifier_ends_shelving_at_its_time(
         )
 
     await until(back, "unshelved")
-
-
-# --- destinations and routes ------------------------------------------------------------------------------
 
 
 async def test_secrets_of_destinations_are_sealed_and_never_returned(

@@ -105,9 +105,6 @@ async def test_what_if_predicts_the_operating_point(diagnostics_api: Any) -> Non
         assert (await ask("/api/v1/pumps/P-2/what-if", json=odd)).status_code == 422
 
 
-# --- settings ---------------------------------------------------------------------------------------------
-
-
 async def test_facts_are_set_kept_and_removed_individually(diagnostics_api: Any, fleet: Any) -> None:
     before = await fleet.events("pump.settings-changed")
     await patch(diagnostics_api, "P-3", facts={"oil_api": 31.5, "limits": {"motor_temp_high": 150}})
@@ -156,9 +153,6 @@ async def test_settings_require_rules_write(diagnostics_api: Any) -> None:
         assert changed.status_code == status
         read = await diagnostics_api.bare.get(f"{url}/diagnostics-settings", headers=headers)
         assert read.status_code == 200
-
-
-# --- curves and tests -------------------------------------------------------------------------------------
 
 
 async def test_a_user_curve_replaces_the_nameplate_curve_until_removed(diagnostics_api: Any) -> None:

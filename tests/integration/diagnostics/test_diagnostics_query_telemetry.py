@@ -203,9 +203,6 @@ async def test_cached_trends_require_telemetry_read(diagnostics_api: Any, path: 
     assert (await ask(url, headers=diagnostics_api.token("viewer"))).status_code == 200
 
 
-# --- what is kept -----------------------------------------------------------------------------------------
-
-
 def cached(outcome: str) -> float:
     """Return how many trends had this outcome of the cache."""
     labels = {"kind": "trend", "outcome": outcome}
@@ -246,9 +243,6 @@ async def test_late_readings_appear_after_the_cache_expires(diagnostics_api: Any
     finally:
         await redis.aclose()
     assert (await trend(diagnostics_api, "P-3", **span)).json()["points"] == 2
-
-
-# --- latest -----------------------------------------------------------------------------------------------
 
 
 async def test_latest_has_each_channels_newest_good_value_with_its_time(

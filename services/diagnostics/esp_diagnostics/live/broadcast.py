@@ -164,6 +164,14 @@ class Subscriber:
         self.fields: set[str] = set()
         self.mailbox = Mailbox(limit)
 
+    def permit(self, kinds: Collection[str]) -> None:
+        """Set the permitted kinds of messages."""
+        self.kinds = frozenset(kinds)
+
+    def select(self, pumps: set[str], fields: set[str]) -> None:
+        """Set the subscribed pumps and fields."""
+        self.pumps, self.fields = pumps, fields
+
 
 class LiveHub:
     """Subscribe to Redis once for all clients of this process, while there are any.
@@ -213,7 +221,7 @@ class LiveHub:
         """Set the pumps and fields of a subscriber; a field may be `EVERY`."""
         _reindex(self._by_pump, subscriber, subscriber.pumps, set(pumps))
         _reindex(self._by_field, subscriber, subscriber.fields, set(fields))
-        subscriber.pumps, subscriber.fields = set(pumps), set(fields)
+        subscriber.select(set(pumps), set(fields))
 
     def deliver(self, data: bytes) -> None:
         """Queue a message from Redis for the subscribers that requested and may receive it."""

@@ -121,7 +121,7 @@ class LiveSession:
         if self._caller is not None and caller.id != self._caller.id:
             raise Forbidden("the token belongs to another caller", fix="open another stream with it")
         self._caller = caller
-        self._subscriber.kinds = frozenset(kind for kind, needs in KINDS.items() if caller.may(needs))
+        self._subscriber.permit([kind for kind, needs in KINDS.items() if caller.may(needs)])
         if not self._subscriber.kinds:
             needed = ", ".join(sorted(set(KINDS.values())))
             raise Forbidden(

@@ -9,7 +9,14 @@ import numpy as np
 
 from esp_diagnostics.detection.anomaly.model import Detector, DetectorInvalid
 from esp_diagnostics.detection.anomaly.persistence import Persistence
-from esp_diagnostics.detection.anomaly.state import NEVER, THRESHOLD, AnomalyVerdict, PumpState, Scorer
+from esp_diagnostics.detection.anomaly.state import (
+    NEVER,
+    THRESHOLD,
+    AnomalyVerdict,
+    PumpState,
+    Scorer,
+    initial_columns,
+)
 from esp_diagnostics.detection.anomaly.statistics import (
     RunningStatistics,
     accumulate,
@@ -46,7 +53,7 @@ class _Sample(NamedTuple):
 
 
 class AnomalyMonitor:
-    """RunningStatistics statistics and alarms of many pumps; pure, time comes with the readings.
+    """Running statistics and alarms of many pumps; pure, time comes with the readings.
 
     The level that readings are compared with follows slowly (`Settings.follow_s`) and is frozen while the
     score exceeds the threshold, so that faults are not learnt. Everything else changes by `set_model` only.
@@ -65,16 +72,13 @@ class AnomalyMonitor:
         """
         pump = self._pump(pump_id)
         if detector is None:
-            pump.scorer = None
+            pump.use(None)
             return
         if detector.names != self.names:
             raise DetectorInvalid(
                 f"the detector of {pump_id} was trained on other features", fix="train the pump again"
             )
-        pump.scorer = Scorer.of(detector)
-        if pump.scorer.mark != pump.mark:
-            pump.columns = _fresh(detector.reference.level)
-            pump.mark = pump.scorer.mark
+        pump.use(Scorer.of(detector))
 
     def forget(self, pump_id: str) -> None:
         """Drop the state of a pump that was removed or moved to another worker."""
@@ -111,16 +115,13 @@ class AnomalyMonitor:
             restored = self._unpacked(body)
             if restored is None:
                 continue
-            scorer = self._pump(pump_id).scorer
-            if scorer is not None and scorer.mark != restored.mark:
-                restored.columns, restored.mark = _fresh(scorer.detector.reference.level), scorer.mark
-            restored.scorer = scorer
+            restored.use(self._pump(pump_id).scorer)
             self._pumps[pump_id] = restored
 
     def _pump(self, pump_id: str) -> PumpState:
         pump = self._pumps.get(pump_id)
         if pump is None:
-            pump = self._pumps[pump_id] = PumpState(_fresh(np.zeros(len(self.names))))
+            pump = self._pumps[pump_id] = PumpState(initial_columns(np.zeros(len(self.names))))
         return pump
 
     def _score(self, samples: Sequence[_Sample], times_us: Integers, features: Floats) -> None:
@@ -150,7 +151,7 @@ class AnomalyMonitor:
         pace = np.array([[sample.scorer.pace] for sample in samples])
         follow(state, step, np.where(frozen[:, None], 0.0, pace))
         for sample, still, moved in zip(samples, frozen, step.max(axis=1) * smoothing_s[:, 0], strict=True):
-            sample.pump.frozen_s = sample.pump.frozen_s + float(moved) if still else 0.0
+            sample.pump.freeze(float(moved) if still else None)
 
     def _conclude(self, samples: Sequence[_Sample], columns: Floats, parts: Floats, sums: Floats) -> None:
         """Set the new state, score, contributions and alarm of each pump."""
@@ -160,17 +161,13 @@ class AnomalyMonitor:
         order = np.argsort(-shares, axis=1)[:, :CONTRIBUTIONS]
         totals = shares.sum(axis=1)
         for row, sample in enumerate(samples):
-            pump = sample.pump
-            pump.columns = columns[row]
-            pump.score = float(scores[row])
-            pump.contributions = ()
-            if pump.score > EXPLAINED_ABOVE:
-                pump.contributions = tuple(
-                    (self.names[which], float(shares[row, which] / totals[row]))
-                    for which in order[row]
-                    if shares[row, which] > 0
-                )
-            pump.alarm.update(pump.score, pump.newest_us, sample.scorer.detector.settings.smoothing_s * 1e6)
+            score = float(scores[row])
+            contributions = [
+                (self.names[which], float(shares[row, which] / totals[row]))
+                for which in (order[row] if score > EXPLAINED_ABOVE else ())
+                if shares[row, which] > 0
+            ]
+            sample.pump.conclude(columns[row], score, tuple(contributions), sample.scorer)
 
     def _packed(self, pump: PumpState) -> bytes:
         alarm = pump.alarm
@@ -206,12 +203,6 @@ class AnomalyMonitor:
             left_us=left,
             alarm=Persistence(*times),
         )
-
-
-def _fresh(level: Floats) -> Floats:
-    """Return the initial columns of `RunningStatistics` of one pump."""
-    zero = np.zeros_like(level)
-    return np.stack([level, level, zero, zero, np.full_like(level, np.nan)])
 
 
 def _rounds(pump_ids: Sequence[str], times_us: Integers) -> Iterator[list[int]]:

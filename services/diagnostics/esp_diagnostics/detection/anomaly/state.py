@@ -100,6 +100,23 @@ class PumpState:
     alarm: Persistence = field(default_factory=Persistence)
     scorer: Scorer | None = None
 
+    def use(self, scorer: Scorer | None) -> None:
+        """Score with `scorer` from now on; another detector restarts the statistics. None: do not score."""
+        self.scorer = scorer
+        if scorer is not None and scorer.mark != self.mark:
+            self.columns, self.mark = initial_columns(scorer.detector.reference.level), scorer.mark
+
+    def conclude(
+        self, columns: Floats, score: float, contributions: tuple[tuple[str, float], ...], scorer: Scorer
+    ) -> None:
+        """Take the statistics and the score after a reading."""
+        self.columns, self.score, self.contributions = columns, score, contributions
+        self.alarm.update(score, self.newest_us, scorer.detector.settings.smoothing_s * 1e6)
+
+    def freeze(self, moved_s: float | None) -> None:
+        """Add to the time for which the level is frozen; None: it is not."""
+        self.frozen_s = 0.0 if moved_s is None else self.frozen_s + moved_s
+
     def record(self, time_us: int, regime: int, steady: bool) -> tuple[Floats, Floats] | None:
         """Record a reading; return the centre and factors to score it with, None if it is not scored."""
         if time_us <= self.newest_us:
@@ -128,3 +145,9 @@ class PumpState:
         contributions = () if learning and since is None else self.contributions
         score = 0.0 if learning and since is None else self.score
         return AnomalyVerdict(score, THRESHOLD, since is not None, learning, contributions, since)
+
+
+def initial_columns(level: Floats) -> Floats:
+    """Return the columns of `RunningStatistics` of one pump before its first reading."""
+    zero = np.zeros_like(level)
+    return np.stack([level, level, zero, zero, np.full_like(level, np.nan)])

@@ -1,4 +1,4 @@
-"""RunningStatistics statistics of many rows: exponentially weighted means, T² and cumulative sums.
+"""Running statistics of many rows: exponentially weighted means, T² and cumulative sums.
 
 A row is a monitored pump, or a fold of the history in training, so both use the same statistics.
 """
