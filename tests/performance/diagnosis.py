@@ -28,7 +28,7 @@ from esp_common.messaging import Publisher
 from esp_diagnostics.alerts.rules import shipped_alert_rules
 from esp_diagnostics.detection.tree import default_rules
 from esp_diagnostics.live.session import PATH
-from esp_diagnostics.monitoring.pump_monitor import Judge, Past, Rulebook
+from esp_diagnostics.monitoring.pump_monitor import Past, PumpMonitor, Rulebook
 from esp_diagnostics.monitoring.store.replay import Batch
 from esp_diagnostics.pumps.store import KnownPump
 from esp_diagnostics.store.migrations import migrate
@@ -261,7 +261,7 @@ def _cost_ms(together: int, scans: int) -> float:
     """Return the processor time of one reading, of `together` pumps' readings judged at once."""
     field = build_field(SEED, together, interval_s=INTERVAL_S)
     pumps = _known(field.assets())
-    judge = Judge(Rulebook(default_rules(), shipped_alert_rules()))
+    judge = PumpMonitor(Rulebook(default_rules(), shipped_alert_rules()))
     judge.admit(pumps, {pump_id: Past() for pump_id in pumps})
     span = timedelta(seconds=INTERVAL_S * (scans + 5))
     readings = field.columns(START, START + span, INTERVAL_S)
@@ -277,7 +277,7 @@ def _cost_ms(together: int, scans: int) -> float:
     return (time.process_time() - began) * 1000 / judged
 
 
-def _judge_all(judge: Judge, batches: Sequence[Batch]) -> int:
+def _judge_all(judge: PumpMonitor, batches: Sequence[Batch]) -> int:
     for batch in batches:
         judge.judge(batch, batch.readings.time_us[0] / 1e6)
     return sum(map(len, batches))

@@ -1,1 +1,1 @@
-"""Judge each pump's readings as they arrive and record findings."""
+"""Evaluate each pump's readings as they arrive, and record findings."""

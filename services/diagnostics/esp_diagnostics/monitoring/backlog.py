@@ -1,7 +1,7 @@
-"""Live readings and those of the past, told apart: which pumps have a backlog, and whose turn it is.
+"""Separate live readings from backlogs, and schedule the evaluation of backlogs.
 
-A pump whose readings are more than a round judges has a backlog. Its newest readings are judged live all the
-same; what came before is judged from the store beside them, slice by slice, in turns with other pumps.
+A pump with more readings than a round evaluates has a backlog. Its newest readings are evaluated live; the
+earlier ones are read from the store and evaluated beside them, slice by slice, in turns with other pumps.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,21 +14,23 @@ from esp_common.contracts.readings import Readings
 from esp_diagnostics.physics.arrays import Bools
 
 MAX_LIVE_READINGS: Final = 30
-"""Most readings of one pump that a round judges."""
+"""Maximum readings of one pump per round."""
 
 LIVE_INTERVALS: Final = 5
 LIVE_LEAST_S: Final = 10.0
 LIVE_MOST_S: Final = 1800.0
 
 CHUNK_READINGS: Final = 3
-"""Most readings of each pump that are judged before the live ones get their turn again: 20 ms for 60 pumps.
-More at a time is no faster: the cost is that of a step of the tree, which all pumps take side by side."""
+"""Maximum readings of each pump evaluated before live ones have their turn: 20 ms for 60 pumps.
+
+Larger chunks are not faster: the cost is that of one step of the tree, which all pumps share.
+"""
 
 EARLIER_LEAST_US: Final = 60_000_000
-"""By how much readings must come before all that was judged of their pump to be judged after it."""
+"""Minimum distance before all evaluated readings of a pump for earlier readings to form a backlog."""
 
 STEP_US: Final = 60_000_000
-"""Past readings that are judged together lie within one minute: what follows is dated to the minute."""
+"""Readings of a backlog evaluated together lie within one minute, the resolution of their effects."""
 
 FIRST_SPAN_US: Final = 600_000_000
 MAX_SPAN_US: Final = 30 * 86_400_000_000
@@ -37,14 +39,14 @@ Integers = np.ndarray
 
 
 class Division(NamedTuple):
-    """Which rows (n,) are judged now; and, by pump, the first and last times (µs) of those that are not."""
+    """Rows (n,) to evaluate now; and, by pump, the first and last times (µs) of the others."""
 
     live: Bools
     past: Mapping[str, tuple[int, int]]
 
 
 def live_span_us(interval_s: float | None, unknown_s: float) -> int:
-    """Return how old a pump's reading may be to count as live."""
+    """Return the maximum age of a pump's live readings."""
     span_s = LIVE_INTERVALS * (interval_s or unknown_s)
     return int(1e6 * min(max(span_s, LIVE_LEAST_S), LIVE_MOST_S))
 
@@ -55,9 +57,9 @@ def divide(
     through_us: Callable[[str], int | None],
     live_since_us: Callable[[str], int],
 ) -> Division:
-    """Divide readings into those to be judged now and those that join, or make, a backlog.
+    """Divide readings into those to evaluate now and those that join, or start, a backlog.
 
-    `behind`: pumps with a backlog. `through_us`: a pump's newest judged reading; None: it is not watched.
+    `behind`: pumps with a backlog. `through_us`: newest evaluated reading of a pump; None: not monitored.
     """
     live = np.ones(len(readings), dtype=np.bool_)
     past: dict[str, tuple[int, int]] = {}
@@ -91,9 +93,9 @@ def first_times(readings: Readings) -> dict[str, int]:
 
 
 def chunks(pump_ids: Integers, times_us: Integers) -> Integers:
-    """Return the number of the chunk that each reading (n,), in order of time, is judged in.
+    """Return the chunk number of each reading (n,), in order of time.
 
-    Pumps side by side: the first chunk of each, the second of each, and so on.
+    Pumps are evaluated side by side: the first chunk of each, then the second, and so on.
     """
     _, places = np.unique(pump_ids.astype(str), return_inverse=True)
     order = np.lexsort((times_us, places))
@@ -112,13 +114,12 @@ def chunks(pump_ids: Integers, times_us: Integers) -> Integers:
 
 @dataclass(slots=True)
 class Backlog:
-    """Readings of one pump that wait: those after `judged_us`, up to `until_us`.
+    """Pending readings of one pump: those after `judged_us`, up to `until_us`.
 
-    `body`: the state to go on from, until `begun`. What followed from readings up to `recorded_us` may be on
-    record already, from before a restart. `noted_at_s`: when a reading joined it last;
-    `served_at_s`: when it had its turn last (both by a clock that never goes back). `since_us`: after which
-    time it is judged without an earlier state, None where it goes on from one. `span_us`: how much of the
-    past is read at a time.
+    `body`: state to start from, until `begun`. `recorded_us`: effects of readings up to here may be recorded
+    already, from before a restart. `noted_at_s`: when a reading last joined; `served_at_s`: last turn (both
+    monotonic clock). `since_us`: time after which it is evaluated without an earlier state, None if it
+    continues one. `span_us`: span read at a time.
     """
 
     pump_id: str
@@ -135,11 +136,11 @@ class Backlog:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something left to judge."""
+        """Return whether readings are left to evaluate."""
         return self.judged_us < self.until_us
 
     def advance(self, read_until_us: int, last_us: int | None, count: int, limit: int) -> None:
-        """Note that what was read, up to `limit` readings, is judged, and read more or less the next time."""
+        """Record that the readings read so far are evaluated, and adapt the span of the next read."""
         full = count >= limit and last_us is not None
         self.judged_us = max(self.judged_us, last_us if full and last_us is not None else read_until_us)
         if full:
@@ -148,9 +149,9 @@ class Backlog:
             self.span_us = min(self.span_us * 2, MAX_SPAN_US)
 
     def meet(self, live_us: int, count: int) -> bool:
-        """Let the backlog end at the newest live reading, which is `count` readings further.
+        """Set the end of the backlog to the newest live reading, `count` readings later.
 
-        Return whether they are few enough for one turn; otherwise they are judged like the rest of it.
+        Return whether these fit into one turn; otherwise they are evaluated like the rest.
         """
         self.until_us = live_us
         if count < MAX_LIVE_READINGS:
@@ -160,38 +161,35 @@ class Backlog:
 
 @dataclass(slots=True)
 class Backlogs:
-    """The backlogs of a worker's pumps. `settle_s`: quiet time after which one that is judged is over."""
+    """Backlogs of a worker's pumps. `settle_s`: quiet time after which an evaluated backlog is finished."""
 
     settle_s: float
     _by_pump: dict[str, Backlog] = field(default_factory=dict)
 
     def __contains__(self, pump_id: object) -> bool:
-        """Whether a pump has a backlog."""
+        """Return whether a pump has a backlog."""
         return pump_id in self._by_pump
 
     def __len__(self) -> int:
-        """Return how many pumps have one."""
         return len(self._by_pump)
 
     @property
     def pump_ids(self) -> Collection[str]:
-        """The pumps with a backlog."""
         return self._by_pump.keys()
 
     def get(self, pump_id: str) -> Backlog | None:
-        """Return the backlog of a pump, if it has one."""
         return self._by_pump.get(pump_id)
 
     def longest_us(self) -> int:
-        """Return the longest span of readings of one pump that wait."""
+        """Return the longest span of pending readings of one pump."""
         return max((each.until_us - each.judged_us for each in self._by_pump.values()), default=0)
 
     def add(self, backlog: Backlog) -> None:
-        """Take one that begins, or is found stored."""
+        """Add a new or stored backlog."""
         self._by_pump[backlog.pump_id] = backlog
 
     def extend(self, pump_id: str, after_us: int, last_us: int, now_s: float) -> Backlog:
-        """Have more readings wait, after `after_us` and up to `last_us`."""
+        """Extend a backlog by readings after `after_us` and up to `last_us`."""
         backlog = self._by_pump[pump_id]
         backlog.until_us = max(backlog.until_us, last_us)
         backlog.noted_at_s = now_s
@@ -200,21 +198,21 @@ class Backlogs:
         return backlog
 
     def forget(self, pump_ids: Iterable[str]) -> None:
-        """Drop the backlogs of pumps."""
+        """Remove the backlogs of pumps."""
         for pump_id in pump_ids:
             self._by_pump.pop(pump_id, None)
 
     def of_partition(self, partition: int) -> list[Backlog]:
-        """Return those of a partition's pumps."""
+        """Return the backlogs of a partition's pumps."""
         return [backlog for backlog in self._by_pump.values() if backlog.partition == partition]
 
     def due(self, partitions: Collection[int], most: int) -> list[Backlog]:
-        """Return the backlogs whose turn it is, those served longest ago first."""
+        """Return the backlogs to serve next, least recently served first."""
         waiting = [each for each in self._by_pump.values() if each.pending and each.partition in partitions]
         return sorted(waiting, key=lambda backlog: backlog.served_at_s)[:most]
 
     def settled(self, partitions: Collection[int], now_s: float) -> list[Backlog]:
-        """Return those that are judged, and that no reading has joined for a while."""
+        """Return the evaluated backlogs that no reading has joined for `settle_s`."""
         return [
             each
             for each in self._by_pump.values()

@@ -1,9 +1,9 @@
-"""Judge readings of the past beside the live ones, without delaying them.
+"""Evaluate backlogs beside live readings without delaying them.
 
-A pump with a backlog is judged twice for a while: its newest readings by the live judge, and those before
-them by a judge of the past, which goes on from the state the pump had when the backlog began and reads from
-the store. Pumps take turns, and the live judge gets its turn after every few readings. When the past has
-caught up, its state replaces the live one. A backlog is stored before the messages that made it are
+A pump with a backlog is evaluated twice for a while: its newest readings by the live monitor, the earlier
+ones by a second monitor, which starts from the pump's state at the beginning of the backlog and reads from
+the store. Pumps take turns, and the live monitor has its turn after every few readings. When the backlog has
+caught up, its state replaces the live one. A backlog is stored before the messages that caused it are
 acknowledged.
 """
 
@@ -35,7 +35,7 @@ from esp_diagnostics.monitoring.backlog import (
 from esp_diagnostics.monitoring.effects import Effects
 from esp_diagnostics.monitoring.initial_state import read_pasts, read_pasts_at
 from esp_diagnostics.monitoring.partitions import Claim
-from esp_diagnostics.monitoring.pump_monitor import Judge
+from esp_diagnostics.monitoring.pump_monitor import PumpMonitor
 from esp_diagnostics.monitoring.store import backlogs as stored
 from esp_diagnostics.monitoring.store import states
 from esp_diagnostics.monitoring.store.backlogs import Note, Saved
@@ -46,27 +46,27 @@ from esp_diagnostics.pumps.store import KnownPump
 log = structlog.get_logger()
 
 TURN_PUMPS: Final = 60
-"""Pumps whose pasts are judged side by side: 60 take half as long again as 20 (57 and 84 ms a chunk)."""
+"""Pumps whose backlogs are evaluated together: 60 take 1.5 times as long as 20 (57 and 84 ms a chunk)."""
 
 TURN_READINGS: Final = 300
-"""Most readings of a pump that are read from the store at a time."""
+"""Maximum readings of a pump read from the store at a time."""
 
 LOOK_S: Final = 0.5
-"""How often backlogs that are judged are looked at: they are over when no reading has joined for a while."""
+"""Interval of checks for finished backlogs."""
 
-_PUMPS: Final = Gauge("esp_diagnostics_backlog_pumps", "Pumps with readings of the past that wait.")
+_PUMPS: Final = Gauge("esp_diagnostics_backlog_pumps", "Pumps with a backlog.")
 _SPAN_S: Final = Gauge(
-    "esp_diagnostics_backlog_span_seconds", "Longest span of readings of one pump that wait to be judged."
+    "esp_diagnostics_backlog_span_seconds", "Longest span of pending readings of one pump."
 )
-_BEGUN: Final = Counter("esp_diagnostics_backlogs_total", "Backlogs that began.")
+_BEGUN: Final = Counter("esp_diagnostics_backlogs_total", "Backlogs started.")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the worker lends: only one at a time may hold `turn`, touch a judge, and write what follows.
+    """Operations of the worker. Only the holder of `turn` may use a monitor or write effects.
 
-    `claims`: partitions that are the worker's now. `write`: durable effects, fenced by claims; returns what
-    to publish. `retry`: for as long as the database is away.
+    `claims`: present partitions of the worker. `write`: write effects, fenced by claims; returns the messages
+    to publish. `retry`: retry during a database outage.
     """
 
     turn: asyncio.Lock
@@ -80,7 +80,7 @@ class Access:
 
 
 class Chunk(NamedTuple):
-    """A few readings of each pump, to be judged together; `ending`: pumps whose last readings these are."""
+    """A few readings of each pump, evaluated together; `ending`: pumps whose last readings they contain."""
 
     batch: Batch
     ending: frozenset[str]
@@ -94,15 +94,15 @@ class Chunk(NamedTuple):
 
 
 class CatchUp:
-    """Judges the past of pumps with a backlog, and hands their states over to the live judge.
+    """Evaluate the backlogs of pumps, and hand their states over to the live monitor.
 
-    Callers of its public methods, but for `run` and `load`, hold the worker's turn.
+    Callers of public methods, except `run` and `load`, hold the worker's turn.
     """
 
     def __init__(
         self,
         access: Access,
-        judge: Judge,
+        judge: PumpMonitor,
         pool: Pool,
         *,
         settle_s: float,
@@ -112,16 +112,17 @@ class CatchUp:
         self.backlogs = Backlogs(settle_s)
         self._access = access
         self._judge = judge
-        self._past = Judge(judge.rulebook)
+        self._past = PumpMonitor(judge.rulebook)
         self._pool = pool
         self._replay = Replay(pool)
         self._longest = timedelta(seconds=longest_s)
         self._earlier_us = int(earlier_s * 1e6)
         self._due = asyncio.Event()
-        self._unrecorded: dict[str, int] = {}  # by pump, up to when it is judged (µs) beyond what is stored
+        self._unrecorded: dict[str, int] = {}
+        """By pump, the time (µs) up to which it is evaluated beyond what is stored."""
 
     async def run(self) -> None:
-        """Judge until cancelled."""
+        """Evaluate backlogs until cancelled."""
         while True:
             claims = self._access.claims()
             served = self.backlogs.due(claims.keys(), TURN_PUMPS)
@@ -137,9 +138,10 @@ class CatchUp:
                         await self._due.wait()
 
     def earlier(self, readings: Readings, now_us: int) -> dict[str, int]:
-        """Return, by pump, the first reading (µs) before all that was judged, if it is to be judged.
+        """Return, by pump, the first reading (µs) that precedes everything evaluated and forms a backlog.
 
-        That is so while the pump's history is being judged, and for a while after its first live reading.
+        Earlier readings do so while the pump's history is being evaluated, and for a while after its first
+        live reading.
         """
         found: dict[str, int] = {}
         for pump_id, first_us in first_times(readings).items():
@@ -154,14 +156,14 @@ class CatchUp:
         return found
 
     def until_us(self, pump_id: str) -> int:
-        """Return up to when (µs) readings of a pump wait; 0: none do."""
+        """Return the end (µs) of a pump's backlog; 0: none."""
         backlog = self.backlogs.get(pump_id)
         return 0 if backlog is None else backlog.until_us
 
     async def set_aside(self, past: Mapping[str, tuple[int, int]], anew: Collection[str] = ()) -> list[Note]:
-        """Have readings of pumps wait, after one time (µs) and up to another; return what to store of it.
+        """Add readings of pumps between two times (µs) to backlogs; return the notes to store.
 
-        `anew`: pumps that are judged again from there on, without a state.
+        `anew`: pumps that are evaluated again from there on, without a state.
         """
         await self.forget(anew)
         new = [pump_id for pump_id in past if pump_id not in self.backlogs and pump_id not in anew]
@@ -196,7 +198,7 @@ class CatchUp:
         )
 
     async def load(self, partition: int, now_us: int) -> None:
-        """Take the backlogs that are stored of a partition; what has come up to now belongs to them."""
+        """Load the stored backlogs of a partition, extended up to now."""
 
         async def read() -> list[stored.Pending]:
             async with self._pool.acquire() as connection:
@@ -218,7 +220,7 @@ class CatchUp:
         self._due.set()
 
     async def forget(self, pump_ids: Collection[str]) -> None:
-        """Drop pumps: another worker has them, or they are gone."""
+        """Drop pumps that moved to another worker or were removed."""
         self.backlogs.forget(pump_ids)
         for pump_id in pump_ids:
             self._unrecorded.pop(pump_id, None)
@@ -226,30 +228,30 @@ class CatchUp:
             await self._access.in_thread(self._past.dismiss, known)
 
     async def update(self) -> Effects:
-        """Go by other pumps or rules, as the live judge does; return what that alone changes."""
+        """Apply changed pumps and rules, as the live monitor does; return the effects of the change."""
         pumps = self._access.pumps()
         self.backlogs.forget([pump_id for pump_id in self.backlogs.pump_ids if pump_id not in pumps])
         effects: Effects = await self._access.in_thread(self._past.update, pumps, self._judge.rulebook)
         return effects
 
     async def set_model(self, pump_id: str, body: bytes) -> None:
-        """Judge a pump's past by its new model."""
+        """Evaluate the backlog of a pump with its new model."""
         if pump_id in self._past.pump_ids:
             await self._access.in_thread(self._past.set_model, pump_id, body)
 
     async def states(self, partition: int) -> list[Saved]:
-        """Return the states to store of a partition's backlogs."""
+        """Return the states of a partition's backlogs."""
         begun = [each.pump_id for each in self.backlogs.of_partition(partition) if each.begun]
         bodies = await self._access.in_thread(self._past.snapshots, begun) if begun else {}
         return [Saved(pump_id, body, as_time(through_us)) for pump_id, (body, through_us) in bodies.items()]
 
     async def overdue(self, now_s: float) -> Effects:
-        """Return the statuses of the past that are due."""
+        """Return the pending statuses of backlogs that are due."""
         effects: Effects = await self._access.in_thread(self._past.overdue, now_s)
         return effects
 
     async def _serve(self, backlogs: Sequence[Backlog]) -> None:
-        """Judge the next readings of some pumps, a few at a time."""
+        """Evaluate the next readings of some pumps, a few at a time."""
         await self._begin_judging([backlog for backlog in backlogs if not backlog.begun])
         ends = {each.pump_id: min(each.judged_us + each.span_us, each.until_us) for each in backlogs}
         windows = [
@@ -259,7 +261,7 @@ class CatchUp:
         times = batch.readings.time_us
         for chunk in chunks_of(batch):
             async with self._access.turn:
-                # Meanwhile a pump may have begun anew, or be another worker's.
+                # The pump may have restarted or moved to another worker meanwhile.
                 gone = [each.pump_id for each in backlogs if self.backlogs.get(each.pump_id) is not each]
                 await self._judge_chunk(chunk.without(gone))
         async with self._access.turn:
@@ -270,7 +272,7 @@ class CatchUp:
             each.served_at_s = time.monotonic()
 
     async def _begin_judging(self, backlogs: Sequence[Backlog]) -> None:
-        """Have the judge of the past watch pumps, from what was on record of them at that time."""
+        """Start to monitor pumps from their records at the beginning of their backlogs."""
         if not backlogs:
             return
         async with self._access.turn:
@@ -289,7 +291,7 @@ class CatchUp:
                 each.begun = True
 
     async def _judge_chunk(self, chunk: Chunk) -> None:
-        """Judge some readings of the past and write what follows; the caller holds the turn."""
+        """Evaluate some readings of backlogs and write the effects; the caller holds the turn."""
         readings = chunk.batch.readings
         judged: dict[str, int] = {}
         for pump_id, time_us in zip(readings.pump_id.tolist(), readings.time_us.tolist(), strict=True):
@@ -306,13 +308,13 @@ class CatchUp:
         except Exception as error:
             if is_outage(error):
                 raise
-            # What cannot be judged now could not be judged when it came.
+            # Readings that fail now would have failed when they arrived.
             log.exception("backlog.failed", readings=len(readings))
 
     async def _record(self, effects: Effects) -> None:
-        """Write effects, and up to when pumps are judged by now; the caller holds the turn.
+        """Write effects and the progress of backlogs; the caller holds the turn.
 
-        Most readings have no effects: a transaction for each chunk would take longer than judging it.
+        Most readings have no effects, and a transaction per chunk would take longer than its evaluation.
         """
         judged, self._unrecorded = self._unrecorded, {}
         effects.caught_up += [(pump_id, as_time(time_us)) for pump_id, time_us in judged.items()]
@@ -322,12 +324,12 @@ class CatchUp:
         await self._access.publish(await self._access.write(effects, list(claims.values())))
 
     def _claim_of(self, pump_id: str) -> Claim | None:
-        """Return the claim under which a pump's backlog may be written, if the worker has it."""
+        """Return the claim for writing a pump's backlog, if the worker has it."""
         backlog = self.backlogs.get(pump_id)
         return None if backlog is None else self._access.claims().get(backlog.partition)
 
     async def _hand_over(self, backlogs: Sequence[Backlog]) -> None:
-        """Judge what the live judge has judged meanwhile, and give it the states that come of it."""
+        """Evaluate what the live monitor received meanwhile, and give it the resulting states."""
         async with self._access.turn:
             claims = self._access.claims()
             mine = [
@@ -354,9 +356,9 @@ class CatchUp:
             log.info("backlog.judged", pumps=len(ready), example=min(ready))
 
     async def _meet(self, backlogs: Sequence[Backlog]) -> None:
-        """Judge the live readings since the past ended; a backlog with too many of them is not over yet.
+        """Evaluate the live readings since the end of the backlogs; backlogs with too many continue.
 
-        They are judged in one turn, which the live readings of all pumps wait for.
+        This takes one turn, during which the live readings of all pumps wait.
         """
         live = {each.pump_id: self._judge.through_us(each.pump_id) or 0 for each in backlogs}
         behind = [each for each in backlogs if live[each.pump_id] > each.judged_us]
@@ -376,7 +378,7 @@ class CatchUp:
     async def _store_handed_over(
         self, ready: Mapping[str, Backlog], bodies: Mapping[str, tuple[bytes, int]]
     ) -> None:
-        """Store the states that the live judge goes on from, and that the backlogs are over."""
+        """Store the states handed to the live monitor, and delete the backlogs."""
         claims = self._access.claims()
         epochs = {
             number: claims[number].epoch or 0 for number in _partitions(ready.values()) if number in claims
@@ -398,7 +400,7 @@ class CatchUp:
 
 
 def chunks_of(batch: Batch) -> Iterator[Chunk]:
-    """Cut readings into parts of a few readings of each pump."""
+    """Split readings into chunks with a few readings of each pump."""
     pump_ids = batch.readings.pump_id
     numbers = chunks(pump_ids, batch.readings.time_us)
     last: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""What becomes of assessments: findings, spells, statuses, signals to alerts and live messages.
+"""Turn assessments into findings, state intervals, statuses, alert signals and live messages.
 
-`differ` compares an assessment with what is known of its pump, and is pure; `record` writes the difference in
-the caller's transaction. Written again it changes nothing.
+`differ` compares an assessment with the pump's record and is pure; `record` writes the difference in the
+caller's transaction. Writing it again changes nothing.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,22 +31,22 @@ from esp_diagnostics.monitoring.store.states import Spell, Status
 from esp_diagnostics.settings import SERVICE
 
 STATUS_EVERY_S: Final = 2.0
-"""How often a pump's status is written at most, but for changes."""
+"""Minimum interval between writes of a pump's unchanged status."""
 
 REFRESH_US: Final = 60_000_000
-"""How old the evidence of an open finding may become, in the readings' time."""
+"""Maximum age of the evidence of an open finding, in data time."""
 
 SHOWN_HYPOTHESES: Final = 5
 
 _SPELLS: Final = {"unknown": "unknown", "off": "off", "starting": "starting", "running": "running"}
-"""States whose beginnings are logged; `changing` is running."""
+"""Logged states; `changing` is logged as running."""
 
 _US: Final = 1_000_000
 
 
 @dataclass(slots=True)
 class Open:
-    """An open finding as the worker knows it; `told` is what alerts were last told of it."""
+    """Open finding as known to the worker; `reported`: severity and suppression last sent to alerts."""
 
     finding_id: UUID
     severity: str
@@ -55,11 +55,11 @@ class Open:
     onset: datetime
     raised_at: datetime
     refreshed_us: int = 0
-    told: tuple[str, str | None] | None = None
+    reported: tuple[str, str | None] | None = None
 
 
 class FoundSpan(NamedTuple):
-    """A condition was found that lasted from `onset_us` to before `until_us`; None: it still does."""
+    """Finding of a condition from `onset_us` to before `until_us`; None: still open."""
 
     condition: str
     onset_us: int
@@ -68,13 +68,13 @@ class FoundSpan(NamedTuple):
 
 @dataclass(slots=True)
 class PumpMemory:
-    """What is known of a pump besides the tree's own state.
+    """Record of a pump besides the tree's own state.
 
-    `through_us`: its newest reading that was judged; `began_us`: since when it is. `settled`: when each
-    condition was last over, as far as a replay may come upon it again. `later`: what was found already from
-    readings that a replay has yet to reach. `passed`: what alerts were last told of each limit that is
-    passed, by condition. `inherited`: findings were open, but the state that led to them is lost;
-    they stay open until the pump is judged anew. `unshown`: what its status is to be made of when it is due.
+    `through_us`: newest evaluated reading; `began_us`: start of the evaluation. `settled`: when each
+    condition last cleared, as far as a replay may detect it again. `later`: findings from readings that a
+    replay has yet to reach. `passed`: last signal of each exceeded limit, by condition. `inherited`: findings
+    were open but their state is lost; they stay open until the baseline is learnt again. `unshown`:
+    assessment and verdict of a status that is not written yet.
     """
 
     pump_id: str
@@ -93,10 +93,10 @@ class PumpMemory:
 
 
 class Context(NamedTuple):
-    """What assessments are judged under.
+    """Conditions of an evaluation.
 
-    `now_s`: a clock that never goes back, for pauses between writes. `replaying`: the readings are of the
-    past, and what followed from them may be on record already.
+    `now_s`: monotonic clock, for intervals between writes. `replaying`: readings of the past, whose effects
+    may be recorded already.
     """
 
     rules: Rules
@@ -106,7 +106,7 @@ class Context(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """What a finding's event and live message say."""
+    """Content of a finding's event and live message."""
 
     change: str
     finding_id: UUID
@@ -121,7 +121,6 @@ class Announced(NamedTuple):
     rule_version: str
 
     def event(self) -> Event:
-        """Return the event."""
         return Event(
             type=f"finding.{self.change}",
             source=SERVICE,
@@ -130,7 +129,6 @@ class Announced(NamedTuple):
         )
 
     def live(self) -> dict[str, Any]:
-        """Return the live message."""
         return {
             "kind": "finding",
             "pump_id": self.pump_id,
@@ -146,7 +144,7 @@ class Announced(NamedTuple):
 
 @dataclass(slots=True)
 class Effects:
-    """What follows from some assessments; to be written as a whole, or for some partitions only."""
+    """Effects of assessments; written as a whole, or for some partitions only."""
 
     raised: list[NewFinding] = field(default_factory=list)
     changed: list[Change] = field(default_factory=list)
@@ -158,14 +156,14 @@ class Effects:
     live: list[dict[str, Any]] = field(default_factory=list)
     backlogs: list[Note] = field(default_factory=list)
     caught_up: list[tuple[str, datetime]] = field(default_factory=list)
-    """Pumps with up to when their backlog is judged."""
+    """Pumps, and the time up to which their backlog is evaluated."""
 
     changed_pumps: dict[UUID, str] = field(default_factory=dict)
-    """Pump of each finding that is changed or cleared."""
+    """Pump of each changed or cleared finding."""
 
     @property
     def durable(self) -> bool:
-        """Whether there is anything to write."""
+        """Return whether there is anything to write."""
         return any(
             (
                 *(self.raised, self.changed, self.cleared, self.spells, self.statuses, self.signals),
@@ -175,7 +173,7 @@ class Effects:
 
     @property
     def pump_ids(self) -> set[str]:
-        """The pumps whose records change."""
+        """Return the pumps whose records change."""
         return {
             *(each.pump_id for each in self.raised),
             *(each.pump_id for each in self.spells),
@@ -189,11 +187,11 @@ class Effects:
         }
 
     def of(self, partitions: Collection[int]) -> "Effects":
-        """Return what concerns the pumps of `partitions`."""
+        """Return the effects on pumps of `partitions`."""
         return self._where(lambda pump_id: topology.partition(pump_id) in partitions)
 
     def of_pumps(self, pump_ids: Collection[str]) -> "Effects":
-        """Return what concerns these pumps."""
+        """Return the effects on these pumps."""
         return self._where(lambda pump_id: pump_id in pump_ids)
 
     def _where(self, wanted: Callable[[str], bool]) -> "Effects":
@@ -215,9 +213,6 @@ class Effects:
         )
 
 
-# --- what is different ------------------------------------------------------------------------------------
-
-
 def differ(
     memory: PumpMemory,
     assessment: Assessment,
@@ -225,9 +220,9 @@ def differ(
     context: Context,
     effects: Effects,
 ) -> None:
-    """Add to `effects` what `assessment` changes for its pump, and bring `memory` up to it.
+    """Add the changes caused by `assessment` to `effects`, and update `memory`.
 
-    `memory.through_us` stays for the caller to move on: readings may go by without an assessment.
+    The caller advances `memory.through_us`, because readings may pass without an assessment.
     """
     _log_state(memory, assessment, effects)
     changed = _find(memory, assessment, verdict, context, effects)
@@ -237,13 +232,13 @@ def differ(
 
 
 def retire(memory: PumpMemory, context: Context, effects: Effects) -> None:
-    """Add to `effects` the end of what is open of a pump that is no more."""
+    """Add the end of all open findings of a removed pump to `effects`."""
     for condition in list(memory.findings):
         _clear(memory, condition, as_time(memory.through_us), context, effects)
 
 
 def _log_state(memory: PumpMemory, assessment: Assessment, effects: Effects) -> None:
-    """Log the spells that began since the last assessment, but for those a replay comes upon again."""
+    """Log the state intervals that started since the last assessment, except those a replay detects again."""
     begun: list[tuple[int, str, int | None]] = []
     for time_us, state, trip_code in assessment.transitions:
         spell = _SPELLS.get(state, "running")
@@ -269,7 +264,7 @@ def _find(
     context: Context,
     effects: Effects,
 ) -> bool:
-    """Raise, change and clear findings until they are what the assessment says; return whether any did."""
+    """Raise, change and clear findings according to the assessment; return whether any changed."""
     if not assessment.open and not memory.findings:
         return False
     named = {hypothesis.condition: hypothesis for hypothesis in assessment.hypotheses}
@@ -286,7 +281,7 @@ def _find(
         time = as_time(assessment.time_us)
         for condition in [condition for condition in memory.findings if condition not in assessment.open]:
             if context.replaying and memory.findings[condition].raised_at > time:
-                continue  # on record from a later reading, which the replay has not reached yet
+                continue  # recorded from a later reading, which the replay has not reached yet
             _clear(memory, condition, as_time(assessment.time_us), context, effects)
             changed = True
     return changed
@@ -334,7 +329,7 @@ def _raise(
 
 
 def _is_recorded(memory: PumpMemory, condition: str, since_us: int) -> bool:
-    """Whether it is on record already that a pump suffered from a condition at that time."""
+    """Return whether the record contains a finding of the condition at that time."""
     return since_us <= memory.settled.get(condition, -1) or any(
         span.condition == condition
         and span.onset_us <= since_us
@@ -412,31 +407,31 @@ def _announce(
 
 
 def _signal(memory: PumpMemory, assessment: Assessment, context: Context, effects: Effects) -> None:
-    """Tell alerts of open findings whose severity, or reason not to be annunciated, is not what they know."""
+    """Signal open findings whose severity or suppression changed since the last signal."""
     if not memory.findings:
         return
     actions = {hypothesis.condition: hypothesis.action for hypothesis in assessment.hypotheses}
     for condition, known in memory.findings.items():
         hidden = suppression(context.alert_rules, condition, assessment.state, memory.findings)
-        if known.told != (known.severity, hidden):
-            known.told = (known.severity, hidden)
+        if known.reported != (known.severity, hidden):
+            known.reported = (known.severity, hidden)
             signal = _signal_of(memory, condition, known, known.raised_at, context)
             action = actions.get(condition, "")
             effects.signals.append(replace(signal, active=True, action=action, suppressed_by=hidden))
 
 
 def _signal_limits(memory: PumpMemory, assessment: Assessment, context: Context, effects: Effects) -> None:
-    """Tell alerts of limits that are passed and now have another reason, or none, not to be annunciated."""
+    """Signal exceeded limits whose suppression changed."""
     for condition, signal in memory.passed.items():
         explaining = [*memory.findings, *memory.passed]
         hidden = suppression(context.alert_rules, condition, assessment.state, explaining)
         if hidden != signal.suppressed_by:
-            memory.passed[condition] = told = replace(signal, suppressed_by=hidden)
-            effects.signals.append(told)
+            memory.passed[condition] = updated = replace(signal, suppressed_by=hidden)
+            effects.signals.append(updated)
 
 
 def _signal_of(memory: PumpMemory, condition: str, known: Open, time: datetime, context: Context) -> Signal:
-    """Return the signal that a finding is over."""
+    """Return the signal that clears a finding."""
     rule = context.rules.conditions.get(condition)
     return Signal(
         pump_id=memory.pump_id,
@@ -451,9 +446,6 @@ def _signal_of(memory: PumpMemory, condition: str, known: Open, time: datetime, 
     )
 
 
-# --- what is shown ----------------------------------------------------------------------------------------
-
-
 def _show(
     memory: PumpMemory,
     assessment: Assessment,
@@ -463,7 +455,7 @@ def _show(
     *,
     changed: bool,
 ) -> None:
-    """Put the pump's status, if it is due, and what goes out live."""
+    """Add the pump's status if it is due, and its live messages."""
     shown = (assessment.state, assessment.gauge_fault, *memory.findings)
     changed = changed or shown != memory.shown
     memory.shown = shown
@@ -478,12 +470,12 @@ def _show(
 
 
 def due(memory: PumpMemory, now_s: float) -> bool:
-    """Whether there is something to show of a pump, and its status was written long enough ago."""
+    """Return whether a pump has a pending status that is due."""
     return memory.unshown is not None and now_s - memory.status_at_s >= STATUS_EVERY_S
 
 
 def show_status(memory: PumpMemory, now_s: float, effects: Effects) -> tuple[Health, list[dict[str, Any]]]:
-    """Put the status of a pump that has something to show; return its health and hypotheses."""
+    """Add the pending status of a pump; return its health and hypotheses."""
     assert memory.unshown is not None  # noqa: S101 - callers look
     assessment, verdict = memory.unshown
     health = _health(memory, assessment, verdict)
@@ -534,7 +526,7 @@ def _status(
 
 
 def _live_reading(memory: PumpMemory, assessment: Assessment) -> dict[str, Any]:
-    """Return the message of what was measured since the last one."""
+    """Return the live message of the channels measured since the last one."""
     return {
         "kind": "reading",
         "pump_id": memory.pump_id,
@@ -578,9 +570,9 @@ def _described(hypothesis: Hypothesis, verdict: AnomalyVerdict | None) -> dict[s
 
 
 def evidence(hypothesis: Hypothesis, verdict: AnomalyVerdict | None) -> dict[str, Any]:
-    """Return what speaks for and against a hypothesis and what is missing, as JSON has it.
+    """Return evidence for and against a hypothesis, and missing evidence, as JSON values.
 
-    An anomaly has the features that contribute most to it for evidence.
+    Evidence of an anomaly are its largest contributions.
     """
     found = {
         "for": list(map(_evidence, hypothesis.evidence_for)),
@@ -606,7 +598,7 @@ def _evidence(each: Evidence) -> dict[str, Any]:
 
 
 def anomaly(verdict: AnomalyVerdict) -> dict[str, Any]:
-    """Return a detector's verdict as JSON has it."""
+    """Return a verdict of the anomaly detector as JSON values."""
     return {
         "score": verdict.score,
         "threshold": verdict.threshold,
@@ -618,19 +610,16 @@ def anomaly(verdict: AnomalyVerdict) -> dict[str, Any]:
 
 
 def _dumps(value: Any) -> str:
-    # The core's numbers are numpy's; NaN (not known) becomes null.
+    # Numbers of the core are numpy types; NaN (unknown) becomes null.
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z).decode()
-
-
-# --- writing ----------------------------------------------------------------------------------------------
 
 
 async def record(
     connection: Connection, effects: Effects, rule_version: str, alert_rules: AlertRules
 ) -> list[Mapping[str, Any]]:
-    """Write `effects` in the caller's transaction; return the live messages to send once it is committed.
+    """Write `effects` in the caller's transaction; return the live messages to publish after the commit.
 
-    A finding that was found already, or is over already, is announced to nobody.
+    Findings that were raised or cleared before are not announced again.
     """
     await backlogs.note(connection, effects.backlogs)
     await backlogs.note_judged(connection, effects.caught_up)
@@ -639,15 +628,17 @@ async def record(
     over = await store.clear(connection, effects.cleared)
     await states.log_spells(connection, effects.spells)
     await states.put_statuses(connection, effects.statuses, rule_version)
-    told = [each for each in effects.announced if each.change == "changed" or each.finding_id in new | over]
-    for each in told:
+    announced = [
+        each for each in effects.announced if each.change == "changed" or each.finding_id in new | over
+    ]
+    for each in announced:
         await outbox.enqueue(connection, each.event(), topology.EVENTS)
     changes = await transitions.report(connection, effects.signals, alert_rules) if effects.signals else []
-    return [*effects.live, *(each.live() for each in told), *(change.live() for change in changes)]
+    return [*effects.live, *(each.live() for each in announced), *(change.live() for change in changes)]
 
 
 def settled_from(cleared: Iterable[tuple[tuple[str, str], int]]) -> dict[str, dict[str, int]]:
-    """Return, by pump, when each condition was last over, of ((pump, condition), time) pairs."""
+    """Return, by pump, when each condition last cleared, from ((pump, condition), time) pairs."""
     found: dict[str, dict[str, int]] = {}
     for (pump_id, condition), time_us in cleared:
         found.setdefault(pump_id, {})[condition] = time_us

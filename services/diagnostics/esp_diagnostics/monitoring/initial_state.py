@@ -1,4 +1,4 @@
-"""What is on record of pumps when a judge begins to watch them."""
+"""Read the records of pumps that a worker starts to monitor."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from esp_diagnostics.monitoring.store import states
 
 
 async def read_pasts(pool: Pool, pump_ids: Sequence[str], since: datetime) -> dict[str, Past]:
-    """Return what is on record of pumps now; conditions that were over before `since` do not count."""
+    """Return the present records of pumps; conditions cleared before `since` are ignored."""
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         found = await stored_findings.open_findings(connection, pump_ids)
         cleared = await stored_findings.last_cleared(connection, pump_ids, since - timedelta(days=1))
@@ -39,7 +39,7 @@ async def read_pasts(pool: Pool, pump_ids: Sequence[str], since: datetime) -> di
 
 
 async def read_pasts_at(pool: Pool, times: Mapping[str, datetime]) -> dict[str, Past]:
-    """Return what was on record of each pump at a time of its own, without its state."""
+    """Return the record of each pump at its given time, without its state."""
     pump_ids, at = list(times), list(times.values())
     async with pool.acquire() as connection, connection.transaction(readonly=True):
         found = await stored_findings.open_at(connection, pump_ids, at)

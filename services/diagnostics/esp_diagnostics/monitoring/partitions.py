@@ -1,9 +1,9 @@
-"""Who judges which pumps: lanes, which are queues, and the partitions whose readings come on them.
+"""Assignment of pumps to workers: lanes (queues), and the partitions delivered on them.
 
-Each worker says every few seconds that it lives, and reads its fair share of the lanes. The broker gives a
-lane's messages to one consumer at a time, so a lane moves when the worker that had it lets go of it, after it
-has saved what it knew. Which partitions come on a lane is up to the exchange, which hashes: a worker claims a
-partition when its first readings come. The claim's epoch keeps a worker that was cut off from writing.
+Each worker sends a heartbeat every few seconds and reads its fair share of the lanes. The broker delivers a
+lane to one consumer at a time, so a lane moves when its worker releases it after saving its state. The
+exchange hashes partitions to lanes: a worker claims a partition when its first readings arrive. The epoch of
+the claim prevents a disconnected worker from writing.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ log = structlog.get_logger()
 
 ALL: Final = range(topology.PARTITIONS)
 
-_HELD: Final = Gauge("esp_diagnostics_lanes", "Queues of accepted readings that this worker reads.")
-_LIVE: Final = Gauge("esp_diagnostics_workers", "Workers that live, as this one sees it.")
+_HELD: Final = Gauge("esp_diagnostics_lanes", "Queues of accepted readings read by this worker.")
+_LIVE: Final = Gauge("esp_diagnostics_workers", "Live workers, as seen by this one.")
 
 
 def fair_share(workers: Collection[str], me: str) -> frozenset[int]:
-    """Return the lanes that are `me`'s among `workers`.
+    """Return the lanes of `me` among `workers`.
 
-    Every worker that sees the same workers comes to the same answer; nobody has more than one above another;
-    few lanes move when a worker comes or goes (highest random weight, with a ceiling).
+    Every worker that sees the same workers computes the same assignment. Shares differ by at most one, and
+    few lanes move when a worker joins or leaves (rendezvous hashing with a ceiling).
     """
-    everybody = sorted({*workers, me})
-    most, with_most = -(-len(ALL) // len(everybody)), len(ALL) % len(everybody) or len(everybody)
-    room = dict.fromkeys(everybody, most)
+    everyone = sorted({*workers, me})
+    most, with_most = -(-len(ALL) // len(everyone)), len(ALL) % len(everyone) or len(everyone)
+    room = dict.fromkeys(everyone, most)
     mine = set()
     for lane in ALL:
         full = sum(1 for left in room.values() if left == 0)
-        # Once as many as may have the most do, the others must do with one less.
+        # Once enough workers have the maximum, the others must do with one less.
         least = 1 if full >= with_most and most > 1 else 0
-        able = [worker for worker in everybody if room[worker] > least]
+        able = [worker for worker in everyone if room[worker] > least]
         owner = max(able, key=partial(_weight, lane))
         room[owner] -= 1
         if owner == me:
@@ -59,9 +59,9 @@ def _weight(lane: int, worker: str) -> bytes:
 
 
 class Lane:
-    """One queue of accepted readings as a worker reads it: its consumer, and what has come and waits.
+    """Queue of accepted readings: its consumer, and the pending deliveries.
 
-    `leaving`: no more is taken.
+    `leaving`: no further deliveries are accepted.
     """
 
     def __init__(self, number: int, url: str, *, prefetch: int, on_delivery: Callable[[], None]) -> None:
@@ -76,16 +76,16 @@ class Lane:
 
     @property
     def held(self) -> Sequence[Delivery]:
-        """What has come and is not taken yet, the oldest first."""
+        """Return the pending deliveries, oldest first."""
         return self._held
 
-    def take(self, wanted: Callable[[Delivery], bool], most_bytes: int) -> list[Delivery]:
-        """Return what has come and is wanted, the oldest first, up to about `most_bytes`."""
+    def take(self, wanted: Callable[[Delivery], bool], max_bytes: int) -> list[Delivery]:
+        """Remove and return the wanted deliveries, oldest first, up to about `max_bytes`."""
         taken: list[Delivery] = []
         left: list[Delivery] = []
         size = 0
         for delivery in self._held:
-            if size < most_bytes and wanted(delivery):
+            if size < max_bytes and wanted(delivery):
                 taken.append(delivery)
                 size += len(delivery.body)
             else:
@@ -94,16 +94,16 @@ class Lane:
         return taken
 
     def drop(self) -> None:
-        """Forget what has come: it went back to the queue."""
+        """Drop pending deliveries, which were requeued."""
         self._held.clear()
 
     def check(self) -> None:
-        """Raise what the consumer died of, if it did."""
+        """Raise the error that ended the consumer, if any."""
         if self._running.done() and not self.leaving:
             self._running.result()
 
     async def close(self) -> None:
-        """Let go of the lane: what is not acknowledged goes back, and the next consumer has it."""
+        """Release the lane: unacknowledged deliveries are requeued for the next consumer."""
         self.leaving = True
         self._held.clear()
         await self.consumer.stop()
@@ -111,7 +111,7 @@ class Lane:
         self._running.cancel()
 
     def abandon(self) -> None:
-        """Stop at once; the broker sees the connection go."""
+        """Stop at once, without closing the channel."""
         self.leaving = True
         self._running.cancel()
 
@@ -119,18 +119,18 @@ class Lane:
         if self.leaving:
             return
         if self._held and self._held[0].generation != delivery.generation:
-            self._held.clear()  # what an old channel brought comes again
+            self._held.clear()  # deliveries of an old channel are redelivered
         self._held.append(delivery)
         self._on_delivery()
 
 
 @dataclass(slots=True)
 class Claim:
-    """A partition that is this worker's, since its readings come on `lane`.
+    """Partition claimed by this worker, delivered on `lane`.
 
-    `epoch`: under which it was claimed; None once it is known to be another's. `generation`: opening of the
-    lane's channel for which the claim is known to hold, None while states are taken over. `saved_at_s`: when
-    its pumps' states were saved last, by a clock that never goes back.
+    `epoch`: epoch of the claim; None once another worker has it. `generation`: opening of the lane's channel
+    for which the claim is valid, None while states are restored. `saved_at_s`: when the pumps' states were
+    last saved (monotonic clock).
     """
 
     partition: int
@@ -140,22 +140,22 @@ class Claim:
     saved_at_s: float = field(default_factory=time.monotonic)
 
     def holds(self, lane: Lane, generation: int) -> bool:
-        """Whether what came on that opening of the lane's channel may be judged."""
+        """Return whether deliveries of that opening of the lane's channel may be evaluated."""
         return self.epoch is not None and self.lane is lane and self.generation == generation
 
 
 def partition_of(delivery: Delivery) -> int:
-    """Return the partition whose readings a delivery has; raise InvalidInput where it does not say."""
+    """Return the partition of a delivery; raise InvalidInput if its header is missing."""
     try:
         return int(delivery.headers[topology.PARTITION_HEADER])
     except (KeyError, TypeError, ValueError):
-        raise InvalidInput(f"an accepted batch without {topology.PARTITION_HEADER}") from None
+        raise InvalidInput(f"an accepted batch lacks the header {topology.PARTITION_HEADER}") from None
 
 
 class Membership:
-    """Says that a worker lives, and hears which lanes are its share.
+    """Send heartbeats of a worker, and determine its share of the lanes.
 
-    Without the database the share stays as it was: nobody else can hear anything either.
+    During a database outage the share stays, since no other worker can change it either.
     """
 
     def __init__(self, ownership: Ownership, worker_id: str, ttl_s: float) -> None:
@@ -164,11 +164,11 @@ class Membership:
         self._ttl_s = ttl_s
         self._share: frozenset[int] | None = None
         self._left = False
-        # A heartbeat under way when the worker leaves would say after it that the worker lives.
+        # A pending heartbeat must not follow the goodbye, or the others would believe the worker alive.
         self._turn = asyncio.Lock()
 
     async def share(self) -> frozenset[int]:
-        """Say that the worker lives, unless it has left, and return its share by now."""
+        """Send a heartbeat, unless the worker has left, and return its present share."""
         async with self._turn:
             return (self._share or frozenset()) if self._left else await self._beat()
 
@@ -189,7 +189,7 @@ class Membership:
         return share
 
     async def leave(self) -> None:
-        """Say that the worker ends, so that the others need not wait until it is missed."""
+        """Unregister the worker, so that the others need not wait for its timeout."""
         async with self._turn:
             self._left = True
             try:
@@ -201,5 +201,5 @@ class Membership:
 
 
 def pumps_of(partitions: Collection[int], pump_ids: Iterable[str]) -> list[str]:
-    """Return those of the pumps that are of one of `partitions`."""
+    """Return the pumps that belong to one of `partitions`."""
     return [pump_id for pump_id in pump_ids if topology.partition(pump_id) in partitions]

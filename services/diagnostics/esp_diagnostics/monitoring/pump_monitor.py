@@ -1,7 +1,7 @@
-"""The judge: everything that is known of the pumps a worker watches, and what new readings make of it.
+"""State of the pumps of a worker, and the effects of new readings.
 
-`TreeMonitor`, `AnomalyMonitor` and `LimitMonitor` process the same readings in turn. Synchronous and
-without I/O: the worker calls it in a separate thread, one call at a time.
+`TreeMonitor`, `AnomalyMonitor` and `LimitMonitor` process the same readings in turn. Synchronous and without
+I/O: the worker calls it in a separate thread, one call at a time.
 """
 
 import struct
@@ -39,28 +39,28 @@ from esp_diagnostics.pumps.store import KnownPump
 
 log = structlog.get_logger()
 
-_JUDGED: Final = Counter("esp_diagnostics_readings_judged_total", "Readings the worker has judged.", ["when"])
+_JUDGED: Final = Counter("esp_diagnostics_readings_judged_total", "Readings evaluated.", ["when"])
 _UNUSABLE: Final = Counter(
-    "esp_diagnostics_snapshots_unusable_total", "Kept states of pumps that could not be taken over.", ["part"]
+    "esp_diagnostics_snapshots_unusable_total", "Saved pump states that could not be restored.", ["part"]
 )
 
 _SNAPSHOT: Final = struct.Struct("<4sIIII")
 _MARK: Final = b"EDS1"
 _OTHER_TERMS: Final = frozenset({"gauge_failure", "anomaly", "insufficient_data"})
-"""Conditions that a pump's health counts otherwise than as a finding."""
+"""Conditions that the health score does not count as findings."""
 
 _BITS: Final = np.int32(1) << np.arange(CHANNEL_COUNT, dtype=np.int32)
 
 
 class Rulebook(NamedTuple):
-    """What is judged by."""
+    """Rules of the evaluation."""
 
     tree: Rules
     alerts: AlertRules
 
 
 class OpenFinding(NamedTuple):
-    """An open finding as the store has it."""
+    """Open finding as stored."""
 
     condition: str
     finding_id: UUID
@@ -73,10 +73,10 @@ class OpenFinding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is on record of a pump when a worker begins to watch it; None or empty where there is nothing.
+    """Record of a pump when a worker starts to monitor it; None or empty where nothing is recorded.
 
-    `spell`: since when (µs) it does what it does. `settled`: when (µs) each condition was last over. `later`:
-    what was found from readings after those that are judged now. `began_us`: since when it is judged.
+    `spell`: start (µs) and state of the present interval. `settled`: when (µs) each condition last cleared.
+    `later`: findings from readings after those evaluated now. `began_us`: start of the evaluation.
     """
 
     findings: Sequence[OpenFinding] = ()
@@ -89,8 +89,8 @@ class Past:
     began_us: int | None = None
 
 
-class Judge:
-    """Judges the readings of many pumps, and remembers what became of them."""
+class PumpMonitor:
+    """Evaluate the readings of many pumps, and keep their records up to date."""
 
     def __init__(self, rulebook: Rulebook) -> None:
         self.rulebook = rulebook
@@ -100,34 +100,30 @@ class Judge:
         self._pumps: dict[str, KnownPump] = {}
         self._memory: dict[str, PumpMemory] = {}
         self._verdicts: dict[str, AnomalyVerdict] = {}
-        self._untold: dict[
-            str, AnomalyVerdict
-        ] = {}  # of the last readings: the tree hears of them with the next
+        self._pending_verdicts: dict[str, AnomalyVerdict] = {}
+        """Verdicts on the last readings; the tree receives them with the next ones."""
 
     @property
     def pump_ids(self) -> frozenset[str]:
-        """The pumps it watches."""
         return frozenset(self._memory)
 
     def through_us(self, pump_id: str) -> int | None:
-        """Return the time of a pump's newest reading that was judged; None for a pump it does not watch."""
+        """Return the time of a pump's newest evaluated reading; None if it is not monitored."""
         memory = self._memory.get(pump_id)
         return None if memory is None else memory.through_us
 
     def began_us(self, pump_id: str) -> int | None:
-        """Return since when (µs) a pump is judged; None where no reading was, or it is not watched."""
+        """Return the start (µs) of a pump's evaluation; None before its first reading or if not monitored."""
         memory = self._memory.get(pump_id)
         return None if memory is None else memory.began_us
-
-    # --- which pumps ---------------------------------------------------------------------------------------
 
     def admit(
         self, pumps: Mapping[str, KnownPump], past: Mapping[str, Past], behind: Collection[str] = ()
     ) -> None:
-        """Begin to watch `pumps`, from what is on record of each.
+        """Start to monitor `pumps` from their records.
 
-        `behind`: pumps whose backlog another judge has. What is open of them by that backlog is not this
-        judge's to clear: it knows only of the findings that are open in its own state.
+        `behind`: pumps whose backlog another monitor evaluates. This monitor clears only the findings that
+        are open in its own state, not those of the backlog.
         """
         self._pumps |= pumps
         self._apply()
@@ -141,20 +137,20 @@ class Judge:
             memory.inherited = memory.inherited and bool(memory.findings)
 
     def dismiss(self, pump_ids: Iterable[str]) -> None:
-        """Watch these pumps no more: another worker does."""
+        """Stop monitoring pumps that moved to another worker."""
         self._drop(pump_ids)
         self._apply()
 
     def restart(self, pumps: Mapping[str, KnownPump], past: Mapping[str, Past]) -> None:
-        """Go on watching `pumps` from other states than those that it knows."""
+        """Restart `pumps` from other states."""
         self.dismiss(pumps)
         self.admit(pumps, past)
 
     def update(self, pumps: Mapping[str, KnownPump], rulebook: Rulebook) -> Effects:
-        """Go by other nameplates, settings or rules; return what that alone changes.
+        """Apply changed nameplates, settings or rules; return the effects of the change.
 
-        `pumps`: all that there are by now. Those that it watches and that are gone are dismissed, and what
-        was found of them is over.
+        `pumps`: all registered pumps. Monitored pumps that were removed are dropped, and their findings
+        cleared.
         """
         effects = Effects()
         gone = self._memory.keys() - pumps.keys()
@@ -176,7 +172,7 @@ class Judge:
             self._anomalies.forget(pump_id)
 
     def _apply(self) -> list[LimitChange]:
-        """Have the present pumps judged by the present rules; return the limits that went while passed."""
+        """Apply the present rules to the present pumps; return exceeded limits that no longer exist."""
         rulebook = self.rulebook
         self._monitor.replace([pump.spec for pump in self._pumps.values()], rulebook.tree)
         thresholds = {
@@ -186,17 +182,15 @@ class Judge:
         return self._limits.replace(rulebook.alerts.limits, thresholds)
 
     def set_model(self, pump_id: str, body: bytes | None) -> None:
-        """Have a pump judged by the model that these bytes are; None: it learns."""
+        """Score a pump with the serialized model; None: without."""
         try:
             self._anomalies.set_model(pump_id, None if body is None else Detector.from_bytes(body))
         except DetectorInvalid as error:
             log.warning("model.unusable", pump_id=pump_id, reason=error.detail)
             self._anomalies.set_model(pump_id, None)
 
-    # --- states --------------------------------------------------------------------------------------------
-
     def snapshots(self, pump_ids: Collection[str]) -> dict[str, tuple[bytes, int]]:
-        """Return each pump's state as bytes, and the time of the newest reading (µs) that is in it."""
+        """Return each pump's state as bytes, and the time (µs) of its newest reading."""
         watched = [pump_id for pump_id in pump_ids if pump_id in self._memory]
         parts = (
             self._monitor.snapshot(watched),
@@ -211,7 +205,7 @@ class Judge:
         }
 
     def _restore(self, snapshots: Mapping[str, bytes]) -> None:
-        """Go on from kept states; a pump whose state is unusable starts anew, its findings stay for now."""
+        """Restore saved states; a pump with an unusable state starts anew and keeps its findings for now."""
         unpacked = {pump_id: _unpack(body) for pump_id, body in snapshots.items()}
         tree, anomalies, limits, passed = (
             {pump_id: parts[at] for pump_id, parts in unpacked.items() if parts and parts[at]}
@@ -228,8 +222,6 @@ class Judge:
         if lost:
             log.warning("snapshots.unusable", pumps=len(lost), example=min(lost))
 
-    # --- readings ------------------------------------------------------------------------------------------
-
     def judge(
         self,
         batch: Batch,
@@ -238,26 +230,26 @@ class Judge:
         replaying: bool = False,
         shown: Collection[str] | None = None,
     ) -> Effects:
-        """Judge readings of any pumps in any order, and return what follows from them.
+        """Evaluate readings in any order, and return their effects.
 
-        `now_s`: a clock that never goes back. `replaying`: they are of the past, so what follows may be on
-        record already, and nobody is told of them live. `shown`: pumps whose status is wanted, None for all;
-        findings, signals and spells of the others follow all the same.
+        `now_s`: monotonic clock. `replaying`: readings of the past, whose effects may be recorded already and
+        are not published live. `shown`: pumps whose status is required, None for all; findings, signals and
+        state intervals of the others are returned as well.
         """
         pump_ids = self._memory.keys() & set(batch.readings.pump_id.tolist())
         assessments = self._monitor.observe(
             batch.readings,
             batch.fault_mask,
             batch.frozen_mask,
-            self._untold,
+            self._pending_verdicts,
             batch.refused_mask,
             None if shown is None else {*shown, *filter(self._is_reported, pump_ids)},
         )
         rows = self._monitor.features()
-        self._untold = self._anomalies.observe(
+        self._pending_verdicts = self._anomalies.observe(
             rows.pump_ids.tolist(), rows.times_us, rows.matrix, rows.regime, rows.steady
         )
-        self._verdicts |= self._untold
+        self._verdicts |= self._pending_verdicts
         crossed = self._limits.observe(batch.readings, _unfit(batch))
         effects = Effects()
         context = Context(*self.rulebook, now_s, replaying)
@@ -274,12 +266,12 @@ class Judge:
         return effects
 
     def _is_reported(self, pump_id: str) -> bool:
-        """Whether a finding or a passed limit of a pump is on record, which any reading may change."""
+        """Return whether a pump has a recorded finding or exceeded limit, which any reading may change."""
         memory = self._memory[pump_id]
         return bool(memory.findings or memory.passed)
 
     def overdue(self, now_s: float) -> Effects:
-        """Return the statuses that were too soon to be written when their readings came, and are due now."""
+        """Return the pending statuses that are due."""
         effects = Effects()
         for memory in self._memory.values():
             if due(memory, now_s):
@@ -287,7 +279,7 @@ class Judge:
         return effects
 
     def show(self, pump_ids: Iterable[str], now_s: float) -> Effects:
-        """Return the statuses of pumps that have not been written yet, however soon that is."""
+        """Return the pending statuses of pumps, due or not."""
         effects = Effects()
         for pump_id in pump_ids:
             memory = self._memory.get(pump_id)
@@ -342,7 +334,7 @@ def _signals(body: bytes) -> dict[str, Signal]:
 
 
 def _unfit(batch: Batch) -> Any:
-    """Return which values (n, channels) are a gauge's error code or do not move, so are no measurement."""
+    """Return which values (n, channels) are error codes of a gauge or frozen, and so not measurements."""
     return ((batch.fault_mask | batch.frozen_mask)[:, None] & _BITS) != 0
 
 
@@ -351,7 +343,7 @@ def _pack(parts: Sequence[bytes]) -> bytes:
 
 
 def _unpack(body: bytes) -> list[bytes] | None:
-    """Return the parts of a kept state; None when it is of another layout."""
+    """Return the parts of a saved state; None if its layout differs."""
     if len(body) < _SNAPSHOT.size:
         return None
     mark, *sizes = _SNAPSHOT.unpack_from(body)

@@ -1,4 +1,4 @@
-"""What pumps suffer from, over HTTP: diagnoses, health, and the findings of all times."""
+"""HTTP routes of diagnoses, health and findings."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,24 +26,24 @@ State = Literal["unknown", "off", "starting", "running", "changing"]
 Severity = Literal["info", "low", "medium", "high", "critical"]
 Kind = Literal["tree", "anomaly"]
 
-PastFindings = Annotated[int, Query(ge=0, le=200, description="Most findings of the past.")]
+PastFindings = Annotated[int, Query(ge=0, le=200, description="Maximum number of past findings.")]
 ConditionFilter = Annotated[
-    str | None, Query(max_length=64, pattern=NO_NUL, description="Only those of this condition.")
+    str | None, Query(max_length=64, pattern=NO_NUL, description="Only findings of this condition.")
 ]
-SeverityFilter = Annotated[list[Severity] | None, Query(description="Only those of one of these severities.")]
-OpenFilter = Annotated[bool | None, Query(alias="open", description="true: only open; false: only cleared.")]
+SeverityFilter = Annotated[list[Severity] | None, Query(description="Only findings of these severities.")]
+OpenFilter = Annotated[bool | None, Query(alias="open", description="true: open only; false: cleared only.")]
 
 
-RaisedFrom = Annotated[UtcTime | None, Query(description="Only those raised at or after this time.")]
-RaisedTo = Annotated[UtcTime | None, Query(description="Only those raised before this time.")]
-ClearedFrom = Annotated[UtcTime | None, Query(description="Only those cleared at or after this time.")]
-ClearedTo = Annotated[UtcTime | None, Query(description="Only those cleared before this time.")]
-OnsetFrom = Annotated[UtcTime | None, Query(description="Only those that began at or after this time.")]
-OnsetTo = Annotated[UtcTime | None, Query(description="Only those that began before this time.")]
+RaisedFrom = Annotated[UtcTime | None, Query(description="Raised at or after this time.")]
+RaisedTo = Annotated[UtcTime | None, Query(description="Raised before this time.")]
+ClearedFrom = Annotated[UtcTime | None, Query(description="Cleared at or after this time.")]
+ClearedTo = Annotated[UtcTime | None, Query(description="Cleared before this time.")]
+OnsetFrom = Annotated[UtcTime | None, Query(description="Onset at or after this time.")]
+OnsetTo = Annotated[UtcTime | None, Query(description="Onset before this time.")]
 
 
 class EvidenceItem(BaseModel):
-    """Something that speaks for or against a condition, or would if it were known (`value` null)."""
+    """Evidence for or against a condition; null `value`: missing."""
 
     signal: str
     what: str
@@ -53,7 +53,7 @@ class EvidenceItem(BaseModel):
 
 
 class EvidenceLists(BaseModel):
-    """What speaks for a condition, against it, and what is missing to say."""
+    """Evidence for and against a condition, and missing evidence."""
 
     for_: list[EvidenceItem] = Field(alias="for")
     against: list[EvidenceItem]
@@ -61,7 +61,7 @@ class EvidenceLists(BaseModel):
 
 
 class HypothesisItem(EvidenceLists):
-    """A condition that the pump may suffer from."""
+    """Possible condition of the pump."""
 
     condition: str
     confidence: float
@@ -71,9 +71,9 @@ class HypothesisItem(EvidenceLists):
 
 
 class Finding(BaseModel):
-    """A condition that a pump was found to suffer from; `cleared_at` null: it still does.
+    """Finding of a condition; null `cleared_at`: open.
 
-    `onset`, `raised_at` and `cleared_at` are by the readings' clock; `noticed_at` is when it was written.
+    `onset`, `raised_at` and `cleared_at` are in data time; `noticed_at` is when the finding was written.
     """
 
     finding_id: UUID
@@ -96,9 +96,9 @@ class Finding(BaseModel):
 
 
 class Training(BaseModel):
-    """A pump's model of its healthy past, and what came of the last attempt to make one.
+    """Anomaly model of a pump, and the outcome of its last training.
 
-    `outcome` learning: `share` (0-1) of the healthy history that a model needs is there; `reason` says more.
+    `outcome` learning: `share` (0-1) of the required healthy history; `reason` gives details.
     """
 
     version: int | None
@@ -114,13 +114,13 @@ class Training(BaseModel):
 
 
 class Diagnostics(BaseModel):
-    """What a pump suffers from, why, and what to do; everything null where nothing was reported yet.
+    """State, hypotheses and findings of a pump; values are null before the first report.
 
-    `hypotheses` are ranked, likeliest first. `path` is the way through the tree. `residuals`: how far head,
-    power and rate are from the curve. `anomaly`: the detector's verdict. `silent`: no reading has come for
-    several of the pump's intervals. `judged_since`: readings before that time are stored and not judged, if
-    there are any. `diagnosis_lag_s`: span of received readings that wait to be judged. Of a
-    pump that is silent, or whose diagnosis is so far behind, `state` is unknown since its last reading.
+    `hypotheses` are ranked, most likely first. `path`: stages of the tree with their results. `residuals`:
+    deviation of head, power and rate from the curve. `anomaly`: verdict of the detector. `silent`: no reading
+    for several of the pump's intervals. `judged_since`: earlier readings are stored but not evaluated.
+    `diagnosis_lag_s`: span of received readings that are not yet evaluated. While a pump is silent, or its
+    diagnosis that far behind, `state` is unknown since its last reading.
     """
 
     pump_id: str
@@ -143,7 +143,7 @@ class Diagnostics(BaseModel):
 
 
 class PumpHealth(BaseModel):
-    """A pump's health from 0 to 100, with the terms that make it up; null: nothing recent to judge by."""
+    """Health of a pump from 0 to 100, with its terms; null: no recent data."""
 
     pump_id: str
     time: datetime | None
@@ -154,13 +154,13 @@ class PumpHealth(BaseModel):
 
 
 def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: SilencePolicy) -> APIRouter:
-    """Return the routes of diagnoses and findings; `policy`: when a pump counts as silent."""
+    """Return the routes of diagnoses and findings; `policy`: when a pump is silent."""
     router = APIRouter(tags=["diagnostics"], dependencies=[Depends(require(READ))])
     findings, models = Findings(pool), Models(pool)
 
     @router.get("/pumps/{id}/diagnostics", response_model=Diagnostics, responses=problems(404))
     async def get_diagnostics(pump_id: PumpId, past: PastFindings = 20) -> Any:
-        """Return what the pump suffers from now, ranked and with evidence, and what it was found to have."""
+        """Show the ranked hypotheses of a pump with evidence, and its findings."""
         pump = await nameplates.pump(pump_id)
         found = _current(await states.status(pool, pump_id), pump, policy)
         known = await findings.page(FindingFilter(pump_id=pump_id), None, past) if past else []
@@ -174,7 +174,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: SilencePolicy
 
     @router.get("/pumps/{id}/health", response_model=PumpHealth, responses=problems(404))
     async def get_health(pump_id: PumpId) -> Any:
-        """Return how well the pump is, and why."""
+        """Show the health of a pump with its terms."""
         pump = await nameplates.pump(pump_id)
         found = _current(await states.status(pool, pump_id), pump, policy)
         return {
@@ -200,7 +200,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: SilencePolicy
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Any:
-        """Return findings, the last raised first."""
+        """List findings, last raised first."""
         wanted = FindingFilter(
             field_id,
             pump_id,
@@ -222,7 +222,7 @@ def diagnostics_router(pool: Pool, nameplates: Nameplates, policy: SilencePolicy
 
 
 def _current(found: Mapping[str, Any], pump: KnownPump, policy: SilencePolicy) -> dict[str, Any]:
-    """Return a status as it is to be shown now: an old one says nothing of what the pump does."""
+    """Return a status as of now: state and health of an old one are unknown."""
     if found["time"] is None:
         return {**_NOTHING_SAID, **{name: found[name] for name in ("judged_since", "diagnosis_lag_s")}}
     oldest = datetime.now(UTC) - timedelta(seconds=policy.after_s(pump.spec.expected_interval_s))
@@ -247,4 +247,4 @@ _NOTHING_SAID: Final[Mapping[str, Any]] = {
     "anomaly": None,
     "rule_version": None,
 }
-"""Of a pump of which no worker has said anything yet."""
+"""Status of a pump before the first report of a worker."""

@@ -1,4 +1,4 @@
-"""The rules of the decision tree over HTTP: to read, to take along, to change, for all pumps or for one."""
+"""HTTP routes of the rules of the decision tree and of overrides."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -21,12 +21,12 @@ YAML_TYPE: Final = "application/yaml"
 Reader = Annotated[Principal, Depends(require("rules:read"))]
 Writer = Annotated[Principal, Depends(require("rules:write"))]
 ParameterName = Annotated[
-    str, Path(alias="parameter", min_length=1, max_length=64, pattern=NO_NUL, description="Its name.")
+    str, Path(alias="parameter", min_length=1, max_length=64, pattern=NO_NUL, description="Parameter name.")
 ]
 
 
 class ParameterOut(BaseModel):
-    """A number that may be set for all pumps or for one."""
+    """Number that can be set for all pumps or for one."""
 
     name: str
     default: float
@@ -37,7 +37,7 @@ class ParameterOut(BaseModel):
 
 
 class TermOut(BaseModel):
-    """A piece of evidence: where it begins to count and counts in full, as number or parameter's name."""
+    """Evidence: values at which it starts to count and counts in full, as number or parameter name."""
 
     indicator: str
     begins: float | str
@@ -47,7 +47,7 @@ class TermOut(BaseModel):
 
 
 class ConditionOut(BaseModel):
-    """A condition and what speaks for it."""
+    """Condition and its evidence."""
 
     name: str
     title: str
@@ -68,7 +68,7 @@ class ConditionOut(BaseModel):
 
 
 class RuleSetOut(BaseModel):
-    """A set of rules that was loaded once."""
+    """Loaded version of the rules."""
 
     version: str
     loaded_by: str
@@ -77,7 +77,7 @@ class RuleSetOut(BaseModel):
 
 
 class IndicatorOut(BaseModel):
-    """What evidence may look at."""
+    """Indicator available as evidence."""
 
     name: str
     unit: str
@@ -85,7 +85,7 @@ class IndicatorOut(BaseModel):
 
 
 class RulesOut(BaseModel):
-    """The rules in force, and the indicators that rules may use."""
+    """Rules in force, and the indicators available to rules."""
 
     version: str
     shipped: bool
@@ -96,7 +96,7 @@ class RulesOut(BaseModel):
 
 
 class OverrideOut(BaseModel):
-    """A pump's own value; `in_use` false: the rules in force have no such parameter."""
+    """Override of a pump; `in_use` false: the rules in force have no such parameter."""
 
     parameter: str
     value: float
@@ -108,7 +108,7 @@ class OverrideOut(BaseModel):
 
 
 class OverridesOut(BaseModel):
-    """What a pump has of its own."""
+    """Overrides of a pump."""
 
     pump_id: str
     version: str
@@ -116,7 +116,7 @@ class OverridesOut(BaseModel):
 
 
 class OverrideIn(BaseModel):
-    """A pump's own value of a parameter."""
+    """Override of a parameter."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -124,12 +124,12 @@ class OverrideIn(BaseModel):
 
 
 def rules_router(book: RuleBook) -> APIRouter:
-    """Return the routes of the tree's rules."""
+    """Return the routes of the rules."""
     router = APIRouter(tags=["rules"])
 
     @router.get("/rules", response_model=RulesOut, responses=problems())
     async def get_rules(_: Reader) -> Any:
-        """Return the rules in force, and which sets were loaded before."""
+        """Show the rules in force, and the loaded versions."""
         return _rules(await book.in_force())
 
     @router.get(
@@ -138,7 +138,7 @@ def rules_router(book: RuleBook) -> APIRouter:
         responses={200: {"content": {YAML_TYPE: {"schema": {"type": "object"}}}}, **problems()},
     )
     async def export_rules(_: Reader) -> Response:
-        """Return the rules in force as the file to change and put back, comments and all."""
+        """Download the rules in force as loaded, including comments."""
         text = (await book.in_force()).rules.text
         headers = {"Content-Disposition": 'attachment; filename="rules.yaml"'}
         return Response(text, media_type=YAML_TYPE, headers=headers)
@@ -155,25 +155,25 @@ def rules_router(book: RuleBook) -> APIRouter:
         },
     )
     async def put_rules(request: Request, caller: Writer) -> Any:
-        """Put rules in force: a whole file with a version of its own; every problem in it is told."""
+        """Load rules: a complete file with a new version. Every problem is reported."""
         try:
             text = (await request.body()).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise InvalidInput("the body is not text in UTF-8", fix="send the rules as YAML") from None
         if "\0" in text:
-            raise InvalidInput("the body has a NUL character", fix="send the rules as YAML")
+            raise InvalidInput("the body contains a NUL character", fix="send the rules as YAML")
         await book.load(text, caller.id)
         return _rules(await book.in_force())
 
     @router.delete("/rules", response_model=RulesOut, responses=problems())
     async def delete_rules(caller: Writer) -> Any:
-        """Put the shipped rules in force again; loaded sets stay, to be put back."""
+        """Put the shipped rules in force again; loaded versions are kept."""
         await book.ship(caller.id)
         return _rules(await book.in_force())
 
     @router.get("/pumps/{id}/rule-overrides", response_model=OverridesOut, responses=problems(404))
     async def get_overrides(_: Reader, pump_id: PumpId) -> Any:
-        """Return the pump's own values of the rules' parameters."""
+        """List the overrides of a pump."""
         return await _overrides(book, pump_id)
 
     @router.put(
@@ -182,7 +182,7 @@ def rules_router(book: RuleBook) -> APIRouter:
         responses=problems(404, *BODY),
     )
     async def put_override(caller: Writer, pump_id: PumpId, parameter: ParameterName, own: OverrideIn) -> Any:
-        """Give the pump its own value of a parameter, within the parameter's limits."""
+        """Set an override of a parameter within its bounds."""
         await book.override(pump_id, parameter, own.value, caller.id)
         return await _overrides(book, pump_id)
 
@@ -190,7 +190,7 @@ def rules_router(book: RuleBook) -> APIRouter:
         "/pumps/{id}/rule-overrides/{parameter}", response_model=OverridesOut, responses=problems(404)
     )
     async def delete_override(caller: Writer, pump_id: PumpId, parameter: ParameterName) -> Any:
-        """Have the pump judged by the common value again."""
+        """Delete an override; the common value applies again."""
         await book.drop_override(pump_id, parameter, caller.id)
         return await _overrides(book, pump_id)
 

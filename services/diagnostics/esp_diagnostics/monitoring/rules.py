@@ -1,6 +1,6 @@
-"""The rules of the tree in use: which are in force, who loaded them, and what pumps have of their own.
+"""Rules of the tree in force, loaded versions, and overrides of pumps.
 
-A change is checked, announced and audited in the transaction that makes it. Workers hear of it by event.
+Each change is validated, published and audited in its own transaction. Workers reload rules on the event.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ PUMP_CHANGED: Final = "pump.rules-changed"
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """The rules in force, whether they are the shipped ones, and the sets that were loaded before."""
+    """Rules in force, whether they are the shipped ones, and the loaded versions."""
 
     rules: Rules
     shipped: bool
@@ -32,25 +32,24 @@ class InForce:
 
 
 def shipped_text() -> str:
-    """Return the rules shipped with the service as they are written."""
+    """Return the text of the shipped rules."""
     return (files(tree) / "rules.yaml").read_text("utf-8")
 
 
 class RuleBook:
-    """Reads and changes the rules and pumps' own values."""
+    """Read and change rules and overrides."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def in_force(self) -> InForce:
-        """Return the rules in force."""
         async with self._pool.acquire() as connection:
             store = RuleStore(connection)
             body, loaded = await store.active(), await store.versions()
         return InForce(await _parsed(body or shipped_text()), body is None, loaded)
 
     async def load(self, text: str, actor: str) -> Rules:
-        """Put checked rules in force; raise RulesInvalid, or Conflict for a version that is taken."""
+        """Validate rules and put them in force; raise RulesInvalid, or Conflict if the version exists."""
         rules, shipped = await _parsed(text), await _parsed(shipped_text())
         async with self._pool.acquire() as connection, connection.transaction():
             store = RuleStore(connection)
@@ -59,8 +58,8 @@ class RuleBook:
             taken = shipped.text if rules.version == shipped.version else await store.body(rules.version)
             if taken is not None and taken != text:
                 raise Conflict(
-                    f"version {rules.version!r} is taken by other rules",
-                    fix="give the changed rules a version of their own",
+                    f"version {rules.version!r} already exists with different content",
+                    fix="give the changed rules a new version",
                 )
             if text in (before, shipped.text if before is None else None):
                 return rules
@@ -68,7 +67,7 @@ class RuleBook:
                 await store.retire()
             else:
                 await store.activate(rules.version, text, actor)
-            await _tell(connection, CHANGED, rules.version, {"version": rules.version}, actor)
+            await _announce(connection, CHANGED, rules.version, {"version": rules.version}, actor)
         return rules
 
     async def ship(self, actor: str) -> Rules:
@@ -76,31 +75,31 @@ class RuleBook:
         return await self.load(shipped_text(), actor)
 
     async def overrides(self, pump_id: str) -> tuple[list[Override], Rules]:
-        """Return a pump's own values, and the rules whose parameters they are; raise NotFound."""
+        """Return the overrides of a pump, and the rules in force; raise NotFound."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = RuleStore(connection)
             await _require_pump(store, pump_id)
             return await store.overrides(pump_id), await _rules(store)
 
     async def override(self, pump_id: str, name: str, value: float, actor: str) -> None:
-        """Give a pump its own value of a parameter; raise NotFound, or InvalidInput beyond its limits."""
+        """Set an override; raise NotFound, or InvalidInput outside the parameter's bounds."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = RuleStore(connection)
             await _require_pump(store, pump_id)
             _check(_parameter(await _rules(store), name), value)
             if await store.override(pump_id, name, value, actor):
-                await _tell(connection, PUMP_CHANGED, pump_id, {"parameter": name, "value": value}, actor)
+                await _announce(connection, PUMP_CHANGED, pump_id, {"parameter": name, "value": value}, actor)
 
     async def drop_override(self, pump_id: str, name: str, actor: str) -> None:
-        """Have a pump judged by the common value again; raise NotFound where it has none of its own."""
+        """Delete an override; raise NotFound if it does not exist."""
         async with self._pool.acquire() as connection, connection.transaction():
             store = RuleStore(connection)
             await _require_pump(store, pump_id)
             before = await store.drop_override(pump_id, name)
             if before is None:
-                raise NotFound(f"pump {pump_id!r} has no value of its own for {name!r}")
-            said = {"parameter": name, "value": None, "before": before}
-            await _tell(connection, PUMP_CHANGED, pump_id, said, actor)
+                raise NotFound(f"pump {pump_id!r} has no override of {name!r}")
+            data = {"parameter": name, "value": None, "before": before}
+            await _announce(connection, PUMP_CHANGED, pump_id, data, actor)
 
 
 async def _rules(store: RuleStore) -> Rules:
@@ -108,7 +107,7 @@ async def _rules(store: RuleStore) -> Rules:
 
 
 async def _parsed(text: str) -> Rules:
-    """Return checked rules; reading them takes too long for the loop."""
+    """Parse rules in a thread, because it takes too long for the event loop."""
     return await asyncio.to_thread(load_rules, text)
 
 
@@ -126,14 +125,16 @@ def _parameter(rules: Rules, name: str) -> Parameter:
 def _check(parameter: Parameter, value: float) -> None:
     if not parameter.low <= value <= parameter.high:
         raise InvalidInput(
-            f"{parameter.name} of {value:g} is not from {parameter.low:g} to {parameter.high:g}"
+            f"{parameter.name} of {value:g} is not between {parameter.low:g} and {parameter.high:g}"
             f" {parameter.unit}".rstrip(),
-            fix="stay within the limits, or change them in the rules",
+            fix="stay within the bounds, or change them in the rules",
         )
 
 
-async def _tell(connection: Connection, what: str, subject: str, said: dict[str, Any], actor: str) -> None:
-    event = Event(type=what, source=SERVICE, subject=subject, data=said)
+async def _announce(
+    connection: Connection, what: str, subject: str, data: dict[str, Any], actor: str
+) -> None:
+    event = Event(type=what, source=SERVICE, subject=subject, data=data)
     await outbox.enqueue(connection, event, topology.EVENTS)
     action = "rules-loaded" if what == CHANGED else "pump-rules-changed"
-    await audit.record(connection, source=SERVICE, actor=actor, action=action, subject=subject, data=said)
+    await audit.record(connection, source=SERVICE, actor=actor, action=action, subject=subject, data=data)

@@ -1,6 +1,6 @@
-"""Models of pumps' healthy past: trained on schedule from the minutes that ingest keeps.
+"""Train anomaly models on schedule, from the minute aggregates kept by ingest.
 
-Training takes seconds of a core for a few pumps, so it is done in a process of its own, at a low priority.
+Training takes seconds of CPU for a few pumps, so it runs in a separate process at low priority.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from esp_diagnostics.settings import DiagnosticsSettings
 
 log = structlog.get_logger()
 
-TOGETHER: Final = 16
-"""Pumps trained at once: the tree's features of many cost little more than those of one."""
+BATCH_PUMPS: Final = 16
+"""Pumps trained together; evaluating the tree's features of many costs little more than of one."""
 
 NICENESS: Final = 10
 MARGIN_US: Final = 3600 * 1_000_000
-"""How long before its onset what was found is taken to have begun, and after its end to have gone on."""
+"""Margin before the onset and after the end of a finding that is excluded from training."""
 
 _TRAINED: Final = Counter("esp_diagnostics_trainings_total", "Attempts to train a model.", ["outcome"])
 
@@ -46,9 +46,9 @@ Span = tuple[int, int]
 
 
 class Lesson(NamedTuple):
-    """What the models of some pumps are to be made of.
+    """Training data of some pumps.
 
-    `rules_text`: of the tree. `unhealthy`: spans (µs) of each pump that are not to be learned.
+    `rules_text`: rules of the tree. `unhealthy`: spans (µs) of each pump excluded from training.
     """
 
     specs: Sequence[PumpSpec]
@@ -57,21 +57,21 @@ class Lesson(NamedTuple):
     unhealthy: Mapping[str, Sequence[Span]]
 
     def of(self, spec: PumpSpec) -> "Lesson":
-        """Return the lesson of one of the pumps."""
+        """Return the data of one of the pumps."""
         mine = self.minutes.take(self.minutes.readings.pump_id == spec.pump_id)
         return self._replace(specs=[spec], minutes=mine)
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No model could be made, and the one before stays; `reason` for whoever mends it."""
+    """Failed training; the previous model stays. `reason`: error for the operator."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained detector as bytes, with what is to be told of it; times in µs."""
+    """Trained detector as bytes, with its metrics; times in µs."""
 
     body: bytes
     from_us: int
@@ -81,9 +81,9 @@ class Trained:
 
 
 class Trainer:
-    """Trains the models of a worker's pumps, those that have waited longest first.
+    """Train the models of a worker's pumps, longest waiting first.
 
-    `with Trainer(pool, settings) as trainer:`; `run` works until cancelled.
+    Use as a context manager; `run` works until cancelled.
     """
 
     def __init__(self, pool: Pool, settings: DiagnosticsSettings, rules_text: Callable[[], str]) -> None:
@@ -95,7 +95,7 @@ class Trainer:
         self._process = self._started()
 
     def _started(self) -> ProcessPoolExecutor:
-        # Spawned, since a fork would take this process's threads' locks with it as they are.
+        # Spawned, because a fork would copy locks of this process's threads in their present state.
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(1, mp_context=context, initializer=prepare_process)
 
@@ -110,7 +110,7 @@ class Trainer:
     async def run(
         self, owned: Callable[[], list[str]], take: Callable[[str, bytes], Awaitable[None]]
     ) -> None:
-        """Train whatever is due of `owned` pumps, and give each new model to `take`, until cancelled."""
+        """Train due models of `owned` pumps, and pass each to `take`, until cancelled."""
         scheduler = AsyncIOScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
         scheduler.add_job(self._attempt, "interval", (owned, take), seconds=self._settings.training_check_s)
         scheduler.start()
@@ -136,17 +136,17 @@ class Trainer:
 
     async def _due(self, owned: Sequence[str]) -> list[str]:
         again_s = self._settings.training_days * 86_400.0
-        return await self._models.due(owned, again_s, self._settings.training_retry_s, TOGETHER)
+        return await self._models.due(owned, again_s, self._settings.training_retry_s, BATCH_PUMPS)
 
     async def train(self, pump_ids: Sequence[str]) -> dict[str, bytes]:
-        """Train these pumps' models from their past, keep them, and return those that were made.
+        """Train and store the models of these pumps; return the new ones.
 
-        Where none can be made that is noted, with the reason, and the model there was stays.
+        If training fails, store the reason and keep the previous model.
         """
         learned = await self._learned(await self._lesson(pump_ids))
         made = {}
         for pump_id in pump_ids:
-            outcome = learned.get(pump_id, Learning("the pump is no more", 0.0))
+            outcome = learned.get(pump_id, Learning("the pump no longer exists", 0.0))
             if isinstance(outcome, Trained):
                 made[pump_id] = outcome.body
                 await self._keep(pump_id, outcome)
@@ -167,12 +167,12 @@ class Trainer:
         )
 
     async def _learned(self, lesson: Lesson) -> dict[str, Trained | Learning | Failed]:
-        """Return what came of each pump; one whose training fails does not keep the others from theirs."""
+        """Return the outcome for each pump; a failure of one does not affect the others."""
         try:
             learned = await asyncio.get_running_loop().run_in_executor(self._process, learn, lesson)
         except Exception as error:
             if isinstance(error, BrokenProcessPool):
-                log.warning("training.process-died", effect="it is started again")
+                log.warning("training.process-died", effect="the process is restarted")
                 self._process = self._started()
             if len(lesson.specs) == 1:
                 log.exception("training.failed", pump_id=lesson.specs[0].pump_id)
@@ -209,9 +209,9 @@ class Trainer:
 
 
 def prepare_process() -> None:
-    """Prepare a training process: low priority, and an end when the process that started it is gone.
+    """Prepare a training process: low priority, and termination with its parent.
 
-    A killed parent closes no queue that its child reads, so the child would wait for work for ever.
+    A killed parent does not close the queue read by its child, so the child would wait forever.
     """
     with suppress(OSError):
         os.nice(NICENESS)
@@ -226,7 +226,7 @@ def _end_with_parent() -> None:
 
 
 def learn(lesson: Lesson) -> dict[str, Trained | Learning]:
-    """Return each pump's detector, or why there is none yet. Pure, and slow: seconds."""
+    """Train a detector for each pump, or return why that is not possible yet. Pure, takes seconds."""
     monitor = TreeMonitor(lesson.specs, load_rules(lesson.rules_text))
     parts = []
     days = lesson.minutes.readings.time_us // (86_400 * 1_000_000)

@@ -43,7 +43,7 @@ from esp_diagnostics.monitoring.catch_up import Access, CatchUp, Chunk, chunks_o
 from esp_diagnostics.monitoring.effects import STATUS_EVERY_S, Effects, record
 from esp_diagnostics.monitoring.initial_state import read_pasts
 from esp_diagnostics.monitoring.partitions import Claim, Lane, Membership, partition_of, pumps_of
-from esp_diagnostics.monitoring.pump_monitor import Judge, Rulebook
+from esp_diagnostics.monitoring.pump_monitor import PumpMonitor, Rulebook
 from esp_diagnostics.monitoring.rules import shipped_text
 from esp_diagnostics.monitoring.store import backlogs, states
 from esp_diagnostics.monitoring.store.backlogs import Note
@@ -144,7 +144,7 @@ class Worker:
         self._ownership = Ownership(pool)
         self._membership = Membership(self._ownership, self.worker_id, settings.worker_missing_s)
         self._replay = Replay(pool)
-        self._judge = Judge(known.rulebook)
+        self._judge = PumpMonitor(known.rulebook)
         self.trainer = Trainer(pool, settings, lambda: self._judge.rulebook.tree.text)
         self._lanes: dict[int, Lane] = {}
         self._claims: dict[int, Claim] = {}

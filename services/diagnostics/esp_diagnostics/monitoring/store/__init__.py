@@ -1,1 +1,1 @@
-"""Stored findings, states, snapshots, models, rules and backlogs."""
+"""Storage of findings, states, snapshots, models, rules and backlogs."""

@@ -1,4 +1,4 @@
-"""Readings of the past that wait to be judged, by pump."""
+"""Storage of backlogs: pending readings by pump."""
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
@@ -10,9 +10,9 @@ _SQL: Final = load_queries(__package__, "backlogs.sql")
 
 
 class Note(NamedTuple):
-    """Readings of a pump after `judged` and up to `until` wait; `body` is its state at `judged`, if any.
+    """Pending readings of a pump after `judged` and up to `until`; `body`: its state at `judged`, if any.
 
-    `anew`: what is stored of them is judged again, from `judged` on and without a state.
+    `anew`: readings stored after `judged` are evaluated again without a state.
     """
 
     pump_id: str
@@ -24,7 +24,7 @@ class Note(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """A pump's state after its reading of `through`."""
+    """State of a pump after its reading of `through`."""
 
     pump_id: str
     body: bytes
@@ -32,7 +32,7 @@ class Saved(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A backlog as it is stored; `body_through`: the newest reading that is in `body`."""
+    """Backlog as stored; `body_through`: newest reading in `body`."""
 
     pump_id: str
     partition: int
@@ -43,7 +43,7 @@ class Pending(NamedTuple):
 
 
 async def note(connection: Connection, notes: Sequence[Note]) -> None:
-    """Store that readings wait."""
+    """Record pending readings."""
     if anew := [each.pump_id for each in notes if each.anew]:
         await connection.execute(_SQL.forget_state, anew)
     if notes:
@@ -51,13 +51,13 @@ async def note(connection: Connection, notes: Sequence[Note]) -> None:
 
 
 async def note_judged(connection: Connection, judged: Sequence[tuple[str, datetime]]) -> None:
-    """Store up to when each pump's readings are judged."""
+    """Record up to when each pump's readings are evaluated."""
     if judged:
         await connection.execute(_SQL.judged, *_columns(judged))
 
 
 async def save(connection: Connection, states: Sequence[Saved]) -> None:
-    """Store states to go on from after a restart."""
+    """Save states to continue from after a restart."""
     if states:
         await connection.execute(_SQL.save, *_columns(states))
 
@@ -68,7 +68,7 @@ async def of_partition(connection: Connection, partition: int) -> list[Pending]:
 
 
 async def done(connection: Connection, pump_ids: Collection[str]) -> None:
-    """Delete backlogs: everything of these pumps is judged."""
+    """Delete the backlogs of pumps that are completely evaluated."""
     await connection.execute(_SQL.done, list(pump_ids))
 
 

@@ -1,7 +1,7 @@
--- Readings of the past that wait to be judged, by pump.
+-- Backlogs: pending readings by pump.
 
 -- name: note
--- Add pumps, or have more of their readings wait; the state of one that is there already stays.
+-- Add or extend backlogs; an existing one keeps its state.
 INSERT INTO diagnostics.backlogs AS b (pump_id, partition, judged, until, body, body_through)
 SELECT pump_id, partition, judged, until, body, judged
 FROM unnest($1::text[], $2::int2[], $3::timestamptz[], $4::timestamptz[], $5::bytea[])

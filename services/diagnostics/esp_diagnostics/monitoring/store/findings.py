@@ -1,4 +1,4 @@
-"""Findings: raised, changed, cleared, and listed."""
+"""Storage of findings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 class NewFinding(NamedTuple):
-    """A finding as it is raised; `evidence` and `path` as JSON text."""
+    """New finding; `evidence` and `path` as JSON text."""
 
     finding_id: UUID
     pump_id: str
@@ -34,7 +34,7 @@ class NewFinding(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a finding is by now."""
+    """Present values of a finding."""
 
     finding_id: UUID
     severity: str
@@ -46,7 +46,7 @@ class Change(NamedTuple):
 
 
 class Clearing(NamedTuple):
-    """A finding is over."""
+    """End of a finding."""
 
     finding_id: UUID
     cleared_at: datetime
@@ -54,7 +54,7 @@ class Clearing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FindingFilter:
-    """Which findings: None is any; times from `…_from` on and before `…_to`."""
+    """Filter of findings: None matches any; `…_from` is inclusive, `…_to` exclusive."""
 
     field_id: str | None = None
     pump_id: str | None = None
@@ -70,38 +70,38 @@ class FindingFilter:
 
 
 async def open_findings(connection: Connection, pump_ids: Iterable[str]) -> list[Row]:
-    """Return what is open of the pumps: id, pump, condition, severities, confidence, onset and raised_at."""
+    """Return open findings: id, pump, condition, severities, confidence, onset and raised_at."""
     return [dict(row) for row in await connection.fetch(_SQL.open_findings, list(pump_ids))]
 
 
 async def last_cleared(
     connection: Connection, pump_ids: Iterable[str], since: datetime
 ) -> dict[tuple[str, str], datetime]:
-    """Return when each (pump, condition) was last over, of those that were after `since`."""
+    """Return when each (pump, condition) last cleared, if after `since`."""
     rows = await connection.fetch(_SQL.last_cleared, list(pump_ids), since)
     return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
 
 
 async def open_at(connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]) -> list[Row]:
-    """Return what was open of each pump at its time, as `open_findings` does."""
+    """Return the findings open at each pump's given time, in the columns of `open_findings`."""
     return [dict(row) for row in await connection.fetch(_SQL.open_at, list(pump_ids), list(at))]
 
 
 async def cleared_by(
     connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]
 ) -> dict[tuple[str, str], datetime]:
-    """Return when each (pump, condition) was last over by the pump's time."""
+    """Return when each (pump, condition) last cleared before the pump's given time."""
     rows = await connection.fetch(_SQL.cleared_by, list(pump_ids), list(at))
     return {(row["pump_id"], row["condition"]): row["cleared_at"] for row in rows}
 
 
 async def found_after(connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]) -> list[Row]:
-    """Return what was found of each pump after its time: pump, condition, onset and cleared_at."""
+    """Return the findings raised after each pump's given time: pump, condition, onset and cleared_at."""
     return [dict(row) for row in await connection.fetch(_SQL.found_after, list(pump_ids), list(at))]
 
 
 async def raise_new(connection: Connection, found: Sequence[NewFinding]) -> set[UUID]:
-    """Write findings; return the ids of those whose pump was not known to suffer from the same already."""
+    """Write findings; return the ids of those without an open finding of the same pump and condition."""
     if not found:
         return set()
     columns = [list(column) for column in zip(*found, strict=True)]
@@ -109,13 +109,13 @@ async def raise_new(connection: Connection, found: Sequence[NewFinding]) -> set[
 
 
 async def change(connection: Connection, changes: Sequence[Change]) -> None:
-    """Write what findings are by now."""
+    """Update findings."""
     if changes:
         await connection.execute(_SQL.change, *(list(column) for column in zip(*changes, strict=True)))
 
 
 async def clear(connection: Connection, clearings: Sequence[Clearing]) -> set[UUID]:
-    """End findings; return the ids of those that were open."""
+    """Clear findings; return the ids of those that were open."""
     if not clearings:
         return set()
     columns = [list(column) for column in zip(*clearings, strict=True)]
@@ -123,13 +123,13 @@ async def clear(connection: Connection, clearings: Sequence[Clearing]) -> set[UU
 
 
 class Findings:
-    """Lists findings."""
+    """List findings."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def page(self, wanted: FindingFilter, after: tuple[datetime, UUID] | None, limit: int) -> list[Row]:
-        """Return up to `limit` findings, the last raised first, that come after `after`."""
+        """Return up to `limit` findings after `after`, last raised first."""
         raised_at, finding_id = after or (None, None)
         rows = await self._pool.fetch(_SQL.page, *astuple(wanted), raised_at, finding_id, limit)
         return [

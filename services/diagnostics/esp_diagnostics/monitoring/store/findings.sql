@@ -1,4 +1,4 @@
--- Findings: what pumps were found to suffer from, since when, and until when.
+-- Findings.
 
 -- name: open_findings
 SELECT finding_id, pump_id, condition, severity, peak_severity, confidence, onset, raised_at
@@ -6,21 +6,21 @@ FROM diagnostics.findings
 WHERE pump_id = ANY($1) AND cleared_at IS NULL
 
 -- name: last_cleared
--- When each condition of each pump was last over, of those that were after $2.
+-- Last clearing of each condition of each pump after $2.
 SELECT pump_id, condition, max(cleared_at) AS cleared_at
 FROM diagnostics.findings
 WHERE pump_id = ANY($1) AND cleared_at > $2
 GROUP BY pump_id, condition
 
 -- name: open_at
--- What was open of each pump at its time, and may have been cleared since.
+-- Findings open at each pump's given time.
 SELECT finding_id, f.pump_id, condition, severity, peak_severity, confidence, onset, raised_at
 FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
 JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
 WHERE raised_at <= at AND (cleared_at IS NULL OR cleared_at > at)
 
 -- name: cleared_by
--- When each condition of each pump was last over by its time.
+-- Last clearing of each condition of each pump before its given time.
 SELECT f.pump_id, condition, max(cleared_at) AS cleared_at
 FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
 JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
@@ -28,14 +28,14 @@ WHERE cleared_at <= at
 GROUP BY f.pump_id, condition
 
 -- name: found_after
--- What was found of each pump from readings after its time.
+-- Findings raised after each pump's given time.
 SELECT f.pump_id, condition, onset, cleared_at
 FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
 JOIN diagnostics.findings AS f ON f.pump_id = asked.pump_id
 WHERE raised_at > at
 
 -- name: raise
--- Return the ids of those that are new: a condition that a pump is known to suffer from is not found again.
+-- Returns the ids of new findings; an open finding of the same condition is kept.
 INSERT INTO diagnostics.findings (
     finding_id, pump_id, field_id, condition, kind, severity, peak_severity, confidence, onset, raised_at,
     rule_version, evidence, path, action
@@ -64,14 +64,14 @@ FROM unnest(
 WHERE f.finding_id = now_known.finding_id AND f.cleared_at IS NULL
 
 -- name: clear
--- Return the ids of those that were open.
+-- Returns the ids of findings that were open.
 UPDATE diagnostics.findings AS f SET cleared_at = greatest(over.cleared_at, f.raised_at), updated_at = now()
 FROM unnest($1::uuid[], $2::timestamptz[]) AS over (finding_id, cleared_at)
 WHERE f.finding_id = over.finding_id AND f.cleared_at IS NULL
 RETURNING f.finding_id
 
 -- name: page
--- The last raised first; $12 and $13 are the last row of the page before, or null.
+-- Last raised first; $12 and $13 are the last row of the page before, or null.
 SELECT *
 FROM diagnostics.findings
 WHERE ($1::text IS NULL OR field_id = $1)

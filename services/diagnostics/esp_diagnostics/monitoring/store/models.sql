@@ -1,10 +1,10 @@
--- Models of pumps' healthy past, and when it was last tried to make one.
+-- Anomaly models, and outcomes of training.
 
 -- name: active
 SELECT pump_id, version, trained_at, body FROM diagnostics.models WHERE pump_id = ANY($1) AND active
 
 -- name: described
--- What may be told of a pump's model and of the last attempt to train one.
+-- A pump's model and its last training.
 SELECT m.model_id, m.version, m.trained_at, m.trained_from, m.trained_to, m.samples, m.metrics,
     t.tried_at, t.outcome, t.reason, t.share
 FROM (SELECT $1::text AS pump_id) AS asked
@@ -12,7 +12,7 @@ LEFT JOIN diagnostics.models AS m ON m.pump_id = asked.pump_id AND m.active
 LEFT JOIN diagnostics.trainings AS t ON t.pump_id = asked.pump_id
 
 -- name: due
--- The pumps whose turn it is, the longest waiting first: never tried, still learning, or trained long ago.
+-- Pumps due for training, longest waiting first: never tried, learning, or trained long ago.
 SELECT p.pump_id
 FROM unnest($1::text[]) AS p (pump_id)
 LEFT JOIN diagnostics.trainings AS t USING (pump_id)
@@ -32,7 +32,7 @@ FROM diagnostics.models WHERE pump_id = $2
 RETURNING version
 
 -- name: forget
--- Old versions beyond the newest few: a model can be made again, and nobody asks for ancient ones.
+-- Deletes old versions beyond the newest few.
 DELETE FROM diagnostics.models AS m
 WHERE m.pump_id = $1 AND NOT m.active
     AND m.version <= (SELECT max(version) FROM diagnostics.models WHERE pump_id = $1) - $2
@@ -43,6 +43,6 @@ ON CONFLICT (pump_id) DO UPDATE
     SET tried_at = now(), outcome = EXCLUDED.outcome, reason = EXCLUDED.reason, share = EXCLUDED.share
 
 -- name: unhealthy
--- When a pump was found to suffer from something, which its model must not learn as health.
+-- Spans with findings, excluded from training.
 SELECT onset, cleared_at FROM diagnostics.findings
 WHERE pump_id = $1 AND condition <> 'insufficient_data' AND (cleared_at IS NULL OR cleared_at > $2)

@@ -1,4 +1,4 @@
-"""Readings of the past, as the stream brought them: what a worker missed, and what models learn from."""
+"""Read stored readings in the form of the stream, for replay and training."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _FIRST_CHANNEL: Final = 2
 
 
 class Window(NamedTuple):
-    """The readings of a pump after `after` and up to `until`."""
+    """Readings of a pump after `after` and up to `until`."""
 
     pump_id: str
     after: datetime
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Readings with the bits of their faulty, frozen and refused channels, (n,) each."""
+    """Readings with bit masks of their faulty, frozen and rejected channels, (n,) each."""
 
     readings: Readings
     fault_mask: Int32Array
@@ -47,11 +47,10 @@ class Batch:
     refused_mask: Int32Array
 
     def __len__(self) -> int:
-        """Return n."""
         return len(self.readings)
 
     def take(self, index: Any) -> "Batch":
-        """Return the part that `index` (positions or a mask) selects."""
+        """Return the rows selected by `index` (positions or a mask)."""
         masks = (getattr(self, name)[index] for name in _MASKS)
         return Batch(self.readings.take(index), *masks)
 
@@ -60,7 +59,7 @@ _MASKS: Final = ("fault_mask", "frozen_mask", "refused_mask")
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Return the readings of all batches, one after the other."""
+    """Concatenate batches."""
     if len(batches) == 1:
         return batches[0]
     parts = [batch.readings for batch in batches]
@@ -76,25 +75,25 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 class Replay:
-    """Reads what ingest has stored, through its published views."""
+    """Read stored readings from ingest's published views."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def windows(self, windows: Sequence[Window], most: int | None = None) -> Batch:
-        """Return the readings within `windows` (the first `most` of each), in order of time."""
+    async def windows(self, windows: Sequence[Window], limit: int | None = None) -> Batch:
+        """Return the readings within `windows` (the first `limit` of each), in order of time."""
         windows = [window for window in windows if window.after < window.until]
         if not windows:
             return join([])
         pump_ids, after, until = (list(column) for column in zip(*windows, strict=True))
-        rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until, most)
-        # Thousands of rows take a while, which others on this loop need not wait.
+        rows = await self._pool.fetch(_WINDOWS, pump_ids, after, until, limit)
+        # Converting thousands of rows takes too long for the event loop.
         return await asyncio.to_thread(_readings, rows, pump_ids)
 
     async def minutes(self, pump_id: str, since: datetime, until: datetime) -> Batch:
-        """Return a pump's minutes from `since` to before `until` as if they were readings.
+        """Return a pump's minute aggregates from `since` to before `until` as readings.
 
-        A minute in which it ran for a part only counts as one in which it did not.
+        A minute with partial running counts as stopped.
         """
         rows = await self._pool.fetch(_MINUTES, pump_id, since, until)
         return await asyncio.to_thread(_minutes, rows, pump_id)
@@ -118,7 +117,7 @@ def _minutes(rows: Sequence[Any], pump_id: str) -> Batch:
 
 
 def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
-    """Return rows of (time, place, channels..., state, fault_channels, frozen_channels) as columns."""
+    """Convert rows of (time, place, channels..., state, fault_channels, frozen_channels) to columns."""
     n = len(rows)
     readings = empty_readings(n)
     masks = np.zeros((len(_MASKS), n), dtype=np.int32)
@@ -131,8 +130,8 @@ def _batch(rows: Sequence[Any], pump_ids: Sequence[str]) -> Batch:
             masks[0, at] = _mask(row["fault_channels"])
         if row["frozen_channels"]:
             masks[1, at] = _mask(row["frozen_channels"])
-        masks[2, at] = row.get("refused_mask") or 0  # which minutes do not have
-    readings.values[:] = values.astype(np.float64)  # None, which is not measured, becomes NaN
+        masks[2, at] = row.get("refused_mask") or 0  # minutes have none
+    readings.values[:] = values.astype(np.float64)  # None (not measured) becomes NaN
     return Batch(readings, *masks)
 
 

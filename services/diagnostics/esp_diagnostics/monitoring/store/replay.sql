@@ -1,7 +1,7 @@
--- Readings of the past, from the published views of ingest.
+-- Stored readings, from ingest's published views.
 
 -- name: windows
--- The readings of pumps, each after one time and up to another of its own, the first $4 of each; in order of time.
+-- Readings of pumps within their windows, the first $4 of each, in order of time.
 SELECT r.time, asked.place, {channels}, r.running, r.trip_code, r.fault_channels, r.frozen_channels,
     r.refused_mask
 FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY
@@ -15,7 +15,7 @@ CROSS JOIN LATERAL (
 ORDER BY r.time
 
 -- name: minutes
--- A pump's minutes: the mean of each channel, and whether it ran all the time.
+-- Minute aggregates of a pump: the mean of each channel, and whether it ran throughout.
 SELECT bucket AS time, 1::int8 AS place, {averages}, running_share, fault_channels, frozen_channels
 FROM telemetry_v1.readings_1min
 WHERE pump_id = $1 AND bucket >= $2 AND bucket < $3

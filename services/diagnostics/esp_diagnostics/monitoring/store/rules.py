@@ -1,4 +1,4 @@
-"""Sets of rules and pumps' own values of their parameters, as stored."""
+"""Storage of rules and overrides."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ _SQL: Final = load_queries(__package__, "rules.sql")
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """A set of rules that was loaded once, and by whom; `active`: it is in force."""
+    """Loaded version of the rules; `active`: in force."""
 
     version: str
     loaded_by: str
@@ -21,7 +21,7 @@ class RuleSet:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A pump's own value of a parameter."""
+    """Override of a parameter for one pump."""
 
     parameter: str
     value: float
@@ -30,53 +30,53 @@ class Override:
 
 
 class RuleStore:
-    """Rules over one connection; what changes them belongs in a transaction."""
+    """Read and change rules on one connection; changes require a transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def active(self) -> str | None:
-        """Return the text in force; None: the shipped one."""
+        """Return the text of the rules in force; None: the shipped rules."""
         row = await self._connection.fetchrow(_SQL.active)
         return None if row is None else str(row["body"])
 
     async def versions(self) -> list[RuleSet]:
-        """Return the sets that were ever loaded, newest first."""
+        """Return all loaded versions, newest first."""
         return [RuleSet(**row) for row in await self._connection.fetch(_SQL.versions)]
 
     async def body(self, version: str) -> str | None:
-        """Return the text that was loaded under a version."""
+        """Return the text of a version."""
         found: str | None = await self._connection.fetchval(_SQL.body, version)
         return found
 
     async def serialise(self) -> None:
-        """Wait for others who are changing the rules."""
+        """Serialize changes of the rules."""
         await self._connection.execute(_SQL.serialise)
 
     async def activate(self, version: str, body: str, by: str) -> None:
-        """Put a set in force in place of the one that was."""
+        """Put a version in force."""
         await self._connection.fetchval(_SQL.retire)
         await self._connection.execute(_SQL.keep, version, body, by)
 
     async def retire(self) -> str | None:
-        """Put the shipped rules in force; return the version that was."""
+        """Put the shipped rules in force; return the previous version."""
         version: str | None = await self._connection.fetchval(_SQL.retire)
         return version
 
     async def overrides(self, pump_id: str) -> list[Override]:
-        """Return a pump's own values, by parameter."""
+        """Return the overrides of a pump, by parameter."""
         return [Override(**row) for row in await self._connection.fetch(_SQL.overrides, pump_id)]
 
     async def hold_pump(self, pump_id: str) -> bool:
-        """Return whether a pump is there, and keep others from changing it until the transaction ends."""
+        """Lock a pump until the transaction ends; return whether it exists."""
         return await self._connection.fetchval(_SQL.pump_exists, pump_id) is not None
 
     async def override(self, pump_id: str, parameter: str, value: float, by: str) -> bool:
-        """Give a pump its own value; return whether that changed anything."""
+        """Set an override; return whether it changed."""
         done = await self._connection.fetchval(_SQL.override, pump_id, parameter, value, by)
         return done is not None
 
     async def drop_override(self, pump_id: str, parameter: str) -> float | None:
-        """Take a pump's own value away; return what it was, None if it had none."""
+        """Delete an override; return its value, None if it did not exist."""
         value: float | None = await self._connection.fetchval(_SQL.drop_override, pump_id, parameter)
         return value

@@ -1,5 +1,5 @@
 -- name: active
--- The rules in force, if they are not the shipped ones.
+-- The rules in force, unless they are the shipped ones.
 SELECT version, body, loaded_by, loaded_at, active FROM diagnostics.rule_sets WHERE active
 
 -- name: versions
@@ -9,7 +9,7 @@ SELECT version, loaded_by, loaded_at, active FROM diagnostics.rule_sets ORDER BY
 SELECT body FROM diagnostics.rule_sets WHERE version = $1
 
 -- name: serialise
--- Changes of the rules wait for each other.
+-- Serializes changes of the rules.
 LOCK TABLE diagnostics.rule_sets IN SHARE ROW EXCLUSIVE MODE
 
 -- name: retire
@@ -23,7 +23,7 @@ ON CONFLICT (version) DO UPDATE SET active = true, loaded_by = EXCLUDED.loaded_b
 SELECT parameter, value, set_by, set_at FROM diagnostics.rule_overrides WHERE pump_id = $1 ORDER BY parameter
 
 -- name: pump_exists
--- Held until the end of the transaction, so that changes of one pump wait for each other.
+-- Locks the pump until the end of the transaction.
 SELECT 1 FROM diagnostics.pumps WHERE pump_id = $1 AND removed_at IS NULL FOR UPDATE
 
 -- name: override

@@ -1,4 +1,4 @@
-"""Workers, the partitions they hold, and the states of the pumps in these."""
+"""Storage of workers, their partitions, and the states of pumps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -19,11 +19,11 @@ _DOCUMENTS: Final = (
     "path",
     "anomaly",
 )
-"""Columns of a status that are JSON."""
+"""Status columns that hold JSON."""
 
 
 class Snapshot(NamedTuple):
-    """A pump's state as a worker left it; `through`: the newest reading it has seen."""
+    """Saved state of a pump; `through`: its newest reading."""
 
     pump_id: str
     partition: int
@@ -32,7 +32,7 @@ class Snapshot(NamedTuple):
 
 
 class Spell(NamedTuple):
-    """A pump was in `state` from `started_at` to `ended_at`, or is in it still (None)."""
+    """Interval of a pump in `state`; `ended_at` None: still in it."""
 
     pump_id: str
     started_at: datetime
@@ -42,7 +42,7 @@ class Spell(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What a pump does and suffers from now; documents as JSON text."""
+    """Present status of a pump; documents as JSON text."""
 
     pump_id: str
     field_id: str
@@ -61,36 +61,36 @@ class Status(NamedTuple):
 
 
 class Ownership:
-    """Which workers live, and who holds which partition."""
+    """Registered workers and their partitions."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def beat(self, worker_id: str, ttl_s: float) -> set[str]:
-        """Say that `worker_id` lives; return it and all others that said so in the last `ttl_s` seconds."""
+        """Record a heartbeat of `worker_id`; return all workers with one in the last `ttl_s` seconds."""
         return {row["worker_id"] for row in await self._pool.fetch(_SQL.beat, worker_id, ttl_s)}
 
     async def waiting(self, worker_id: str, ttl_s: float) -> set[int]:
-        """Return the partitions with a backlog that no worker has, or only `worker_id`."""
+        """Return the partitions with a backlog that belong to no live worker, or to `worker_id`."""
         return {row["partition"] for row in await self._pool.fetch(_SQL.waiting, worker_id, ttl_s)}
 
     async def leave(self, worker_id: str) -> None:
-        """Say that `worker_id` is no more."""
+        """Unregister `worker_id`."""
         await self._pool.execute(_SQL.leave, worker_id)
 
     async def claim(self, partition: int, worker_id: str) -> int:
-        """Make the partition that worker's; return its epoch, which grows when it changes hands."""
+        """Claim a partition for a worker; return its epoch, which grows when the owner changes."""
         return int(await self._pool.fetchval(_SQL.claim, partition, worker_id))
 
 
 async def fence(connection: Connection, worker_id: str, epochs: Mapping[int, int]) -> set[int]:
-    """Return those of `epochs` that are still the worker's, and keep them so for this transaction."""
+    """Return the partitions of `epochs` still owned by the worker, locked for this transaction."""
     rows = await connection.fetch(_SQL.fence, worker_id, list(epochs), list(epochs.values()))
     return {row["partition"] for row in rows}
 
 
 async def save_snapshots(connection: Connection, snapshots: Sequence[Snapshot]) -> None:
-    """Keep pumps' states in place of those kept before."""
+    """Save the states of pumps, replacing earlier ones."""
     if snapshots:
         await connection.execute(_SQL.save_snapshots, *_columns(snapshots))
 
@@ -98,7 +98,7 @@ async def save_snapshots(connection: Connection, snapshots: Sequence[Snapshot]) 
 async def read_snapshots(
     connection: Connection, pump_ids: Iterable[str]
 ) -> dict[str, tuple[bytes, datetime]]:
-    """Return the kept state of each pump that has one, and the newest reading it has seen."""
+    """Return the saved state of each pump, and its newest reading."""
     rows = await connection.fetch(_SQL.snapshots, list(pump_ids))
     return {row["pump_id"]: (row["body"], row["through"]) for row in rows}
 
@@ -106,7 +106,8 @@ async def read_snapshots(
 async def put_statuses(connection: Connection, statuses: Sequence[Status], rule_version: str) -> None:
     """Store the newest status of each pump.
 
-    A pump with a backlog may have two: that of its newest reading, and that of the reading judged last.
+    A pump with a backlog may have two: of its newest reading, and of the last evaluated reading of the
+    backlog.
     """
     newest = {each.pump_id: each for each in sorted(statuses, key=attrgetter("time"))}
     if newest:
@@ -114,9 +115,9 @@ async def put_statuses(connection: Connection, statuses: Sequence[Status], rule_
 
 
 async def status(pool: Pool, pump_id: str) -> dict[str, Any]:
-    """Return what a pump does and suffers from now, as far as a worker has said; `time` None: nothing yet.
+    """Return the status of a pump; `time` None before the first report of a worker.
 
-    Beside it `judged_since`, `received`, the newest reading known of, and `diagnosis_lag_s`.
+    Includes `judged_since`, `received` (newest known reading) and `diagnosis_lag_s`.
     """
     row = await pool.fetchrow(_SQL.status, pump_id)
     assert row is not None  # noqa: S101 - the query returns one row
@@ -126,13 +127,13 @@ async def status(pool: Pool, pump_id: str) -> dict[str, Any]:
 
 
 async def open_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[str, tuple[datetime, str]]:
-    """Return when each pump began what it still does, and what that is."""
+    """Return start and state of each pump's present interval."""
     rows = await connection.fetch(_SQL.open_spells, list(pump_ids))
     return {row["pump_id"]: (row["started_at"], row["state"]) for row in rows}
 
 
 async def first_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[str, datetime]:
-    """Return when the first spell of each pump began that is on record."""
+    """Return the start of the first recorded interval of each pump."""
     rows = await connection.fetch(_SQL.first_spells, list(pump_ids))
     return {row["pump_id"]: row["started_at"] for row in rows}
 
@@ -140,13 +141,13 @@ async def first_spells(connection: Connection, pump_ids: Iterable[str]) -> dict[
 async def spells_at(
     connection: Connection, pump_ids: Sequence[str], at: Sequence[datetime]
 ) -> dict[str, tuple[datetime, str]]:
-    """Return when each pump began what it did at its time, and what that was."""
+    """Return start and state of each pump's interval at its given time."""
     rows = await connection.fetch(_SQL.spells_at, list(pump_ids), list(at))
     return {row["pump_id"]: (row["started_at"], row["state"]) for row in rows}
 
 
 async def log_spells(connection: Connection, spells: Sequence[Spell]) -> None:
-    """Add spells, in order of each pump's time; the one in which the first begins ends there."""
+    """Log intervals, in order of time per pump; the interval in which the first one starts ends there."""
     if not spells:
         return
     first: dict[str, datetime] = {}
@@ -157,7 +158,7 @@ async def log_spells(connection: Connection, spells: Sequence[Spell]) -> None:
 
 
 async def mark_of_rulebook(connection: Connection) -> str:
-    """Return what changes whenever a pump, its settings or any rules do."""
+    """Return a digest that changes with any pump, its settings or any rules."""
     return str(await connection.fetchval(_SQL.mark))
 
 

@@ -1,7 +1,7 @@
--- What a worker keeps of the pumps it judges, and how workers share the pumps among them.
+-- Workers, partitions and states of pumps.
 
 -- name: beat
--- Say that this worker lives; forget those long gone; return all that live now. One clock: the database's.
+-- Records a heartbeat, deletes old workers, returns live ones; the database's clock decides.
 WITH me AS (
     INSERT INTO diagnostics.workers (worker_id) VALUES ($1)
     ON CONFLICT (worker_id) DO UPDATE SET seen_at = now()
@@ -16,7 +16,7 @@ SELECT worker_id FROM diagnostics.workers WHERE seen_at > now() - make_interval(
 DELETE FROM diagnostics.workers WHERE worker_id = $1
 
 -- name: claim
--- Make a partition this worker's; the epoch grows whenever it changes hands.
+-- Claims a partition; the epoch grows whenever the owner changes.
 INSERT INTO diagnostics.partitions AS p (partition, worker_id) VALUES ($1, $2)
 ON CONFLICT (partition) DO UPDATE
     SET worker_id = EXCLUDED.worker_id, claimed_at = now(),
@@ -24,7 +24,7 @@ ON CONFLICT (partition) DO UPDATE
 RETURNING epoch
 
 -- name: waiting
--- Partitions with a backlog that no living worker has, or that this one had before.
+-- Partitions with a backlog that belong to no live worker, or to this one.
 SELECT DISTINCT b.partition
 FROM diagnostics.backlogs AS b
 LEFT JOIN diagnostics.partitions AS p USING (partition)
@@ -34,7 +34,7 @@ WHERE p.worker_id = $1 OR NOT EXISTS (
 )
 
 -- name: fence
--- Return those of the partitions that are still this worker's, and keep them so until the transaction ends.
+-- Partitions still owned by this worker, locked until the transaction ends.
 SELECT p.partition
 FROM diagnostics.partitions AS p
 JOIN unnest($2::int2[], $3::int8[]) AS mine (partition, epoch) USING (partition, epoch)
@@ -52,7 +52,7 @@ ON CONFLICT (pump_id) DO UPDATE
 SELECT pump_id, body, through FROM diagnostics.pump_snapshots WHERE pump_id = ANY($1)
 
 -- name: put_statuses
--- What each pump does and suffers from now; a row never goes back in time.
+-- Present status of each pump; a row never goes back in time.
 INSERT INTO diagnostics.pump_status AS s (
     pump_id, field_id, time, state, since, latest, operating_point, residuals, health, health_terms, hypotheses,
     path, gauge_fault, anomaly, rule_version
@@ -76,7 +76,7 @@ ON CONFLICT (pump_id) DO UPDATE SET
 WHERE s.time <= EXCLUDED.time
 
 -- name: status
--- A pump's status, its newest reading that is known of, and how far its diagnosis is behind.
+-- Status of a pump, its newest known reading, and the lag of its diagnosis.
 SELECT
     s.*, greatest(s.time, a.received) AS received,
     (SELECT min(started_at) FROM diagnostics.state_log AS l WHERE l.pump_id = $1) AS judged_since,
@@ -95,7 +95,7 @@ SELECT pump_id, started_at, state FROM diagnostics.state_log WHERE pump_id = ANY
 SELECT pump_id, min(started_at) AS started_at FROM diagnostics.state_log WHERE pump_id = ANY($1) GROUP BY pump_id
 
 -- name: spells_at
--- When each pump began what it did at its time, and what that was.
+-- Start and state of each pump's interval at its given time.
 SELECT asked.pump_id, l.started_at, l.state
 FROM unnest($1::text[], $2::timestamptz[]) AS asked (pump_id, at)
 CROSS JOIN LATERAL (
@@ -106,14 +106,14 @@ CROSS JOIN LATERAL (
 ) AS l
 
 -- name: end_spells
--- The spell in which the first new one begins ends there; with readings of the past that is not the open one.
+-- Ends the interval in which the first new one starts; for past readings that is not the open one.
 UPDATE diagnostics.state_log AS l SET ended_at = new.started_at
 FROM unnest($1::text[], $2::timestamptz[]) AS new (pump_id, started_at)
 WHERE l.pump_id = new.pump_id AND l.started_at < new.started_at
     AND (l.ended_at IS NULL OR l.ended_at > new.started_at)
 
 -- name: begin_spells
--- A spell of the past ends where the next one on record began.
+-- A past interval ends where the next recorded one starts.
 INSERT INTO diagnostics.state_log (pump_id, started_at, state, ended_at, trip_code)
 SELECT
     new.pump_id, new.started_at, new.state,
@@ -126,7 +126,7 @@ FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::timestamptz[], $5::in
 ON CONFLICT DO NOTHING
 
 -- name: mark
--- Changes whenever a pump, its settings or any rules do.
+-- Changes with any pump, its settings or any rules.
 SELECT concat_ws(
     ' ',
     (SELECT md5(string_agg(pump_id || updated_at || (removed_at IS NULL), ',' ORDER BY pump_id))

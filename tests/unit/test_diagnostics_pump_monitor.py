@@ -11,7 +11,7 @@ from esp_diagnostics.alerts.rules import shipped_alert_rules
 from esp_diagnostics.detection.tree import default_rules
 from esp_diagnostics.monitoring.catch_up import chunks_of
 from esp_diagnostics.monitoring.effects import Effects, FoundSpan
-from esp_diagnostics.monitoring.pump_monitor import Judge, OpenFinding, Past, Rulebook
+from esp_diagnostics.monitoring.pump_monitor import OpenFinding, Past, PumpMonitor, Rulebook
 from esp_diagnostics.monitoring.store.replay import Batch
 from esp_diagnostics.pumps.store import KnownPump
 from pump_readings import BEGIN_US, readings
@@ -47,8 +47,8 @@ PUMPS = {
 }
 
 
-def judge(pasts: Mapping[str, Past] | None = None) -> Judge:
-    made = Judge(RULEBOOK)
+def judge(pasts: Mapping[str, Past] | None = None) -> PumpMonitor:
+    made = PumpMonitor(RULEBOOK)
     made.admit(PUMPS, {pump_id: Past() for pump_id in PUMPS} | dict(pasts or {}))
     return made
 
@@ -83,12 +83,12 @@ def joined(effects: list[Effects]) -> Effects:
     )
 
 
-def judged_live(of: Judge, history: Batch) -> Effects:
+def judged_live(of: PumpMonitor, history: Batch) -> Effects:
     """Judge chunk by chunk as if each had come just now."""
     return joined([of.judge(chunk.batch, 10.0 * n) for n, chunk in enumerate(chunks_of(history))])
 
 
-def judged_later(of: Judge, history: Batch) -> Effects:
+def judged_later(of: PumpMonitor, history: Batch) -> Effects:
     """Judge chunk by chunk as a backlog."""
     return joined(
         [
@@ -173,7 +173,7 @@ def test_live_judge_leaves_a_finding_of_the_backlog_to_the_judge_of_the_backlog(
     past = {"P-1": Past(findings=[finding], snapshot=body, through_us=through_us)}
     healthy = batch(readings([116], pump="P-1"))
 
-    beside, alone = Judge(RULEBOOK), Judge(RULEBOOK)
+    beside, alone = PumpMonitor(RULEBOOK), PumpMonitor(RULEBOOK)
     beside.admit({"P-1": PUMPS["P-1"]}, past, behind=["P-1", "P-9"])
     alone.admit({"P-1": PUMPS["P-1"]}, past)
 
@@ -189,7 +189,7 @@ def test_live_judge_clears_its_own_finding_beside_a_backlog():
         "open_phase", raised.finding_id, *["critical"] * 2, 1.0, raised.onset, raised.raised_at
     )
     (body, through_us) = live.snapshots(["P-1"])["P-1"]
-    beside = Judge(RULEBOOK)
+    beside = PumpMonitor(RULEBOOK)
     beside.admit(
         {"P-1": PUMPS["P-1"]}, {"P-1": Past([finding], None, None, body, through_us)}, behind=["P-1"]
     )
