@@ -158,7 +158,7 @@ def test_a_bad_map_is_refused_with_the_place(tmp_path: Path, text: str, complain
 
 
 def test_the_shipped_example_is_a_map() -> None:
-    example = Path(__file__).parents[2] / "libs/gateway/examples/skab/map.yaml"
+    example = Path(__file__).parents[3] / "libs/gateway/examples/skab/map.yaml"
     assert load_map(example).gateway_id == "gw-demo"
 
 

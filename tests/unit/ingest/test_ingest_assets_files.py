@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_is_told_by_its_path(tmp_path) -> None:
 
 
 def test_the_example_of_a_replay_states_valid_assets() -> None:
-    example = Path(__file__).parents[2] / "libs/gateway/examples/skab/assets.yaml"
+    example = Path(__file__).parents[3] / "libs/gateway/examples/skab/assets.yaml"
     assert len(read_assets(example)) == 5
 
 

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECTS: dict[str, str] = runpy.run_path(str(ROOT / "requirements/images/lock.py"))["PROJECTS"]
 COMMON = "esp-common"
 

@@ -8,7 +8,7 @@ import pytest
 from esp_common import database
 from esp_common.database import is_outage
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

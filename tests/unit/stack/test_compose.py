@@ -11,7 +11,7 @@ import yaml
 from esp_common.errors import InvalidInput
 from esp_platform.compose import Host, hand_over, prepare
 
-COMPOSE = Path(__file__).resolve().parents[2] / "deploy" / "compose"
+COMPOSE = Path(__file__).resolve().parents[3] / "deploy" / "compose"
 FILES = ("compose.yaml", "sim.yaml", "observability.yaml")
 SECRETS = "/run/secrets/esp"
 

@@ -440,7 +440,7 @@ def copied_row(pump: int, time_us: int, refused: int = 0, clamped: int = 0) -> b
 
 
 def test_the_lifecycle_policy_is_about_every_dataset_and_deletes_nothing() -> None:
-    document = Path(__file__).parents[2] / "deploy/azure/archive-lifecycle.json"
+    document = Path(__file__).parents[3] / "deploy/azure/archive-lifecycle.json"
     (rule,) = json.loads(document.read_text())["rules"]
     assert (rule["enabled"], rule["type"]) == (True, "Lifecycle")
     container = ArchiverSettings.model_fields["blob_container"].default

@@ -32,7 +32,7 @@ time: {column: when}
 columns: {pressure: Pressure, flow: Flow}
 """
 DEADLINE_S = 120.0
-CASES = Path(__file__).parents[1] / "unit" / "cases"
+CASES = Path(__file__).parents[2] / "unit" / "gateway" / "cases"
 
 
 @pytest.fixture
