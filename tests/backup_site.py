@@ -225,6 +225,7 @@ def settings_of(postgres: Postgres, azurite: Azurite, home: Path, **others: Any)
         database_url=postgres.url("esp_backup", DATABASE),
         cluster_url=f"postgresql://postgres@/{DATABASE}?host={postgres.socket}&port={postgres.port}",
         cluster_data=postgres.data,
+        postgres_bin=postgres.binaries,
         state_folder=home / "state",
         snapshot_folder=home / "snapshots",
         snapshot_free_mib=1,

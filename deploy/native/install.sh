@@ -7,6 +7,7 @@ set -eu
 umask 022
 cd "$(dirname "$0")/../.."
 profile=${1:-run}
+system=${OS_RELEASE:-/etc/os-release}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 missing=
@@ -19,7 +20,8 @@ find_python() {
 }
 find_python || missing="$missing python3-venv"
 servers_missing() {
-  need /usr/lib/postgresql/15/bin/postgres postgresql-15
+  set -- /usr/lib/postgresql/*/bin/postgres
+  need "$1" postgresql
   need /usr/bin/pgbackrest pgbackrest
   need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server
   command -v redis-server >/dev/null || missing="$missing redis-server"
@@ -54,7 +56,17 @@ install_packages() {
   trap - EXIT
 }
 
+# Whose packages have been tried: names and paths differ elsewhere.
+is_supported() {
+  name=$({ . "$system" && echo "${ID:-} ${VERSION_ID:-}"; } 2>/dev/null) || name='no /etc/os-release'
+  case $name in 'debian 12' | 'debian 13') ;; *) return 1 ;; esac
+}
+
 if [ -n "$missing" ]; then
+  [ "$profile" = python ] || is_supported || {
+    echo "error: not installed:$missing — Debian 12 and 13 are supported, this is $name: install them by hand" >&2
+    exit 1
+  }
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "error: not installed:$missing — as root run: apt-get install --no-install-recommends$missing" >&2
     exit 1

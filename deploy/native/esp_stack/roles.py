@@ -232,6 +232,7 @@ class Roles:
         stack = self._stack
         own = {
             "cluster_data": stack.postgres.data,
+            "postgres_bin": stack.postgres.binaries,
             "state_folder": private_folder(stack.backup_state, stack.postgres.user),
             "snapshot_folder": private_folder(stack.homes / "snapshots", stack.postgres.user),
             "local_repository": private_folder(stack.homes / "backups", stack.postgres.user),

@@ -18,6 +18,12 @@ DAY_MIN = 24 * HOUR_MIN
 WEEK_MIN = 7 * DAY_MIN
 
 
+def _newest(root: str, name: str) -> Path:
+    """Return folder `name` of the newest PostgreSQL version under `root`, as Debian lays it out."""
+    found = Path(root).glob(f"[0-9]*/{name}")
+    return max(found, key=lambda folder: int(folder.parent.name), default=Path(root) / name)
+
+
 class BackupSettings(BlobStorageSettings):
     """Settings of `esp-backup`, from `ESP_BACKUP_<NAME>` or the file named by `ESP_BACKUP_<NAME>_FILE`."""
 
@@ -44,10 +50,12 @@ class BackupSettings(BlobStorageSettings):
         description="Superuser's URL of the database over the cluster's socket (host=FOLDER&port=PORT).",
     )
     cluster_data: Path = Field(
-        Path("/var/lib/postgresql/15/main"), description="The cluster's data folder; its owner runs backups."
+        default_factory=lambda: _newest("/var/lib/postgresql", "main"),
+        description="The cluster's data folder; its owner runs backups. Default: Debian's newest.",
     )
     postgres_bin: Path = Field(
-        Path("/usr/lib/postgresql/15/bin"), description="Folder of PostgreSQL's programs."
+        default_factory=lambda: _newest("/usr/lib/postgresql", "bin"),
+        description="Folder of PostgreSQL's programs. Default: Debian's newest.",
     )
     stanza: str = Field(
         "esp", pattern="^[a-z0-9-]{1,32}$", description="The cluster's name in its repositories."

@@ -15,16 +15,14 @@ from esp_stack.programs import (
     Program,
     StackError,
     account,
-    executable,
     free_port,
     private_file,
     private_folder,
 )
 from esp_stack.servers.server import Server
 
-VERSION = "15"
 ENGINE_VARIABLE = "ESP_STACK_ENGINE"
-BINARIES = f"/usr/lib/postgresql/{VERSION}/bin"
+INSTALLATIONS = Path("/usr/lib/postgresql")
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -68,6 +66,16 @@ LOCAL_ACCOUNTS = "cluster {account} postgres\ncluster root postgres\n"
 THROWAWAY_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
+def newest_installation() -> Path:
+    """Return the folder of the newest PostgreSQL that is installed, `/usr/lib/postgresql/17` for instance."""
+    found = [program.parent.parent for program in INSTALLATIONS.glob("[0-9]*/bin/postgres")]
+    if not found:
+        raise StackError(
+            "PostgreSQL is not installed — run `make up` as root once, it installs what is missing"
+        )
+    return max(found, key=lambda folder: int(folder.name))
+
+
 def has_timescale() -> bool:
     """Return whether to use TimescaleDB: its TSL (community) part is installed and not switched off.
 
@@ -75,7 +83,7 @@ def has_timescale() -> bool:
     """
     if os.environ.get(ENGINE_VARIABLE) == "postgres":
         return False
-    library = Path(BINARIES).with_name("lib")
+    library = newest_installation() / "lib"
     return any(library.glob("timescaledb-tsl-*.so")) and (library / "timescaledb.so").exists()
 
 
@@ -122,6 +130,21 @@ class Postgres(Server):
         return has_timescale()
 
     @property
+    def binaries(self) -> Path:
+        """Folder of PostgreSQL's programs: of the version that created the cluster, else of the newest."""
+        created_by = self.data / "PG_VERSION"
+        if not created_by.exists():
+            return newest_installation() / "bin"
+        version = created_by.read_text().strip()
+        folder = INSTALLATIONS / version / "bin"
+        if not (folder / "postgres").exists():
+            raise StackError(
+                f"{self.data} was created by PostgreSQL {version}, which is not installed"
+                f" — install postgresql-{version}, or upgrade the cluster with pg_upgrade"
+            )
+        return folder
+
+    @property
     def admin_url(self) -> str:
         """Superuser's URL of the maintenance database."""
         return self.url("postgres", "postgres")
@@ -144,7 +167,7 @@ class Postgres(Server):
 
         By then what it archives to may be gone, for which a fast shutdown would wait.
         """
-        argv = (executable("postgres", BINARIES), "-D", str(self.data))
+        argv = (str(self.binaries / "postgres"), "-D", str(self.data))
         return [Program(self.name, argv, self.home, self.user, stop_signal="INT", death_signal="QUIT")]
 
     def configure(self) -> None:
@@ -192,7 +215,7 @@ class Postgres(Server):
         password = private_file(self.home / "initdb-password", self.passwords["postgres"], self.user)
         options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"]
         options += ["--data-checksums", f"--pwfile={password}", *(["--no-sync"] if self.throwaway else [])]
-        argv = (executable("initdb", BINARIES), "-D", str(self.data), *options)
+        argv = (str(self.binaries / "initdb"), "-D", str(self.data), *options)
         program = Program("initdb", argv, self.home, self.user)
         done = subprocess.run(
             program.command(),
