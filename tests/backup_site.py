@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import orjson
 import pytest
+from certificate_extensions import rfc_5280_extensions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -53,7 +54,7 @@ def localhost_certificate(folder: Path, account: str | None) -> Tls:
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
+    builder = (
         x509.CertificateBuilder(
             name,
             name,
@@ -64,8 +65,10 @@ def localhost_certificate(folder: Path, account: str | None) -> Tls:
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
     )
+    for extension, critical in rfc_5280_extensions(key.public_key(), key.public_key(), is_authority=True):
+        builder = builder.add_extension(extension, critical=critical)
+    certificate = builder.sign(key, hashes.SHA256())
     public = certificate.public_bytes(_PEM)
     secret = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     authority = folder / "blob-authority.pem"

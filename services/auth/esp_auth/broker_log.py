@@ -27,7 +27,10 @@ MAX_WAITING: Final = 1000
 # Matched at the start of a line only: the rest may contain text chosen by a client.
 _PREFIX: Final = rb"\S+ \S+ \[\w+\] <[\d.]+> "
 _CHANNEL_ERROR: Final = re.compile(_PREFIX + rb"Channel error on connection <[\d.]+> \((\S+ -> \S+), vhost: ")
-_TAKEOVER: Final = re.compile(_PREFIX + rb'MQTT disconnecting client "\S+ -> \S+" with duplicate id \'(.*)\'')
+# RabbitMQ 3.10 writes "name", 4 writes <<"name">>.
+_TAKEOVER: Final = re.compile(
+    _PREFIX + rb'MQTT disconnecting client (?:<<)?"\S+ -> \S+"(?:>>)? with duplicate id \'(.*)\''
+)
 
 _STUCK: Final = Counter("esp_auth_mqtt_stuck_total", "MQTT connections closed after a refused message.")
 _TAKEOVERS: Final = Counter(

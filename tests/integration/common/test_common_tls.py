@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from certificate_extensions import rfc_5280_extensions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -51,6 +52,10 @@ class Authority:
         )
         loopback = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = builder.add_extension(constraints, critical=True).add_extension(loopback, critical=False)
+        for extension, critical in rfc_5280_extensions(
+            key.public_key(), self._key.public_key(), constraints.ca
+        ):
+            builder = builder.add_extension(extension, critical=critical)
         return builder.sign(self._key, hashes.SHA256())
 
 

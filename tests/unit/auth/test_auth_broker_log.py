@@ -27,6 +27,9 @@ def test_a_channel_error_names_its_connection():
 
 def test_a_takeover_names_the_client_id():
     assert taken_over(takeover(b"gw-x:1")) == "gw-x:1"
+    rabbitmq_4 = takeover(b"gw-x:1").replace(b'"' + NAME.encode() + b'"', b'<<"' + NAME.encode() + b'">>')
+    assert b"<<" in rabbitmq_4
+    assert taken_over(rabbitmq_4) == "gw-x:1"
     assert taken_over(takeover("gw-x:\xff".encode("latin-1"))) == "gw-x:\ufffd"
 
 
