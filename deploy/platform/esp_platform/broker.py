@@ -50,6 +50,9 @@ log.exchange = true
 log.exchange.level = warning
 log.file = false
 """
+# RabbitMQ 4 does not check MQTT messages against max_message_size, and from 4.1 it does not start when the
+# packet size is above it. RabbitMQ 3.10 does not know the setting.
+_MQTT_PACKETS: Final = "mqtt.max_packet_size_authenticated = 4194304\n"
 _PLAIN_LISTENERS: Final = """\
 listeners.tcp.1 = {listeners.host}:{listeners.amqp}
 mqtt.listeners.tcp.1 = {listeners.host}:{listeners.mqtt}
@@ -116,10 +119,16 @@ class AuthBackend:
 
 
 def configuration(
-    listeners: Listeners, definitions: str, tls: TlsFiles | None, backend: AuthBackend | None
+    listeners: Listeners,
+    definitions: str,
+    tls: TlsFiles | None,
+    backend: AuthBackend | None,
+    *,
+    major_version: int = 4,
 ) -> str:
     """Return rabbitmq.conf: with `tls`, no plain listener. `definitions`: path of definitions.json."""
     text = _CONFIGURATION.format(listeners=listeners, definitions=definitions)
+    text += _MQTT_PACKETS if major_version >= 4 else ""
     text += (_TLS_LISTENERS if tls else _PLAIN_LISTENERS).format(listeners=listeners, tls=tls)
     if tls:
         text += "".join(f"ssl_options.ciphers.{n} = {name}\n" for n, name in enumerate(_CIPHERS, 1))

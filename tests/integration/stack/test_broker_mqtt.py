@@ -9,10 +9,14 @@ import pytest
 from broker_field import Field, eventually
 from esp_common import topology
 from esp_common.messaging import Publisher
+from esp_stack.servers.rabbitmq import installed_major_version
 from prometheus_client import REGISTRY
 from waiting import until
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+LIMITS_PACKETS = installed_major_version() >= 4
+"""RabbitMQ 4 limits the packet, topic included, and closes the connection by itself; 3.10 limits the body."""
+LARGEST_BODY_BYTES = MAX_BODY_BYTES - (1024 if LIMITS_PACKETS else 0)
 
 
 class Client:
@@ -72,14 +76,15 @@ def metric(name: str) -> float:
 async def test_a_body_over_the_limit_ends_the_connection_and_the_next_one_works(field, connect):
     before, stuck = await field.waiting(), metric("esp_auth_mqtt_stuck_total")
     client = await connect("gw-large")
-    fits = client.publish("telemetry/gw-large", b"x" * MAX_BODY_BYTES)
+    fits = client.publish("telemetry/gw-large", b"x" * LARGEST_BODY_BYTES)
     await until(fits.is_published, "a PUBACK for the largest body")
     large = client.publish("telemetry/gw-large", b"x" * (MAX_BODY_BYTES + 1))
     after = client.publish("telemetry/gw-large")
     await until(lambda: client.closed, "the connection's end")
     assert not large.is_published()
     assert not after.is_published()
-    await until(lambda: metric("esp_auth_mqtt_stuck_total") == stuck + 1)
+    if not LIMITS_PACKETS:
+        await until(lambda: metric("esp_auth_mqtt_stuck_total") == stuck + 1)
     again = await connect("gw-large")
     await until(again.publish("telemetry/gw-large").is_published, "a PUBACK on the next connection")
     assert await field.waiting() == before + 2

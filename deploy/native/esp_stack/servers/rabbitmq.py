@@ -15,12 +15,23 @@ from esp_platform.broker import ADMINISTRATOR, AUTH_CACHE_TTL_MS, SESSION_KEEPER
 
 from esp_stack.certificates import Tls
 from esp_stack.plain_http import ask
-from esp_stack.programs import Program, account, executable, free_port, private_file
+from esp_stack.programs import Program, StackError, account, executable, free_port, private_file
 from esp_stack.servers.server import Server
 
 GATEWAYS = ("gw-01", "gw-02", "gw-03", "gw-04", "gw-05", "gw-demo")
+INSTALLATIONS = Path("/usr/lib/rabbitmq/lib")
 # Schedulers that spin while waiting would take the CPU from everyone else on a small machine.
 ERLANG_OPTIONS = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
+
+
+def installed_major_version() -> int:
+    """Return the major version of Debian's RabbitMQ."""
+    releases = [
+        folder.name.removeprefix("rabbitmq_server-") for folder in INSTALLATIONS.glob("rabbitmq_server-*")
+    ]
+    if not releases:
+        raise StackError("RabbitMQ is not installed — run `make up` as root once to install it")
+    return max(int(release.split(".")[0]) for release in releases)
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,9 @@ class RabbitMQ(Server):
         ports = self.ports
         listeners = Listeners("127.0.0.1", ports.amqp, ports.mqtt, ports.management, ports.prometheus)
         tls = self.tls.files if self.tls else None
-        text = broker.configuration(listeners, str(definitions), tls, self._auth)
+        text = broker.configuration(
+            listeners, str(definitions), tls, self._auth, major_version=installed_major_version()
+        )
         private_file(self.home / "rabbitmq.conf", text, self.user)
 
     def wait_ready(self, check_alive: Callable[[], None] | None = None) -> None:
