@@ -1,10 +1,11 @@
-"""The worker role: accepted readings in; states, findings, alerts, events and live messages out.
+"""Worker role: evaluate accepted readings; write states, findings, alerts, events and live messages.
 
-What has come on all lanes since the last round is judged together, written in one transaction, and only
-then acknowledged. Of a pump with more readings than a round judges only the newest are: the others are noted
-as its backlog in the same transaction, and judged from the store beside the live ones (`catch_up`). The
-judge's state lives in memory. It is saved now and then; a worker that goes on from a saved state reads what
-has come since from the store, so nothing is lost with a worker. What it finds again is not announced again.
+Readings received on all lanes since the last round are evaluated together, written in one transaction, and
+then acknowledged. Of a pump with more readings than a round evaluates, only the newest are evaluated; the
+others are recorded as its backlog in the same transaction and evaluated from the store (`catch_up`). The
+state of the monitor is in memory and saved periodically. A worker that starts from a saved state reads later
+readings from the store, so nothing is lost with a worker, and findings that it detects again are not
+announced again.
 """
 
 import asyncio
@@ -59,59 +60,57 @@ from esp_diagnostics.settings import SERVICE, DiagnosticsSettings
 log = structlog.get_logger()
 
 GATHER_S: Final = 0.05
-"""How long what has come waits for company: judging many pumps at once costs little more than one."""
+"""Time to collect deliveries: evaluating many pumps together costs little more than one."""
 
 ROUND_BYTES: Final = 2 * 1024 * 1024
-"""About how much of each lane is taken in a round."""
+"""Approximate bytes taken from each lane per round."""
 
 GAP_S: Final = 60.0
 GAP_INTERVALS: Final = 3
 UNKNOWN_INTERVAL_S: Final = 600.0
-"""A pump that was silent for so long, or so many of its intervals, may have readings that did not come."""
+"""Silence, or number of intervals, after which readings of a pump may have been missed."""
 
 CHANGES_S: Final = 0.5
-"""How long a change of pumps or rules waits for company: they often come several at a time."""
+"""Time to collect changes of pumps or rules, which often come several at a time."""
 
 NO_PARTITION: Final = -1
 NO_GENERATION: Final = -1
-"""Of a claim without a reading yet: no delivery has it."""
+"""Generation of a claim without a reading yet; no delivery has it."""
 
 POISON_PAUSE_S: Final = 1.0
 DRAIN_S: Final = 15.0
 
 _LAG_S: Final = Histogram(
     "esp_diagnostics_lag_seconds",
-    "From the acceptance of readings until what follows from them is written.",
+    "Time from the acceptance of readings to the write of their effects.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 _ROUND_S: Final = Histogram(
     "esp_diagnostics_round_seconds",
-    "From taking readings up to their acknowledgement.",
+    "Time from taking readings to their acknowledgement.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
-_MESSAGES: Final = CounterMetric(
-    "esp_diagnostics_messages_total", "Messages by what became of them.", ["outcome"]
-)
+_MESSAGES: Final = CounterMetric("esp_diagnostics_messages_total", "Messages by outcome.", ["outcome"])
 _GAPS: Final = CounterMetric(
-    "esp_diagnostics_gaps_filled_total", "Readings that had not come and were read from the store."
+    "esp_diagnostics_gaps_filled_total", "Missed readings that were read from the store."
 )
-_DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 while the worker waits for the database.")
+_DATABASE_UP: Final = Gauge("esp_diagnostics_database_up", "0 during a database outage.")
 
 CHANGES: Final = ("asset.*", "pump.*", "alert.rules-changed", "finding.rules-changed")
-"""Events after which pumps or rules are looked at."""
+"""Events that change pumps or rules."""
 
 T = TypeVar("T")
 
 
 class Known(NamedTuple):
-    """The pumps there are, and what they are judged by."""
+    """Registered pumps, and the rules in force."""
 
     pumps: Mapping[str, KnownPump]
     rulebook: Rulebook
 
 
 class _Message(NamedTuple):
-    """A delivery on a lane with its partition and readings, or why they cannot be read."""
+    """Delivery of a lane with its partition and readings, or the error of decoding it."""
 
     lane: Lane
     partition: int
@@ -121,7 +120,7 @@ class _Message(NamedTuple):
 
 
 class Worker:
-    """Judges the pumps whose readings come on its share of the lanes."""
+    """Evaluate the pumps whose readings arrive on this worker's share of the lanes."""
 
     def __init__(
         self,
@@ -155,14 +154,14 @@ class Worker:
         self._unknown_at_s = float("-inf")
         self._due = asyncio.Event()
         self._stale = asyncio.Event()
-        # One thing at a time may touch the judge, and what follows from it is written before the next does:
-        # a state that is saved never knows of a finding that is not written.
+        # The holder of the turn uses the monitor and writes the effects before the next one does, so that a
+        # saved state never contains a finding that is not written.
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "judge")
         access = Access(
             turn=self._turn,
             in_thread=self._in_thread,
-            retry=self._patiently,
+            retry=self._retry_during_outage,
             write=self._write,
             publish=live.publish,
             pumps=lambda: self._known.pumps,
@@ -180,44 +179,40 @@ class Worker:
         self._outage_since: float | None = None
         self._paused: list[Lane] = []
 
-    # --- what others ask ------------------------------------------------------------------------------------
-
     @property
     def lanes(self) -> frozenset[int]:
-        """The queues that it reads, or waits to read."""
+        """Return the lanes that the worker reads or waits to read."""
         return frozenset(self._lanes)
 
     @property
     def alive(self) -> bool:
-        """Whether it knows its share, and the broker has a consumer of each lane, or it pauses on purpose."""
+        """Return whether the share is known and each lane has a consumer, registered or paused on purpose."""
         consumers = [lane.consumer for lane in self._lanes.values()]
         return self._shared and all(consumer.alive or consumer.paused for consumer in consumers)
 
     @property
     def stalled(self) -> bool:
-        """Whether it waits for the database."""
+        """Return whether the worker waits for the database."""
         return self._outage_since is not None
 
     def note_change(self) -> None:
-        """Have pumps and rules looked at soon: they changed."""
+        """Request a reload of pumps and rules."""
         self._stale.set()
 
-    # --- its life -------------------------------------------------------------------------------------------
-
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then finish what is under way, save what is known, and let go.
+        """Work until `stop` is set; then finish pending work, save states, and release the lanes.
 
-        Raises what a part of it died of.
+        Raise the error that ended one of its tasks.
         """
         try:
             await until_first_ends(
                 self._work(),
                 self._share(),
-                self._show_late(),
-                self._save_now_and_then(),
-                self._keep_current(),
+                self._write_pending_statuses(),
+                self._save_periodically(),
+                self._reload_periodically(),
                 self._catch_up.run(),
-                self._adopt_now_and_then(),
+                self._adopt_periodically(),
                 self.trainer.run(self._owned_pumps, self._take_model),
                 stop.wait(),
                 finish=self._finish,
@@ -230,7 +225,7 @@ class Worker:
             self._thread.shutdown(wait=False)
 
     async def _finish(self) -> None:
-        """Let go of everything within a time: what could not be saved is read from the store again."""
+        """Save states and release the lanes within a time limit; others rebuild unsaved states."""
         lanes = list(self._lanes.values())
         for lane in lanes:
             lane.leaving = True
@@ -239,14 +234,12 @@ class Worker:
                 for claim in list(self._claims.values()):
                     await self._save(claim)
         except TimeoutError:
-            log.warning("worker.unsaved", effect="whoever goes on reads more from the store")
+            log.warning("worker.unsaved", effect="the next worker reads more from the store")
         await asyncio.gather(*(lane.close() for lane in lanes))
         await self._membership.leave()
 
-    # --- lanes and partitions -------------------------------------------------------------------------------
-
     async def _share(self) -> None:
-        """Keep to the share of lanes that is this worker's."""
+        """Take and release lanes according to this worker's share."""
         while True:
             share = await self._membership.share()
             for number in self._lanes.keys() - share:
@@ -261,27 +254,29 @@ class Worker:
             self._shared = True
             await asyncio.sleep(self._settings.worker_heartbeat_s)
 
-    async def _adopt_now_and_then(self) -> None:
-        """Look for backlogs that nobody judges; apart from `_share`, which must not wait for a table."""
+    async def _adopt_periodically(self) -> None:
+        """Adopt orphaned backlogs; separate from `_share`, which must not wait for a table."""
         while True:
             await asyncio.sleep(self._settings.worker_heartbeat_s)
             await self._adopt()
 
     async def _adopt(self) -> None:
-        """Claim the partitions whose backlogs nobody judges: no reading need come for that.
+        """Claim the partitions of backlogs without a live worker, which may receive no more readings.
 
-        Which lane they come on shows with their next reading; if that is another worker's, it claims them.
+        Their lane shows with their next reading; if it belongs to another worker, that worker claims them.
         """
         lane = next((lane for lane in self._lanes.values() if not lane.leaving), None)
         if lane is None:
             return
         waiting = self._ownership.waiting
-        partitions = await self._patiently(lambda: waiting(self.worker_id, self._settings.worker_missing_s))
+        partitions = await self._retry_during_outage(
+            lambda: waiting(self.worker_id, self._settings.worker_missing_s)
+        )
         for partition in partitions - self._claims.keys():
             self._begin_once(partition, lane, NO_GENERATION)
 
     async def _give_up(self, lane: Lane) -> None:
-        """Save what is known of the pumps whose readings come on a lane, then let another worker have it."""
+        """Save the states of a lane's pumps, then release the lane."""
         lane.leaving = True
         for claim in [claim for claim in self._claims.values() if claim.lane is lane]:
             await self._save(claim)
@@ -297,7 +292,7 @@ class Worker:
             await self._dismiss(claim)
 
     async def _dismiss(self, claim: Claim) -> None:
-        """Watch the pumps of a partition no more; the caller holds the turn."""
+        """Stop monitoring the pumps of a partition; the caller holds the turn."""
         await self._in_thread(self._judge.dismiss, self._pumps_of(claim))
         backlogs = self._catch_up.backlogs.of_partition(claim.partition)
         await self._catch_up.forget([backlog.pump_id for backlog in backlogs])
@@ -306,17 +301,17 @@ class Worker:
         return pumps_of({claim.partition}, self._judge.pump_ids)
 
     def _owned_pumps(self) -> list[str]:
-        """Return the pumps that are this worker's to judge now."""
+        """Return the pumps that this worker evaluates now."""
         mine = {claim.partition for claim in self._claims.values() if self._settled(claim)}
         return pumps_of(mine, self._judge.pump_ids)
 
     def _settled(self, claim: Claim) -> bool:
-        """Whether a partition is this worker's, and its pumps' states are whole: not while taken over."""
+        """Return whether a partition is this worker's and its states are restored."""
         return claim.epoch is not None and claim.generation is not None
 
     async def _begin(self, partition: int, lane: Lane, generation: int) -> None:
-        """Make sure that a partition is this worker's, and go on from what is on record of its pumps."""
-        epoch = await self._patiently(lambda: self._ownership.claim(partition, self.worker_id))
+        """Claim a partition, and restore its pumps from their records."""
+        epoch = await self._retry_during_outage(lambda: self._ownership.claim(partition, self.worker_id))
         claim = self._claims.get(partition)
         if claim is None or claim.epoch != epoch:
             if claim is not None:
@@ -329,22 +324,22 @@ class Worker:
             seconds = round(time.monotonic() - started, 1)
             log.info("partition.taken", partition=partition, pumps=len(pumps), seconds=seconds)
         if lane.leaving:
-            # Its past was not judged to the end, so nothing may go on from here when the lane comes back.
+            # The replay is incomplete, so the states must not be used when the lane returns.
             await self._forget(claim)
             self._claims.pop(partition, None)
             return
         claim.lane, claim.generation = lane, generation
 
     async def _admit(self, claim: Claim, pump_ids: Sequence[str]) -> None:
-        """Begin to judge pumps: from their saved states, and what has come since then.
+        """Start to monitor pumps: restore their saved states, and evaluate later readings.
 
-        A pump of which more has come than a round judges has a backlog.
+        A pump with more readings than a round evaluates gets a backlog.
         """
         pumps = {pump_id: self._known.pumps[pump_id] for pump_id in pump_ids if pump_id in self._known.pumps}
         now = datetime.now(UTC)
         longest = now - timedelta(seconds=self._settings.replay_longest_s)
         async with self._turn:
-            past = await self._patiently(lambda: read_pasts(self._pool, list(pumps), longest))
+            past = await self._retry_during_outage(lambda: read_pasts(self._pool, list(pumps), longest))
             await self._in_thread(self._judge.admit, pumps, past, self._catch_up.backlogs.pump_ids)
         fresh = now - timedelta(seconds=self._settings.replay_new_s)
         windows = [
@@ -360,8 +355,8 @@ class Worker:
         await self._judge_steps(batch, [claim])
 
     async def _read_short(self, windows: Sequence[Window]) -> tuple[Batch, list[Window]]:
-        """Return the readings of windows with no more than a round judges, and the other windows."""
-        batch = await self._patiently(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
+        """Return the readings of short windows, and the windows with more readings than a round evaluates."""
+        batch = await self._retry_during_outage(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
         counts = Counter(batch.readings.pump_id.tolist())
         long = [each for each in windows if counts[each.pump_id] > MAX_LIVE_READINGS]
         if long:
@@ -369,15 +364,13 @@ class Worker:
         return batch, long
 
     async def _set_aside(self, past: Mapping[str, tuple[int, int]], claims: Sequence[Claim]) -> None:
-        """Store that readings wait, after one time and up to another (µs) of each pump."""
+        """Record pending readings between two times (µs) of each pump."""
         if past:
             notes = await self._catch_up.set_aside(past)
             await self._write(Effects(backlogs=notes), claims)
 
-    # --- the past -------------------------------------------------------------------------------------------
-
     async def _judge_steps(self, batch: Batch, claims: Sequence[Claim]) -> None:
-        """Judge readings of the past step by step, and write what follows from each step."""
+        """Evaluate past readings chunk by chunk, and write the effects of each."""
         for chunk in chunks_of(batch):
             async with self._turn:
                 await self._judge_step(chunk, claims)
@@ -391,13 +384,13 @@ class Worker:
         except Exception as error:
             if is_outage(error):
                 raise
-            # What cannot be judged now could not be judged when it came.
+            # Readings that fail now would have failed when they arrived.
             log.exception("replay.failed", readings=len(chunk.batch))
 
     async def _fill_gaps(self, batch: Batch, claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
-        """Judge what pumps sent between what was judged and `batch`, if it went past this worker.
+        """Evaluate readings between the last evaluated one and `batch` that this worker missed.
 
-        Returns the gaps (µs) that hold more than a round judges.
+        Return the gaps (µs) with more readings than a round evaluates.
         """
         windows = list(self._gaps(batch))
         if not windows:
@@ -421,10 +414,8 @@ class Worker:
                 after_us = max(through_us, first_us - longest_us)
                 yield Window(pump_id, as_time(after_us), as_time(first_us - 1))
 
-    # --- readings -------------------------------------------------------------------------------------------
-
     async def _work(self) -> None:
-        """Judge what comes, round by round."""
+        """Evaluate deliveries, round by round."""
         while True:
             await self._due.wait()
             await asyncio.sleep(GATHER_S)
@@ -438,12 +429,12 @@ class Worker:
                 for delivery in lane.take(partial(self._may_judge, lane), ROUND_BYTES)
             ]
             if taken:
-                self._due.set()  # there may be more than a round takes
+                self._due.set()  # more deliveries may be pending
                 with _ROUND_S.time():
                     await self._round(taken)
 
     def _check(self) -> None:
-        """Raise what a consumer, or taking over a partition, died of."""
+        """Raise the error that ended a consumer or an admission, if any."""
         for lane in self._lanes.values():
             lane.check()
         for partition, task in list(self._admissions.items()):
@@ -452,7 +443,7 @@ class Worker:
                 task.result()
 
     def _may_judge(self, lane: Lane, delivery: Delivery) -> bool:
-        """Whether a delivery can be dealt with now; one that says of no partition cannot be waited for."""
+        """Return whether a delivery can be processed now; one without a partition is processed at once."""
         try:
             claim = self._claims.get(partition_of(delivery))
         except InvalidInput:
@@ -474,7 +465,7 @@ class Worker:
 
     async def _round(self, taken: Sequence[tuple[Lane, Delivery]]) -> None:
         async with self._turn:
-            # Decoded in the same turn: before it, decoding would wait for a chunk of a backlog, and the turn
+            # Decoded within the turn: otherwise decoding would wait for a chunk of a backlog, and the turn
             # for another one.
             live = await self._judge_taken(taken)
         await self._live.publish(live)
@@ -484,7 +475,7 @@ class Worker:
         for message in messages:
             if message.error is not None:
                 self._refuse(message, message.error)
-        # A partition may have been given up since; who has it now gets its messages again.
+        # A partition may have been released meanwhile; its new owner gets the messages again.
         whole = [
             message
             for message in messages
@@ -493,11 +484,11 @@ class Worker:
         return await self._judge_messages(whole) if whole else []
 
     async def _judge_messages(self, messages: Sequence[_Message]) -> list[Mapping[str, Any]]:
-        """Judge messages, write what follows and acknowledge them; return what to publish live."""
+        """Evaluate messages, write the effects and acknowledge them; return the live messages."""
         claims = [self._claims[partition] for partition in {message.partition for message in messages}]
         batch = join([message.batch for message in messages if message.batch is not None])
         if self._admitting:
-            # After what comes now, their past would be late: it is judged first, and reaches up to here.
+            # These pumps are being admitted; their past, which is evaluated first, includes these readings.
             batch = batch.take(~np.isin(batch.readings.pump_id, list(self._admitting)))
         try:
             if not self._judge.pump_ids.issuperset(batch.readings.pump_id.tolist()):
@@ -524,7 +515,7 @@ class Worker:
         return live
 
     async def _divide(self, batch: Batch, claims: Sequence[Claim]) -> tuple[Batch, list[Note]]:
-        """Return the readings to judge now, and what must be stored of those that wait."""
+        """Return the readings to evaluate now, and the notes of pending ones."""
         past = await self._fill_gaps(batch, claims)
         behind = {*self._catch_up.backlogs.pump_ids, *past}
         now_us = as_us(datetime.now(UTC))
@@ -550,21 +541,21 @@ class Worker:
         return batch.take(division.live), notes
 
     def _note_unknown(self) -> None:
-        """Have pumps looked at, though not for each reading of one that nobody knows."""
+        """Request a reload because of an unknown pump, at most once per `rulebook_s`."""
         now = time.monotonic()
         if now - self._unknown_at_s > self._settings.rulebook_s:
             self._unknown_at_s = now
             self.note_change()
 
     async def _write(self, effects: Effects, claims: Sequence[Claim]) -> list[Mapping[str, Any]]:
-        """Write what follows from readings, however long the database takes; return what to tell live.
+        """Write effects, retrying during a database outage; return the live messages.
 
-        What the database refuses of one pump is not written, and that of the others is.
+        If the database rejects the effects on one pump, those on the others are still written.
         """
         if not effects.durable:
             return [*effects.live]
         try:
-            live, lost = await self._patiently(lambda: self._write_once(effects, claims))
+            live, lost = await self._retry_during_outage(lambda: self._write_once(effects, claims))
         except Exception as error:
             pumps = sorted(effects.pump_ids)
             if len(pumps) <= 1:
@@ -578,7 +569,7 @@ class Worker:
             ]
         for claim in claims:
             if claim.partition in lost:
-                # Somebody else has it, who gets its messages again.
+                # Another worker owns it and gets the messages again.
                 log.warning("partition.lost", partition=claim.partition)
                 claim.epoch = None
                 await self._dismiss(claim)
@@ -596,16 +587,14 @@ class Worker:
             live = await record(connection, kept, rulebook.tree.version, rulebook.alerts)
         return live, lost
 
-    # --- what cannot be judged ------------------------------------------------------------------------------
-
     def _refuse(self, message: _Message, error: Exception) -> None:
-        """Give a message that cannot be judged back, and on its last delivery bury it with the reason."""
+        """Requeue a message that cannot be evaluated; dead-letter it after the delivery limit."""
         _MESSAGES.labels("poison").inc()
-        task = asyncio.create_task(self._give_back_or_bury(message, error))
+        task = asyncio.create_task(self._requeue_or_dead_letter(message, error))
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
 
-    async def _give_back_or_bury(self, message: _Message, error: Exception) -> None:
+    async def _requeue_or_dead_letter(self, message: _Message, error: Exception) -> None:
         delivery, consumer = message.delivery, message.lane.consumer
         error_id = uuid4().hex
         if delivery.delivery_count < topology.DELIVERY_LIMIT:
@@ -613,7 +602,7 @@ class Worker:
             await asyncio.sleep(POISON_PAUSE_S)
             consumer.reject(delivery, requeue=True)
             return
-        log.error("message.buried", error_id=error_id, key=delivery.routing_key, exc_info=error)
+        log.error("message.dead-lettered", error_id=error_id, key=delivery.routing_key, exc_info=error)
         try:
             await self._publisher.publish(
                 topology.DLX,
@@ -628,16 +617,14 @@ class Worker:
                 message_id=delivery.message_id,
             )
         except EspError as trouble:
-            # The broker buries it as well, with less of a reason.
+            # The broker dead-letters it instead, without this reason.
             log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
             consumer.reject(delivery, requeue=False)
         else:
             consumer.done([delivery])
 
-    # --- outages --------------------------------------------------------------------------------------------
-
-    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Return what `act` returns, trying again for as long as the database is away."""
+    async def _retry_during_outage(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of `act`, retrying during a database outage."""
         async for attempt in stamina.retry_context(
             on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=3.0
         ):
@@ -652,14 +639,14 @@ class Worker:
         return result
 
     async def _note_outage(self, error: Exception) -> None:
-        """Say so once; after a while give back what is held, since the broker does not wait for ever."""
+        """Log the outage once; requeue held messages after `outage_pause_s`."""
         now = time.monotonic()
         if self._outage_since is None:
             self._outage_since = now
             _DATABASE_UP.set(0)
             log.warning("database.lost", error=repr(error)[:300], effect="readings wait in the queue")
         elif now - self._outage_since > self._settings.outage_pause_s and not self._paused:
-            log.warning("worker.paused", effect="messages went back to the queue")
+            log.warning("worker.paused", effect="messages were requeued")
             self._paused = list(self._lanes.values())
             for lane in self._paused:
                 await lane.consumer.pause(give_back=True)
@@ -676,10 +663,8 @@ class Worker:
             if not lane.leaving:
                 await lane.consumer.resume()
 
-    # --- states, pumps, rules and models --------------------------------------------------------------------
-
-    async def _show_late(self) -> None:
-        """Write the statuses that were too soon when their readings came, and that no later one brought."""
+    async def _write_pending_statuses(self) -> None:
+        """Write pending statuses that are due and that no later reading brought."""
         while True:
             await asyncio.sleep(STATUS_EVERY_S / 2)
             async with self._turn:
@@ -687,13 +672,13 @@ class Worker:
                     effects = await self._in_thread(self._judge.overdue, time.monotonic())
                     effects.statuses += (await self._catch_up.overdue(time.monotonic())).statuses
                 except Exception:
-                    # A pump whose status cannot be made does not keep the others from being judged.
+                    # A failing status must not stop the evaluation.
                     log.exception("statuses.failed")
                     continue
                 await self._write(effects, list(self._claims.values()))
 
-    async def _save_now_and_then(self) -> None:
-        """Save the states of one partition after the other, each as often as the setting says."""
+    async def _save_periodically(self) -> None:
+        """Save the states of one partition after another, each once per `snapshot_s`."""
         while True:
             await asyncio.sleep(self._settings.snapshot_s / max(1, len(self._claims)))
             settled = [claim for claim in self._claims.values() if self._settled(claim)]
@@ -701,7 +686,7 @@ class Worker:
                 await self._save(min(settled, key=lambda claim: claim.saved_at_s))
 
     async def _save(self, claim: Claim) -> None:
-        """Save the states of a partition's pumps, if it is still this worker's."""
+        """Save the states of a partition's pumps, if this worker still owns it."""
         if self._outage_since is not None:
             return
         async with self._turn:
@@ -725,8 +710,8 @@ class Worker:
                     raise
                 log.warning("snapshots.unsaved", partition=claim.partition, reason=repr(error)[:300])
 
-    async def _keep_current(self) -> None:
-        """Go by the pumps and rules that there are: after an event at once, otherwise now and then."""
+    async def _reload_periodically(self) -> None:
+        """Reload pumps and rules after an event, and at least every `rulebook_s`."""
         while True:
             try:
                 async with asyncio.timeout(self._settings.rulebook_s):
@@ -738,12 +723,12 @@ class Worker:
             changed = self._stale.is_set()
             self._stale.clear()
             if changed or time.monotonic() - self._copied_at_s > self._settings.nameplates_s:
-                await self._patiently(self._nameplates.copy)
+                await self._retry_during_outage(self._nameplates.copy)
                 self._copied_at_s = time.monotonic()
-            await self._patiently(self._look)
+            await self._retry_during_outage(self._reload)
             await self._admit_new()
 
-    async def _look(self) -> None:
+    async def _reload(self) -> None:
         async with self._pool.acquire() as connection:
             mark = await states.mark_of_rulebook(connection)
             if mark == self._mark:
@@ -757,7 +742,7 @@ class Worker:
             await self._live.publish(await self._write(effects, owned))
 
     async def _admit_new(self) -> None:
-        """Begin to judge pumps that were not there when their partition was taken over."""
+        """Start to monitor pumps registered after their partition was claimed."""
         for claim in [claim for claim in self._claims.values() if self._settled(claim)]:
             new = set(pumps_of({claim.partition}, self._known.pumps)) - self._judge.pump_ids
             if new and claim.epoch is not None:
@@ -768,7 +753,7 @@ class Worker:
                     self._admitting = frozenset()
 
     async def _take_model(self, pump_id: str, body: bytes) -> None:
-        """Judge a pump by its new model, if it is still this worker's."""
+        """Use a new model for a pump, if this worker still owns it."""
         async with self._turn:
             if pump_id in self._judge.pump_ids:
                 await self._in_thread(self._judge.set_model, pump_id, body)
@@ -792,7 +777,7 @@ def _message(lane: Lane, delivery: Delivery) -> _Message:
 
 
 def _accepted_at(delivery: Delivery) -> float:
-    """Return when ingest accepted a message's readings, epoch seconds; now where it does not say."""
+    """Return when ingest accepted a message's readings (epoch seconds); default: now."""
     try:
         return datetime.fromisoformat(str(delivery.headers["cloudEvents_time"])).timestamp()
     except (KeyError, ValueError):
@@ -800,7 +785,7 @@ def _accepted_at(delivery: Delivery) -> float:
 
 
 async def load_known(connection: Connection) -> Known:
-    """Return the pumps and rules that there are."""
+    """Return the registered pumps and the rules in force."""
     pumps = {pump.pump_id: pump for pump in await load_pumps(connection)}
     return Known(pumps, Rulebook(await _tree_rules(connection), await load_alert_rules(connection)))
 
@@ -813,9 +798,9 @@ async def _tree_rules(connection: Connection) -> Rules:
 async def open_worker(
     settings: DiagnosticsSettings, pool: Pool, live: LivePublisher
 ) -> AsyncIterator[tuple[Worker, Publisher, list[Coroutine[Any, Any, None]]]]:
-    """Put a worker together; yield it with its publisher and what must run beside it.
+    """Build a worker; yield it with its publisher and background tasks.
 
-    The database must answer: pumps and rules are read before the first reading is judged.
+    Requires the database: pumps and rules are read before the first reading is evaluated.
     """
     nameplates = Nameplates(pool, settings.nameplates_s)
     await nameplates.copy()
@@ -827,7 +812,7 @@ async def open_worker(
             settings.amqp_url,
             list(CHANGES),
             on_event=lambda _: worker.note_change(),
-            # Events may have passed while it was not listening.
+            # Events may have been missed while disconnected.
             on_connected=worker.note_change,
         )
         with worker.trainer:

@@ -1,4 +1,4 @@
-"""The notifier's parts: messages to people, alarms of the platform, and what time does to alerts."""
+"""Parts of the notifier: notifications, platform events, and the passage of time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,19 +28,19 @@ log = structlog.get_logger()
 
 PREFETCH: Final = 20
 STOP_S: Final = 10.0
-"""How long messages under way are waited for when the role stops; they come again if they take longer."""
+"""Time to finish pending messages when the role stops; unfinished ones are redelivered."""
 
 _TAKEN: Final = Counter(
-    "esp_diagnostics_notifier_messages_total", "Messages taken from queues.", ["queue", "outcome"]
+    "esp_diagnostics_notifier_messages_total", "Processed messages by outcome.", ["queue", "outcome"]
 )
 
 
 class EventConsumer:
-    """Takes the events of one work queue, each a piece of work of its own.
+    """Process the events of one work queue, each on its own.
 
-    `on_event` is tried for as long as the database is away. An event it refuses with an EspError, and a
-    message that is no event or is sent by another than its speaker, becomes a dead letter.
-    `at_once`: how many are worked on beside each other; with one, they are in the queue's order.
+    `on_event` is retried during a database outage. An event that it rejects with an EspError, and a message
+    that is invalid or was sent by another service than its own, becomes a dead letter. `at_once`: number of
+    events processed concurrently; one keeps the order of the queue.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class EventConsumer:
 
     @property
     def alive(self) -> bool:
-        """Whether the broker has this consumer."""
+        """Return whether the broker has registered this consumer."""
         return self._consumer.alive
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Take events until `stop` is set, then finish those under way."""
+        """Process events until `stop` is set, then finish pending ones."""
         running = asyncio.create_task(self._consumer.run())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -84,15 +84,15 @@ class EventConsumer:
             await self._effect(received)
         except EspError as error:
             log.warning("event.refused", queue=self._queue, reason=error.detail, error_id=error.error_id)
-            self._bury(received)
+            self._dead_letter(received)
         except Exception as error:
             log.exception("event.failed", queue=self._queue, error=repr(error))
-            self._bury(received)
+            self._dead_letter(received)
         else:
             _TAKEN.labels(self._queue, "done").inc()
             self._consumer.done([received])
 
-    def _bury(self, received: Received) -> None:
+    def _dead_letter(self, received: Received) -> None:
         _TAKEN.labels(self._queue, "dead").inc()
         self._consumer.reject(received, requeue=False)
 
@@ -100,7 +100,7 @@ class EventConsumer:
         event = decode_event(received.headers, received.body)
         if received.user_id != topology.speaker_of(event.type):
             log.critical("event.forged", type=event.type, subject=event.subject, sender=received.user_id)
-            raise InvalidInput(f"{received.user_id or 'nobody known'} may not say {event.type}")
+            raise InvalidInput(f"{received.user_id or 'an unknown sender'} may not publish {event.type}")
         async for attempt in stamina.retry_context(
             on=is_outage, attempts=None, timeout=None, wait_initial=0.2, wait_max=10.0
         ):
@@ -109,14 +109,14 @@ class EventConsumer:
 
 
 async def consume(consumers: Sequence[EventConsumer], stop: asyncio.Event) -> None:
-    """Run consumers until `stop` is set and each has finished what it holds."""
+    """Run consumers until `stop` is set and each has finished its pending events."""
     async with asyncio.TaskGroup() as group:
         for consumer in consumers:
             group.create_task(consumer.run(stop))
 
 
 def notification_consumer(settings: DiagnosticsSettings, delivery: NotificationDelivery) -> EventConsumer:
-    """Return the consumer of messages for people."""
+    """Return the consumer of notifications."""
 
     async def deliver(event: Event) -> None:
         await delivery.deliver(parse_message(event), datetime.now(UTC))
@@ -125,7 +125,7 @@ def notification_consumer(settings: DiagnosticsSettings, delivery: NotificationD
 
 
 def platform_consumer(settings: DiagnosticsSettings, pool: Pool, live: LivePublisher) -> EventConsumer:
-    """Return the consumer of what other services say of backups and the archive."""
+    """Return the consumer of platform events of backups, the archive and maintenance."""
 
     async def take(event: Event) -> None:
         signal = platform_signal(event)
@@ -135,12 +135,12 @@ def platform_consumer(settings: DiagnosticsSettings, pool: Pool, live: LivePubli
             changes = await report(connection, [signal], await load_rules(connection))
         await live.publish([change.live() for change in changes])
 
-    # That a backup was made again must not be heard before that it had failed: its alert would stay.
+    # In order: a success processed before the preceding failure would leave its alert open.
     return EventConsumer(settings.amqp_url, topology.DIAGNOSTICS_PLATFORM, take, at_once=1)
 
 
 async def keep_time(pool: Pool, live: LivePublisher, period_s: float) -> None:
-    """Do what is due every `period_s` seconds until cancelled; without the database it is done later."""
+    """End delays, shelving and floods every `period_s` seconds until cancelled; skip during outages."""
     while True:
         with suppress(*OUTAGES):
             try:
