@@ -21,7 +21,7 @@ from esp_common.contracts.events import Event, decode_event
 from esp_common.errors import BrokerUnavailable, Unavailable
 from esp_common.messaging import Delivery, LeanConsumer, Publisher, Requester
 from esp_diagnostics.settings import DiagnosticsSettings
-from esp_diagnostics.trends.archive import Archive
+from esp_diagnostics.trends.archive import ArchiveReader
 from esp_diagnostics.trends.resolution import Plan, Resolution, Span
 from esp_diagnostics.trends.store import History
 from esp_diagnostics.trends.trends import TrendRequest, Trends
@@ -270,7 +270,7 @@ async def trends(running: Running) -> AsyncIterator[Trends]:
         asyncpg.create_pool(url, min_size=1, server_settings={"timezone": "UTC"}) as pool,
         Requester(running.vhost.url_for("diagnostics"), timeout_s=10) as requester,
     ):
-        yield Trends(History(pool), Archive(requester), None, None, DiagnosticsSettings())
+        yield Trends(History(pool), ArchiveReader(requester), None, None, DiagnosticsSettings())
 
 
 async def test_a_trend_of_readings_joins_archive_and_database(running: Running, trends: Trends) -> None:
