@@ -11,7 +11,9 @@ if [ "$(id -u)" != 0 ] || [ ! -x /usr/sbin/dockerd ] || [ ! -x /usr/bin/docker ]
 fi
 mkdir -p "$folder"
 export DOCKER=/usr/bin/docker DOCKER_HOST="unix://$folder/docker.sock"
-dockerd --config-file /dev/null --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" \
+# Not the machine's own configuration, and not /dev/null: newer engines want a JSON document.
+echo '{}' >"$folder/daemon.json"
+dockerd --config-file "$folder/daemon.json" --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" \
   --host "$DOCKER_HOST" --log-level warn >"$folder/log" 2>&1 &
 engine=$!
 trap 'kill $engine; wait $engine || true' EXIT

@@ -28,6 +28,10 @@ programs = ("cc", "gcc", "g++", "clang", "ld", "as", "make", "pip", "pip3", "uv"
 patterns = ("/var/cache/pip/*", "/opt/esp/lib/*/site-packages/pip*", "/var/lib/apt/lists/*Packages", "/build")
 print(*filter(shutil.which, programs), *(path for pattern in patterns for path in glob.glob(pattern)))
 """
+SCRATCH = """
+cd "$ESP_BACKUP_POSTGRES_BIN" && ./initdb --pgdata /tmp/data --auth=trust --no-sync >/tmp/log
+echo 'SELECT 1 + 1' | ./postgres --single -D /tmp/data postgres
+"""
 ABSENT = """
 import importlib.util, sys
 print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name)))
@@ -64,8 +68,13 @@ def test_service_without_readings_has_no_numerical_packages(run):
 def test_backup_has_the_programs_it_runs(run):
     assert "pgBackRest" in run("pgbackrest", "version")
     folder = run(PYTHON, "-c", "import os; print(os.environ['ESP_BACKUP_POSTGRES_BIN'])").strip()
-    for program in ("pg_dump", "pg_restore", "psql", "pg_amcheck"):
+    for program in ("pg_dump", "pg_restore", "psql", "pg_amcheck", "pg_checksums"):
         assert "PostgreSQL" in run(f"{folder}/{program}", "--version")
+
+
+@pytest.mark.parametrize("service", ["backup"], indirect=True)
+def test_backup_creates_and_runs_the_scratch_instance_of_a_drill(run):
+    assert '1: ?column? = "2"' in run("sh", "-c", SCRATCH)
 
 
 def test_configuration_names_user_entrypoint_and_origin(service, configuration):

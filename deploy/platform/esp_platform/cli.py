@@ -17,7 +17,6 @@ from esp_common.errors import InvalidInput, Unavailable, run_cli
 from esp_common.settings import settings_table
 
 from esp_platform.changes import Change, apply
-from esp_platform.compose import Host, hand_over, prepare
 from esp_platform.credentials import SecretFolder
 from esp_platform.parts import PARTS, Part, part_named, secrets_of
 from esp_platform.render import TARGETS
@@ -64,6 +63,9 @@ def run_prepare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the host's state.")],
 ) -> None:
     """Write what the containers of deploy/compose need into DIR, each folder for its container's user."""
+    # It loads cryptography and messaging, which the other commands do without.
+    from esp_platform.compose import Host, hand_over, prepare
+
     prepare(folder, Host.of(os.environ))
     hand_over(folder, os.environ)
 

@@ -8,7 +8,6 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-from esp_common import migrations
 from esp_common.urls import with_authority
 
 from esp_platform.changes import Change
@@ -29,6 +28,9 @@ OWNERS: Final = {
 
 def changes(settings: PlatformSettings, secrets: SecretFolder) -> Iterator[Change]:
     """Find the schemas that are not at the newest revision."""
+    # Alembic takes longer to load than all that the other parts do.
+    from esp_common import migrations
+
     for service, owner in OWNERS.items():
         if find_spec(f"esp_{service}") is None:
             print(
