@@ -28,9 +28,9 @@ status:  ## Show processes, storage engine, what was stored in the last minute, 
 logs:  ## Show the end of the logs (NAME=process for one, FOLLOW=1 to go on)
 	@deploy/stack.sh logs $(NAME) $(if $(FOLLOW),--follow)
 
-unit:  ## Run the unit tests: no servers, less than a minute
+unit:  ## Run the quick unit tests: no servers, about a minute
 	@$(INSTALL) dev
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet tests/unit $(PYTEST)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --quiet -m "not slow" tests/unit $(PYTEST)
 
 # ESP_TEST_ENGINES=postgres leaves out TimescaleDB, as on a machine without it.
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
@@ -51,7 +51,8 @@ coverage:  ## Measure covered lines, of processes started by tests too, by packa
 	@$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 	@$(BIN)/coverage combine --quiet
 	@for package in $(PACKAGES) .; do \
-	  printf '%-22s %s %%\n' $$package "$$($(BIN)/coverage report --include="$$package/*" --format=total)"; done
+	  share=$$($(BIN)/coverage report --include="$$package/*" --format=total 2>/dev/null) && \
+	  printf '%-22s %s %%\n' $$package "$$share"; done
 
 check: lint types  ## Lint and check types
 

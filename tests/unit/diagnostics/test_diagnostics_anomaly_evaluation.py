@@ -9,6 +9,8 @@ import pytest
 from evaluation import anomaly, skab
 from evaluation.scoring import Labelled, score
 
+pytestmark = pytest.mark.slow
+
 SKAB = Path(os.environ.get("SKAB_FOLDER", anomaly.SKAB))
 needs_skab = pytest.mark.skipif(
     not SKAB.is_dir(), reason=f"the benchmark's files are not at {SKAB} (SKAB_FOLDER says where)"

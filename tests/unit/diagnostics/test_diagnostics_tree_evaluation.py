@@ -5,6 +5,8 @@ from esp_diagnostics.detection.tree import default_rules
 from esp_gateway.simulator.faults import Fault
 from evaluation import tree
 
+pytestmark = pytest.mark.slow
+
 KEY = (
     Fault.GAS_LOCK,
     Fault.BROKEN_SHAFT,

@@ -18,6 +18,8 @@ from esp_gateway.simulator.field import Field
 from esp_gateway.simulator.gauge import instruments
 from esp_gateway.simulator.wells import design_wells, draw_models
 
+pytestmark = pytest.mark.slow
+
 SEED = 3
 START = datetime(2026, 11, 1, tzinfo=UTC)
 ONSET = START + timedelta(hours=6)
