@@ -289,7 +289,7 @@ class Bed:
 
     def forget(self) -> None:
         """Empty the queues and Redis."""
-        accepted = map(topology.partition_queue, range(topology.PARTITIONS))
+        accepted = map(topology.lane_queue, range(topology.LANES))
         received = (topology.INGEST_TELEMETRY, topology.INGEST_TELEMETRY_DEAD, topology.UNROUTED_QUEUE)
         for queue in (*received, *accepted):
             self.rabbitmq.api("DELETE", f"queues/%2F/{queue}/contents")

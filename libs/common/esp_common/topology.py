@@ -45,9 +45,16 @@ UNROUTED_QUEUE: Final = "unrouted"
 
 DELIVERY_LIMIT: Final = 5
 REQUEST_TTL_MS: Final = 10_000
-PARTITIONS: Final = 8
-PARTITION_BYTES: Final = 256 * 1024 * 1024
-PARTITIONS_DEAD_LETTERS: Final = 1000
+PARTITIONS: Final = 64
+"""Parts into which all pumps are divided by their ids; a worker that judges pumps holds whole partitions."""
+FIRST_PARTITION: Final = 64
+OLDER_PARTITIONS: Final = 8
+"""Partitions before there were 64. Their numbers, 0 to 7, name none of the present ones, 64 to 127."""
+LANES: Final = 8
+"""Queues that the partitions are spread over, unless a setting says more; the definitions have these."""
+MAX_LANES: Final = PARTITIONS
+LANE_BYTES: Final = 256 * 1024 * 1024
+LANES_DEAD_LETTERS: Final = 1000
 PARTITION_HEADER: Final = "esp-pump-partition"
 
 GATEWAY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -90,11 +97,23 @@ def dead_queue(queue: str) -> str:
 
 def partition(pump_id: str) -> int:
     """Return the partition of a pump; the same in every process and version."""
-    return crc32(pump_id.encode()) % PARTITIONS
+    return FIRST_PARTITION + crc32(pump_id.encode()) % PARTITIONS
 
 
-def partition_queue(number: int) -> str:
-    """Return the queue of accepted readings of the pumps of one partition."""
+def partitions_of(number: int) -> frozenset[int]:
+    """Return the partitions of the pumps that a message's number stands for: an older one stands for eight.
+
+    Raise ValueError for a number that was never one of a partition.
+    """
+    if FIRST_PARTITION <= number < FIRST_PARTITION + PARTITIONS:
+        return frozenset((number,))
+    if 0 <= number < OLDER_PARTITIONS:
+        return frozenset(range(FIRST_PARTITION + number, FIRST_PARTITION + PARTITIONS, OLDER_PARTITIONS))
+    raise ValueError(f"not a partition: {number}")
+
+
+def lane_queue(number: int) -> str:
+    """Return the queue of one lane: accepted readings of the pumps of several partitions."""
     return f"{DIAGNOSTICS_TELEMETRY}.{number}"
 
 
@@ -144,8 +163,8 @@ def _work_queue(name: str) -> tuple[Queue, Queue]:
     return Queue(name, service, arguments), Queue(dead_queue(name), service, {"x-queue-type": "quorum"})
 
 
-def _partition_queue(number: int) -> Queue:
-    """Return the queue of one partition of accepted readings: read by one consumer at a time, and bounded.
+def _lane_queue(number: int) -> Queue:
+    """Return the queue of one lane of accepted readings: read by one consumer at a time, and bounded.
 
     What it holds is in the store as well. With nobody to read it the oldest goes, instead of the broker's
     disk filling up until gateways are refused; whoever reads it again finds what it missed in the store.
@@ -156,17 +175,17 @@ def _partition_queue(number: int) -> Queue:
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-dead-letter-exchange": DLX,
         "x-dead-letter-routing-key": DIAGNOSTICS_TELEMETRY,
-        "x-max-length-bytes": PARTITION_BYTES,
+        "x-max-length-bytes": LANE_BYTES,
         "x-overflow": "drop-head",
     }
-    return Queue(partition_queue(number), "diagnostics", arguments)
+    return Queue(lane_queue(number), "diagnostics", arguments)
 
 
-_PARTITIONS_DEAD: Final = Queue(
+_LANES_DEAD: Final = Queue(
     dead_queue(DIAGNOSTICS_TELEMETRY),
     "diagnostics",
     # Messages dropped at the head come here too: keep the last of them for inspection.
-    {"x-queue-type": "quorum", "x-max-length": PARTITIONS_DEAD_LETTERS, "x-overflow": "drop-head"},
+    {"x-queue-type": "quorum", "x-max-length": LANES_DEAD_LETTERS, "x-overflow": "drop-head"},
 )
 
 
@@ -196,8 +215,8 @@ QUEUES: Final = (
     *_work_queue(INGEST_TELEMETRY),
     *_work_queue(AUTH_AUDIT),
     *map(_request_queue, _QUESTIONS),
-    *map(_partition_queue, range(PARTITIONS)),
-    _PARTITIONS_DEAD,
+    *map(_lane_queue, range(LANES)),
+    _LANES_DEAD,
     *(queue for name in _SUBSCRIPTIONS for queue in _work_queue(name)),
     Queue(UNROUTED_QUEUE, "ingest", {"x-queue-type": "quorum"}),
 )
@@ -210,12 +229,25 @@ BINDINGS: Final = (
     Binding(DLX, AUTH_AUDIT, AUTH_AUDIT_DEAD),
     *(Binding(COMMANDS, name, name) for name in _QUESTIONS),
     # A consistent-hash exchange reads the binding's key as the queue's weight.
-    *(Binding(BY_PUMP, "1", partition_queue(number)) for number in range(PARTITIONS)),
-    Binding(DLX, DIAGNOSTICS_TELEMETRY, _PARTITIONS_DEAD.name),
+    *(Binding(BY_PUMP, "1", lane_queue(number)) for number in range(LANES)),
+    Binding(DLX, DIAGNOSTICS_TELEMETRY, _LANES_DEAD.name),
     *(Binding(exchange, key, name) for name, (exchange, keys) in _SUBSCRIPTIONS.items() for key in keys),
     *(Binding(DLX, name, dead_queue(name)) for name in _SUBSCRIPTIONS),
     Binding(UNROUTED, "", UNROUTED_QUEUE),
 )
+
+
+async def declare_lanes(channel: AbstractChannel, lanes: int) -> None:
+    """Declare the lanes beyond those of the definitions, `lanes` in all, and remove any further ones.
+
+    What a removed lane holds is in the store too: whoever judges its pumps next reads it from there.
+    """
+    for number in range(LANES, lanes):
+        lane = _lane_queue(number)
+        queue = await channel.declare_queue(lane.name, durable=True, arguments=dict(lane.arguments))
+        await queue.bind(BY_PUMP, "1")
+    for number in range(max(lanes, LANES), MAX_LANES):
+        await channel.queue_delete(lane_queue(number))
 
 
 async def declare(channel: AbstractChannel, service: str | None = None) -> None:

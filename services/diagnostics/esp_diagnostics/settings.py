@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Final, Literal
 
+from esp_common import topology
 from esp_common.errors import InvalidInput
 from esp_common.sealing import decode_master_key
 from esp_common.settings import ServiceSettings
@@ -81,6 +82,12 @@ class DiagnosticsSettings(ServiceSettings):
     worker_heartbeat_s: float = Field(5, gt=0, description="Interval of a worker's heartbeats, seconds.")
     worker_missing_s: float = Field(
         15, gt=0, description="Time without heartbeat until others take over a worker, seconds."
+    )
+    lanes: int = Field(
+        topology.LANES,
+        ge=topology.LANES,
+        le=topology.MAX_LANES,
+        description="Queues of accepted readings, with one worker each: the maximum number of workers.",
     )
     lane_prefetch: int = Field(
         50, ge=1, le=1000, description="Maximum unacknowledged messages per queue of readings, messages."

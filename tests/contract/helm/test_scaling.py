@@ -76,7 +76,7 @@ def test_diagnostics_has_no_more_workers_than_queues_and_loses_them_slowly(objec
         if _role(scaler) != ("diagnostics", "worker"):
             continue
         assert scaler["spec"]["minReplicaCount"] >= 1
-        assert scaler["spec"]["maxReplicaCount"] <= topology.PARTITIONS
+        assert scaler["spec"]["maxReplicaCount"] <= topology.LANES
         down = scaler["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
         assert down["stabilizationWindowSeconds"] >= 1800
         assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 600}]
@@ -85,10 +85,25 @@ def test_diagnostics_has_no_more_workers_than_queues_and_loses_them_slowly(objec
 def test_more_diagnostics_workers_than_queues_are_refused() -> None:
     values = {
         "service": "diagnostics",
-        "roles": {"worker": {"autoscaling": {"max": topology.PARTITIONS + 1}}},
+        "roles": {"worker": {"autoscaling": {"max": topology.LANES + 1}}},
     }
     with pytest.raises(helm_python.HelmError, match="max 9 is above the number of queues, 8"):
         charts.render(charts.SERVICE, values)
+
+
+@pytest.mark.parametrize("autoscaling", [{}, {"max": 12}])
+def test_setting_of_lanes_is_the_maximum_of_diagnostics_workers(autoscaling: dict[str, int]) -> None:
+    values = {
+        "service": "diagnostics",
+        "settings": {"lanes": 16},
+        "roles": {"worker": {"autoscaling": autoscaling}},
+        "global": {"keda": {"enabled": True}},
+    }
+    objects = charts.render(charts.SERVICE, values)
+    (scaler,) = [
+        each for each in charts.of_kind(objects, "ScaledObject") if _role(each) == ("diagnostics", "worker")
+    ]
+    assert scaler["spec"]["maxReplicaCount"] == autoscaling.get("max", 16)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The worker on real servers: accepted readings in; states, findings, alerts, events, live messages out."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import aio_pika
 import asyncpg
@@ -150,9 +152,16 @@ class Stream:
         """Whether every accepted batch was given to a worker."""
         async with await aio_pika.connect(self.vhost.url) as connection:
             channel = await connection.channel()
-            names = [topology.partition_queue(number) for number in range(topology.PARTITIONS)]
+            names = [topology.lane_queue(number) for number in range(topology.LANES)]
             queues = [await channel.declare_queue(name, passive=True) for name in names]
             return not any(queue.declaration_result.message_count for queue in queues)
+
+    async def lane_queues(self) -> set[str]:
+        """Return the queues of lanes that the broker has."""
+        queues = self.vhost.server.api("GET", f"queues/{self.vhost.name}?columns=name").json()
+        return {
+            queue["name"] for queue in queues if re.fullmatch(r"diagnostics\.telemetry\.\d+", queue["name"])
+        }
 
     async def awaited(self, table: str) -> None:
         """Wait until somebody waits for a locked table."""
@@ -401,7 +410,7 @@ class TestContinuity:
 
     async def test_worker_that_left_does_not_say_again_that_it_lives(self, stream, worker_settings):
         async with await create_pool(worker_settings, role="test membership", max_size=2) as pool:
-            membership = Membership(Ownership(pool), "leaver", ttl_s=60)
+            membership = Membership(Ownership(pool), "leaver", ttl_s=60, lanes=topology.LANES)
             await membership.share()
             assert "leaver" in await stream.workers()
             await asyncio.gather(membership.leave(), membership.share())
@@ -556,13 +565,80 @@ class TestContinuity:
                 await stream.judged(pump_id, last(each))
             async with _work(worker_settings) as other:
                 await until(lambda: len(one.lanes) == len(other.lanes) == 4, "the lanes are shared")
-                assert one.lanes | other.lanes == set(range(topology.PARTITIONS))
+                assert one.lanes | other.lanes == set(range(topology.LANES))
                 for each in second:
                     await stream.publish(each)
                 found = [await stream.found(pump_id) for pump_id in pumps]
-            await until(lambda: len(one.lanes) == topology.PARTITIONS, "all lanes are the one's again")
+            await until(lambda: len(one.lanes) == topology.LANES, "all lanes are the one's again")
         assert {each["onset"] for each in found} == {start}
         assert {len(await stream.spells(pump_id)) for pump_id in pumps} == {1}
+
+    async def test_worker_judges_what_was_published_before_there_were_64_partitions(
+        self, stream, worker_settings
+    ):
+        start = stream.hour()
+        before = readings("P-31", start, 4, **OPEN_PHASE)
+        after = readings("P-31", start + 4 * STEP, 8, **OPEN_PHASE)
+        await stream.add_pump("P-31")
+        await stream.store(before)
+        await stream.publish_body(crc32(b"P-31") % 8, arrow.encode(before))
+        async with _work(worker_settings):
+            await stream.judged("P-31", last(before))
+            await stream.send(after)
+            found = await stream.found("P-31")
+            await until(stream.taken, "no message is left")
+        assert found["onset"] == start
+        assert len(await stream.spells("P-31")) == 1
+
+    async def test_worker_waits_for_those_of_an_earlier_version_and_takes_over_their_backlogs(
+        self, stream, worker_settings
+    ):
+        start = stream.hour()
+        past = readings("P-32", start, 12, **OPEN_PHASE)
+        await stream.add_pump("P-32")
+        await stream.store(past)
+        await stream.fleet.rows(
+            "INSERT INTO diagnostics.backlogs (pump_id, partition, judged, until, body_through)"
+            " VALUES ('P-32', 3, $1, $2, $1)",
+            start - STEP,
+            last(past),
+        )
+        await stream.fleet.rows(
+            "INSERT INTO diagnostics.partitions (partition, worker_id) VALUES (3, 'older')"
+        )
+        await stream.fleet.rows("INSERT INTO diagnostics.workers VALUES ('older', now() + INTERVAL '1 day')")
+        async with _work(worker_settings) as worker:
+            assert worker.lanes == frozenset()
+            assert worker.worker_id not in await stream.workers()
+            await stream.fleet.rows("DELETE FROM diagnostics.workers WHERE worker_id = 'older'")
+            found = await stream.found("P-32")
+        assert found["onset"] == start
+        numbers = "SELECT partition FROM diagnostics.partitions WHERE partition < 64"
+        assert await stream.fleet.rows(numbers) == []
+
+    async def test_lanes_are_a_setting_and_a_removed_one_loses_no_reading(self, stream, worker_settings):
+        pumps = [f"P-{number}" for number in range(33, 53)]
+        start = stream.hour()
+        first = [readings(pump_id, start, 4, **OPEN_PHASE) for pump_id in pumps]
+        second = [readings(pump_id, start + 4 * STEP, 8, **OPEN_PHASE) for pump_id in pumps]
+        for pump_id in pumps:
+            await stream.add_pump(pump_id)
+        async with _work(worker_settings.model_copy(update={"lanes": 20})) as worker:
+            assert worker.lanes == set(range(20))
+            for each in first:
+                await stream.send(each)
+            for pump_id, each in zip(pumps, first, strict=True):
+                await stream.judged(pump_id, last(each))
+        for each in second[:10]:  # on 20 lanes, of which 12 go
+            await stream.send(each)
+        async with _work(worker_settings):
+            for each in second[10:]:
+                await stream.send(each)
+            for each in second:
+                await stream.publish(each.take(np.arange(len(each)) == len(each) - 1))
+            found = [await stream.found(pump_id) for pump_id in pumps]
+        assert {each["onset"] for each in found} == {start}
+        assert await stream.lane_queues() == {topology.lane_queue(number) for number in range(8)}
 
     async def test_worker_that_lost_a_partition_writes_nothing_of_it(self, stream, worker_settings):
         start = stream.hour()

@@ -9,6 +9,12 @@
 {{- $roles := dict -}}
 {{- range $name, $role := $config.roles -}}
 {{- $role := mergeOverwrite (deepCopy $config.roleDefaults) (dict "args" (list $name)) $role -}}
+{{- if and $config.settings.lanes $role.autoscaling.queues -}}
+{{- $_ := set $role.autoscaling "queues" (int $config.settings.lanes) -}}
+{{- if not (dig "roles" $name "autoscaling" "max" 0 $given) -}}
+{{- $_ := set $role.autoscaling "max" (int $config.settings.lanes) -}}
+{{- end -}}
+{{- end -}}
 {{- if $role.enabled -}}
 {{- include "esp-service.checkRole" (dict "service" $service "name" $name "role" $role) -}}
 {{- $_ := set $roles $name $role -}}

@@ -1,7 +1,7 @@
 """The hot path's consumer: a synchronous callback per delivery, acknowledgements in bulk."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -74,7 +74,8 @@ class LeanConsumer(Link):
 
     `on_message(delivery)` is called from the event loop for each message and must only take it in; when
     its effect is durable say so with `done`. A message never settled is delivered again once the channel
-    closes. `service`: whose queues to declare again when they are gone (None: nothing is declared).
+    closes. `service`: whose queues to declare again when they are gone (None: nothing is declared);
+    `declare` declares what that does not.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LeanConsumer(Link):
         prefetch: int,
         on_message: Callable[[Delivery], None],
         service: str | None = None,
+        declare: Callable[[aio_pika.abc.AbstractChannel], Awaitable[None]] | None = None,
         linger_s: float = LINGER_S,
     ) -> None:
         super().__init__(url, name=f"consumer {queue}", confirms=False)
@@ -92,6 +94,7 @@ class LeanConsumer(Link):
         self._prefetch = prefetch
         self._on_message = on_message
         self._service = service
+        self._declare = declare
         self._linger_s = linger_s
         self._generation = 0
         self._consumer_tag: str | None = None
@@ -181,7 +184,7 @@ class LeanConsumer(Link):
         self._rejects.clear()
         channel.on_consumer_cancel_callbacks.add(self._on_cancel)
         if self._service is not None:
-            await redeclare(self._url, self._service)
+            await redeclare(self._url, self._service, self._declare)
         self._consumer_tag = None
         await self._consume(channel)
 
@@ -247,8 +250,14 @@ class LeanConsumer(Link):
             await self._send(*frames)
 
 
-async def redeclare(url: str, service: str) -> None:
+async def redeclare(
+    url: str,
+    service: str,
+    further: Callable[[aio_pika.abc.AbstractChannel], Awaitable[None]] | None = None,
+) -> None:
     """Declare the service's queues, over a connection of its own: a mismatch must not close ours."""
     opening = connect_to_any(url, lambda node: aio_pika.connect(node, timeout=5))
     async with await opening as connection, connection.channel() as channel:
         await topology.declare(channel, service)
+        if further is not None:
+            await further(channel)

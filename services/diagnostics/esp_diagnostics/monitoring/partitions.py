@@ -26,23 +26,24 @@ from esp_diagnostics.settings import SERVICE
 
 log = structlog.get_logger()
 
-ALL: Final = range(topology.PARTITIONS)
+NO_GENERATION: Final = -1
+"""Generation of a claim whose readings have not come yet: no delivery has it."""
 
 _HELD: Final = Gauge("esp_diagnostics_lanes", "Queues of accepted readings read by this worker.")
 _LIVE: Final = Gauge("esp_diagnostics_workers", "Live workers, as seen by this one.")
 
 
-def fair_share(workers: Collection[str], me: str) -> frozenset[int]:
-    """Return the lanes of `me` among `workers`.
+def fair_share(workers: Collection[str], me: str, lanes: int) -> frozenset[int]:
+    """Return those of `lanes` lanes that `me` reads among `workers`.
 
     Every worker that sees the same workers computes the same assignment. Shares differ by at most one, and
     few lanes move when a worker joins or leaves (rendezvous hashing with a ceiling).
     """
     everyone = sorted({*workers, me})
-    most, with_most = -(-len(ALL) // len(everyone)), len(ALL) % len(everyone) or len(everyone)
+    most, with_most = -(-lanes // len(everyone)), lanes % len(everyone) or len(everyone)
     room = dict.fromkeys(everyone, most)
     mine = set()
-    for lane in ALL:
+    for lane in range(lanes):
         full = sum(1 for left in room.values() if left == 0)
         # Once enough workers have the maximum, the others must do with one less.
         least = 1 if full >= with_most and most > 1 else 0
@@ -64,10 +65,17 @@ class Lane:
     `leaving`: no further deliveries are accepted.
     """
 
-    def __init__(self, number: int, url: str, *, prefetch: int, on_delivery: Callable[[], None]) -> None:
+    def __init__(
+        self, number: int, url: str, *, lanes: int, prefetch: int, on_delivery: Callable[[], None]
+    ) -> None:
         self.number = number
         self.consumer = LeanConsumer(
-            url, topology.partition_queue(number), prefetch=prefetch, on_message=self._take, service=SERVICE
+            url,
+            topology.lane_queue(number),
+            prefetch=prefetch,
+            on_message=self._take,
+            service=SERVICE,
+            declare=partial(topology.declare_lanes, lanes=lanes),
         )
         self.leaving = False
         self._held: list[Delivery] = []
@@ -139,17 +147,24 @@ class Claim:
     generation: int | None = None
     saved_at_s: float = field(default_factory=time.monotonic)
 
+    def came_on_another(self, lane: Lane) -> bool:
+        """Return whether its readings came on another lane, which may still hold some of them."""
+        return self.generation not in (None, NO_GENERATION) and self.lane.number != lane.number
+
     def holds(self, lane: Lane, generation: int) -> bool:
         """Return whether deliveries of that opening of the lane's channel may be evaluated."""
         return self.epoch is not None and self.lane is lane and self.generation == generation
 
 
-def partition_of(delivery: Delivery) -> int:
-    """Return the partition of a delivery; raise InvalidInput if its header is missing."""
+def partitions_of(delivery: Delivery) -> frozenset[int]:
+    """Return the partitions of a delivery; raise InvalidInput if its header is missing or unknown.
+
+    Several: the batch was published when there were fewer partitions.
+    """
     try:
-        return int(delivery.headers[topology.PARTITION_HEADER])
+        return topology.partitions_of(int(delivery.headers[topology.PARTITION_HEADER]))
     except (KeyError, TypeError, ValueError):
-        raise InvalidInput(f"an accepted batch lacks the header {topology.PARTITION_HEADER}") from None
+        raise InvalidInput(f"an accepted batch lacks a valid header {topology.PARTITION_HEADER}") from None
 
 
 class Membership:
@@ -158,10 +173,11 @@ class Membership:
     During a database outage the share stays, since no other worker can change it either.
     """
 
-    def __init__(self, ownership: Ownership, worker_id: str, ttl_s: float) -> None:
+    def __init__(self, ownership: Ownership, worker_id: str, ttl_s: float, lanes: int) -> None:
         self.worker_id = worker_id
         self._ownership = ownership
         self._ttl_s = ttl_s
+        self._lanes = lanes
         self._share: frozenset[int] | None = None
         self._left = False
         # A pending heartbeat must not follow the goodbye, or the others would believe the worker alive.
@@ -174,19 +190,35 @@ class Membership:
 
     async def _beat(self) -> frozenset[int]:
         try:
+            if await self._older_live():
+                return frozenset()
             workers = await self._ownership.beat(self.worker_id, self._ttl_s)
         except Exception as error:
             if not is_outage(error):
                 raise
             log.warning("worker.heartbeat-missed", reason=str(error) or type(error).__name__)
             return self._share or frozenset()
-        share = fair_share(workers, self.worker_id)
+        share = fair_share(workers, self.worker_id, self._lanes)
         if share != self._share:
             log.info("worker.share", lanes=sorted(share), workers=len(workers))
         self._share = share
         _LIVE.set(len(workers))
         _HELD.set(len(share))
         return share
+
+    async def _older_live(self) -> bool:
+        """Return whether workers of an earlier version live, which divide pumps into fewer partitions.
+
+        Both would evaluate the same pumps, so this worker takes no share until they have ended. Then it moves
+        what they stored to the present partitions.
+        """
+        if self._share is not None:
+            return False
+        if await self._ownership.older_live(self._ttl_s):
+            log.info("worker.waiting", reason="workers of an earlier version are running")
+            return True
+        await self._ownership.retire_older()
+        return False
 
     async def leave(self) -> None:
         """Unregister the worker, so that the others need not wait for its timeout."""

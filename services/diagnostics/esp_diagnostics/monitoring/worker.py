@@ -30,6 +30,8 @@ from esp_common.contracts import arrow
 from esp_common.database import Connection, Pool, is_outage
 from esp_common.errors import EspError, InvalidInput
 from esp_common.messaging import Delivery, EventListener, Publisher
+from esp_common.messaging.consumer import redeclare
+from esp_common.messaging.link import LOST
 from esp_common.outbox import Relay
 from esp_common.roles import until_first_ends
 from prometheus_client import Counter as CounterMetric
@@ -43,7 +45,14 @@ from esp_diagnostics.monitoring.backlog import MAX_LIVE_READINGS, divide, first_
 from esp_diagnostics.monitoring.catch_up import Access, CatchUp, Chunk, chunks_of
 from esp_diagnostics.monitoring.effects import STATUS_EVERY_S, Effects, record
 from esp_diagnostics.monitoring.initial_state import read_pasts
-from esp_diagnostics.monitoring.partitions import Claim, Lane, Membership, partition_of, pumps_of
+from esp_diagnostics.monitoring.partitions import (
+    NO_GENERATION,
+    Claim,
+    Lane,
+    Membership,
+    partitions_of,
+    pumps_of,
+)
 from esp_diagnostics.monitoring.pump_monitor import PumpMonitor, Rulebook
 from esp_diagnostics.monitoring.rules import shipped_text
 from esp_diagnostics.monitoring.store import backlogs, states
@@ -73,9 +82,6 @@ UNKNOWN_INTERVAL_S: Final = 600.0
 CHANGES_S: Final = 0.5
 """Time to collect changes of pumps or rules, which often come several at a time."""
 
-NO_PARTITION: Final = -1
-NO_GENERATION: Final = -1
-"""Generation of a claim without a reading yet; no delivery has it."""
 
 POISON_PAUSE_S: Final = 1.0
 DRAIN_S: Final = 15.0
@@ -110,10 +116,10 @@ class Known(NamedTuple):
 
 
 class _Message(NamedTuple):
-    """Delivery of a lane with its partition and readings, or the error of decoding it."""
+    """Delivery of a lane with its partitions and readings, or the error of decoding it."""
 
     lane: Lane
-    partition: int
+    partitions: frozenset[int]
     delivery: Delivery
     batch: Batch | None
     error: Exception | None
@@ -141,7 +147,9 @@ class Worker:
         self._known = known
         self._mark = ""
         self._ownership = Ownership(pool)
-        self._membership = Membership(self._ownership, self.worker_id, settings.worker_missing_s)
+        self._membership = Membership(
+            self._ownership, self.worker_id, settings.worker_missing_s, settings.lanes
+        )
         self._replay = Replay(pool)
         self._judge = PumpMonitor(known.rulebook)
         self.trainer = Trainer(pool, settings, lambda: self._judge.rulebook.tree.text)
@@ -242,17 +250,29 @@ class Worker:
         """Take and release lanes according to this worker's share."""
         while True:
             share = await self._membership.share()
+            if share != self.lanes:
+                await self._arrange_lanes()
             for number in self._lanes.keys() - share:
                 await self._give_up(self._lanes[number])
             for number in share - self._lanes.keys():
                 self._lanes[number] = Lane(
                     number,
                     self._settings.amqp_url,
+                    lanes=self._settings.lanes,
                     prefetch=self._settings.lane_prefetch,
                     on_delivery=self._due.set,
                 )
             self._shared = True
             await asyncio.sleep(self._settings.worker_heartbeat_s)
+
+    async def _arrange_lanes(self) -> None:
+        """Declare the lanes of the setting, and remove others, left by workers with another setting."""
+        arrange = partial(topology.declare_lanes, lanes=self._settings.lanes)
+        try:
+            await redeclare(self._settings.amqp_url, SERVICE, arrange)
+        except LOST as error:
+            # Each lane does so too when it connects.
+            log.warning("lanes.undeclared", reason=str(error) or type(error).__name__)
 
     async def _adopt_periodically(self) -> None:
         """Adopt orphaned backlogs; separate from `_share`, which must not wait for a table."""
@@ -313,8 +333,10 @@ class Worker:
         """Claim a partition, and restore its pumps from their records."""
         epoch = await self._retry_during_outage(lambda: self._ownership.claim(partition, self.worker_id))
         claim = self._claims.get(partition)
-        if claim is None or claim.epoch != epoch:
+        moved = claim is not None and claim.came_on_another(lane)
+        if claim is None or claim.epoch != epoch or moved:
             if claim is not None:
+                await self._save(claim)
                 await self._forget(claim)
             claim = self._claims[partition] = Claim(partition, lane, epoch)
             pumps = pumps_of({partition}, self._known.pumps)
@@ -445,16 +467,27 @@ class Worker:
     def _may_judge(self, lane: Lane, delivery: Delivery) -> bool:
         """Return whether a delivery can be processed now; one without a partition is processed at once."""
         try:
-            claim = self._claims.get(partition_of(delivery))
+            return not self._unclaimed(lane, delivery)
         except InvalidInput:
             return True
-        return claim is not None and claim.holds(lane, delivery.generation)
+
+    def _unclaimed(self, lane: Lane, delivery: Delivery) -> list[int]:
+        """Return the partitions of a delivery that must be claimed before it can be evaluated."""
+        partitions = partitions_of(delivery)
+        claims = {number: self._claims.get(number) for number in partitions}
+        if len(partitions) > 1:  # of an earlier version: its pumps are on several lanes now
+            return [number for number, claim in claims.items() if claim is None or not self._settled(claim)]
+        generation = delivery.generation
+        return [n for n, claim in claims.items() if claim is None or not claim.holds(lane, generation)]
 
     def _begin_where_needed(self) -> None:
         for lane in self._lanes.values():
             for delivery in () if lane.leaving else lane.held:
                 if not self._may_judge(lane, delivery):
-                    self._begin_once(partition_of(delivery), lane, delivery.generation)
+                    is_older = len(partitions_of(delivery)) > 1
+                    generation = NO_GENERATION if is_older else delivery.generation
+                    for partition in self._unclaimed(lane, delivery):
+                        self._begin_once(partition, lane, generation)
 
     def _begin_once(self, partition: int, lane: Lane, generation: int) -> None:
         if partition not in self._admissions:
@@ -485,7 +518,8 @@ class Worker:
 
     async def _judge_messages(self, messages: Sequence[_Message]) -> list[Mapping[str, Any]]:
         """Evaluate messages, write the effects and acknowledge them; return the live messages."""
-        claims = [self._claims[partition] for partition in {message.partition for message in messages}]
+        numbers = frozenset[int]().union(*(message.partitions for message in messages))
+        claims = [self._claims[number] for number in numbers]
         batch = join([message.batch for message in messages if message.batch is not None])
         if self._admitting:
             # These pumps are being admitted; their past, which is evaluated first, includes these readings.
@@ -506,7 +540,7 @@ class Worker:
             log.warning("round.split", messages=len(messages), error=repr(error)[:300])
             return [live for message in messages for live in await self._judge_messages([message])]
         for message in messages:
-            if self._claims[message.partition].epoch is not None:
+            if all(self._claims[number].epoch is not None for number in message.partitions):
                 message.lane.consumer.done([message.delivery])
             else:
                 message.lane.consumer.reject(message.delivery, requeue=True)
@@ -771,9 +805,9 @@ def _decode(taken: Sequence[tuple[Lane, Delivery]]) -> list[_Message]:
 def _message(lane: Lane, delivery: Delivery) -> _Message:
     try:
         batch = Batch(*arrow.decode_accepted(delivery.body)[:4])
-        return _Message(lane, partition_of(delivery), delivery, batch, None)
+        return _Message(lane, partitions_of(delivery), delivery, batch, None)
     except Exception as error:
-        return _Message(lane, NO_PARTITION, delivery, None, error)
+        return _Message(lane, frozenset(), delivery, None, error)
 
 
 def _accepted_at(delivery: Delivery) -> float:

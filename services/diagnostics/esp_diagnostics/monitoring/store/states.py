@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import orjson
+from esp_common import topology
 from esp_common.database import Connection, Pool, load_queries
 
 _SQL: Final = load_queries(__package__, "states.sql")
@@ -69,6 +70,20 @@ class Ownership:
     async def beat(self, worker_id: str, ttl_s: float) -> set[str]:
         """Record a heartbeat of `worker_id`; return all workers with one in the last `ttl_s` seconds."""
         return {row["worker_id"] for row in await self._pool.fetch(_SQL.beat, worker_id, ttl_s)}
+
+    async def older_live(self, ttl_s: float) -> bool:
+        """Return whether a worker that divides pumps into fewer partitions was seen in the last `ttl_s`."""
+        return bool(await self._pool.fetchval(_SQL.older_live, topology.FIRST_PARTITION, ttl_s))
+
+    async def retire_older(self) -> None:
+        """Give what is stored under numbers of older partitions to the present ones."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_SQL.forget_older, topology.FIRST_PARTITION)
+            rows = await connection.fetch(_SQL.older_backlogs, topology.FIRST_PARTITION)
+            pump_ids = [row["pump_id"] for row in rows]
+            if pump_ids:
+                numbers = list(map(topology.partition, pump_ids))
+                await connection.execute(_SQL.renumber_backlogs, pump_ids, numbers)
 
     async def waiting(self, worker_id: str, ttl_s: float) -> set[int]:
         """Return the partitions with a backlog that belong to no live worker, or to `worker_id`."""

@@ -23,6 +23,24 @@ ON CONFLICT (partition) DO UPDATE
         epoch = p.epoch + CASE WHEN p.worker_id = EXCLUDED.worker_id THEN 0 ELSE 1 END
 RETURNING epoch
 
+-- name: older_live
+-- Whether a living worker has a partition with a number below the present ones.
+SELECT EXISTS (
+    SELECT FROM diagnostics.partitions AS p JOIN diagnostics.workers AS w USING (worker_id)
+    WHERE p.partition < $1 AND w.seen_at > now() - make_interval(secs => $2)
+)
+
+-- name: forget_older
+DELETE FROM diagnostics.partitions WHERE partition < $1
+
+-- name: older_backlogs
+SELECT pump_id FROM diagnostics.backlogs WHERE partition < $1
+
+-- name: renumber_backlogs
+UPDATE diagnostics.backlogs AS b SET partition = new.partition
+FROM unnest($1::text[], $2::int2[]) AS new (pump_id, partition)
+WHERE b.pump_id = new.pump_id
+
 -- name: waiting
 -- Partitions with a backlog that belong to no live worker, or to this one.
 SELECT DISTINCT b.partition
