@@ -41,7 +41,7 @@ test:  ## Install what is missing and run every test against real servers
 test-%:  ## Run the unit, contract and integration tests of one package, such as ingest or common
 	@$(INSTALL) dev
 	@folders=$$(ls -d tests/unit/$* tests/contract/$* tests/integration/$* 2>/dev/null) || [ -n "$$folders" ] || \
-	  { echo "There are no tests of \`$*\`; packages: $$(ls tests/unit | grep -v __ | xargs)" >&2; exit 2; }; \
+	  { echo "There are no tests of \`$*\`; packages: $$(ls tests/unit | xargs)" >&2; exit 2; }; \
 	  exec $(BIN)/pytest --numprocesses 2 --dist loadfile $$folders $(PYTEST)
 
 # The rest of a package's data is of processes that tests started; each writes a file of its own.
@@ -50,9 +50,10 @@ coverage:  ## Measure covered lines, of processes started by tests too, by packa
 	@rm -rf .coverage && mkdir -m 1777 .coverage
 	@$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 	@$(BIN)/coverage combine --quiet
-	@for package in $(PACKAGES) .; do \
-	  share=$$($(BIN)/coverage report --include="$$package/*" --format=total 2>/dev/null) && \
-	  printf '%-22s %s %%\n' $$package "$$share"; done
+	@for package in $(PACKAGES); do \
+	  if share=$$($(BIN)/coverage report --include="$$package/*" --format=total 2>/dev/null); then \
+	  printf '%-22s %s %%\n' $$package "$$share"; fi; done
+	@printf '%-22s %s %%\n' total "$$($(BIN)/coverage report --format=total)"
 
 check: lint types  ## Lint and check types
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = Path(__file__).resolve().parents[2] / "deploy" / "native" / "install.sh"
+INSTALL = Path(__file__).resolve().parents[3] / "deploy" / "native" / "install.sh"
 UBUNTU = 'ID=ubuntu\nVERSION_ID="24.04"\n'
 DEBIAN_SID = "ID=debian\n"
 DEBIAN = 'ID=debian\nVERSION_ID="{}"\n'
