@@ -39,8 +39,8 @@ class BackupSettings(BlobStorageSettings):
 
     mode: Mode = Field(
         Mode.LOCAL,
-        description="Who takes the physical backups: local (this service, beside the database), operator (the"
-        " database operator, with pgBackRest) or managed (the provider); `esp-backup doctor` says more.",
+        description="Who takes the physical backups: local (this service, beside the database), operator (a"
+        " database operator, with pgBackRest in Azure) or managed (anyone else); see `esp-backup doctor`.",
     )
 
     # The cluster that is backed up: its files, and its superuser over its own socket.

@@ -13,7 +13,7 @@ TLS = TlsFiles("/run/secrets/tls/tls.crt", "/run/secrets/tls/tls.key", "/run/sec
 PARTS = {
     "certificates": {"Issuer", "Certificate"},
     "rabbitmq": {"RabbitmqCluster"},
-    "postgres": {"Cluster", "ScheduledBackup"},
+    "postgres": {"Cluster", "ObjectStore", "ScheduledBackup"},
     "redis": {"StatefulSet"},
     "externalSecrets": {"SecretStore", "ExternalSecret"},
 }
@@ -188,6 +188,22 @@ def test_guide_fills_every_secret_that_the_key_vault_is_asked_for() -> None:
         for service in charts.SERVICES
     }
     assert filled == asked
+
+
+def test_database_on_premises_is_backed_up_by_the_operator_and_the_service_knows_that() -> None:
+    objects = _infra("onprem")
+    cluster = charts.named(objects, "Cluster", "esp-postgres")["spec"]
+    (plugin,) = cluster["plugins"]
+    backup = charts.named(objects, "ScheduledBackup", "esp-postgres")["spec"]
+    assert backup["pluginConfiguration"]["name"] == plugin["name"] == "barman-cloud.cloudnative-pg.io"
+    store = charts.named(objects, "ObjectStore", plugin["parameters"]["barmanObjectName"])["spec"]
+    wanted = store["configuration"]["azureCredentials"]["connectionString"]
+    secret = charts.named(objects, "ExternalSecret", wanted["name"])["spec"]
+    assert wanted["key"] in {one["secretKey"] for one in secret["data"]}
+    umbrella = next(one for one in charts.umbrella() if one.name == "esp-onprem").objects()
+    (container,) = charts.pod(charts.named(umbrella, "Deployment", "esp-backup-worker"))["containers"]
+    modes = [one["value"] for one in container["env"] if one["name"] == "ESP_BACKUP_MODE"]
+    assert modes == ["managed"], "esp-backup does not read the plugin's backups"
 
 
 def test_azure_values_leave_database_and_redis_to_azure() -> None:

@@ -186,11 +186,9 @@ def test_package_holds_everything_it_needs(tmp_path: Path) -> None:
     assert any(name.endswith("ingest/templates/deployment.yaml") for name in rendered)
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("aks", "managed"), ("onprem", "operator"), ("minimal", "operator")]
-)
-def test_backup_has_the_mode_of_who_takes_the_physical_backups(kind: str, mode: str) -> None:
+@pytest.mark.parametrize("kind", ["aks", "onprem", "minimal"])
+def test_backup_leaves_physical_backups_to_the_provider_or_operator(kind: str) -> None:
     worker = charts.named(_umbrella(kind), "Deployment", "esp-backup-worker")
     (container,) = worker["spec"]["template"]["spec"]["containers"]
     environment = {variable["name"]: variable.get("value") for variable in container["env"]}
-    assert environment["ESP_BACKUP_MODE"] == mode
+    assert environment["ESP_BACKUP_MODE"] == "managed"

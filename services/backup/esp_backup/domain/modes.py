@@ -12,8 +12,9 @@ from esp_backup.domain.physical import TYPES
 class Mode(StrEnum):
     """Who takes the physical backups of the database and archives its WAL.
 
-    `local`: this service, beside the database. `operator`: the database operator, with pgBackRest.
-    `managed`: the provider of a managed database.
+    `local`: this service, beside the database. `operator`: a database operator that keeps them with
+    pgBackRest in Azure Blob Storage. `managed`: the provider of a managed database, or an operator with
+    another tool.
     """
 
     LOCAL = "local"
@@ -52,13 +53,13 @@ PROMISES: Final[Mapping[Mode, Promise]] = {
         ),
     ),
     Mode.MANAGED: Promise(
-        physical_by="the provider of the managed database",
+        physical_by="the provider or operator of the managed database",
         kinds=frozenset(_LOGICAL),
-        rpo="point-in-time restore: the provider's (Azure Database for PostgreSQL states up to 5 min);"
-        " dumps alone: one hour and the time that a dump takes",
+        rpo="point-in-time restore: the provider's (Azure Database for PostgreSQL states up to 5 min) or the"
+        " operator's archive_timeout; dumps alone: one hour and the time that a dump takes",
         rto="point-in-time restore: the provider's; dumps alone: what the last drill measured",
         limits=(
-            "this service neither sees nor verifies the provider's backups",
+            "this service neither sees nor verifies the provider's or operator's backups",
             "a drill loads a dump into a scratch instance; it says nothing of point-in-time restore",
             "role passwords are not in the dumps: a managed database does not show them",
         ),
