@@ -103,18 +103,27 @@ class Source(NamedTuple):
     rpo_s: float | None
 
 
-class Drill:
-    """Drills of one cluster."""
+class ScratchDrill:
+    """What drills have in common: the folder of a scratch instance, which is gone when a drill has ended."""
 
     def __init__(
         self, settings: BackupSettings, account: Account, pool: Pool, progress: Progress = silent
     ) -> None:
         self._settings = settings
         self._account = account
-        self._recovery = Recovery(settings, account, progress)
         self._pool = pool
         self._progress = progress
         self._home = settings.state_folder / "drill"
+
+
+class Drill(ScratchDrill):
+    """Drills of one cluster."""
+
+    def __init__(
+        self, settings: BackupSettings, account: Account, pool: Pool, progress: Progress = silent
+    ) -> None:
+        super().__init__(settings, account, pool, progress)
+        self._recovery = Recovery(settings, account, progress)
         self._repository = Repository(settings, account, self._home)
 
     async def run(self, place: str | None = None) -> Report:

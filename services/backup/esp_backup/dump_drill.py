@@ -8,7 +8,7 @@ from typing import Final
 from esp_common.database import Pool
 from esp_common.progress import Progress, silent
 
-from esp_backup.drill import DrillFailed, Looks, Report, Source
+from esp_backup.drill import DrillFailed, Looks, Report, ScratchDrill, Source
 from esp_backup.dumps import PLACE, Dump, Dumps
 from esp_backup.instance import Instance, clear
 from esp_backup.programs import Account, run
@@ -19,18 +19,14 @@ from esp_backup.store.cluster import Cluster
 TURN_POLL_S: Final = 1.0
 
 
-class DumpDrill:
+class DumpDrill(ScratchDrill):
     """Drills of dumps, for a database whose physical backups are its provider's."""
 
     def __init__(
         self, settings: BackupSettings, account: Account, pool: Pool, progress: Progress = silent
     ) -> None:
-        self._settings = settings
-        self._account = account
-        self._pool = pool
-        self._progress = progress
+        super().__init__(settings, account, pool, progress)
         self._dumps = Dumps(settings, account, progress)
-        self._home = settings.state_folder / "drill"
 
     async def run(self) -> Report:
         """Take a dump, load it elsewhere and compare; raise DrillFailed when it is not the source.
