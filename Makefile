@@ -10,7 +10,7 @@ BIN := .venv/bin
 CONSOLE := services/diagnostics
 PACKAGES := $(wildcard libs/* services/*) deploy/platform deploy/native
 
-.PHONY: help up down status logs unit test coverage check lint types fmt locks images test-images test-compose bench evaluate clean
+.PHONY: help up down status logs unit test coverage check lint types fmt asyncapi locks images test-images test-compose bench evaluate clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -78,6 +78,10 @@ fmt:  ## Format Python, JavaScript, CSS and HTML, and apply the safe fixes of th
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 	@cd $(CONSOLE) && node_modules/.bin/biome check --write
+
+asyncapi:  ## Write the AsyncAPI documents in docs/api anew
+	@for service in ingest diagnostics auth archiver backup; do \
+	  $(BIN)/esp-$$service asyncapi > docs/api/$$service.asyncapi.json || exit 1; done
 
 locks:  ## Write the locks of the images anew, within requirements/base.txt
 	@$(INSTALL) dev

@@ -1,5 +1,6 @@
-"""The commands that every service has: one for each role, `migrate` and `settings`."""
+"""The commands that every service has: one for each role, `migrate`, `asyncapi` and `settings`."""
 
+import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
@@ -36,6 +37,14 @@ def add_service_commands(
             variable = env_name(settings_class, "database_url")
             raise Unavailable(f"the database does not answer: {reason}", fix=f"check {variable}") from error
         typer.echo(f"schema is up to date; storage engine: {engine}")
+
+    @app.command("asyncapi")
+    def show_asyncapi() -> None:
+        """Print the AsyncAPI document: the messages that the service receives and sends."""
+        from esp_common.contracts.asyncapi import document
+
+        text = json.dumps(document(service_of(settings_class)), indent=2, ensure_ascii=False)
+        typer.echo(text)
 
     @app.command("settings")
     def show_settings() -> None:
