@@ -60,7 +60,8 @@ http {{
 class Site:
     """What differs between deployments.
 
-    `upstreams`: host:port of each service's API, by the service's name. `folder`: where nginx writes.
+    `upstreams`: host:port of each service's API, by the service's name; of several processes with commas
+    between. `folder`: where nginx writes.
     `refusals`: address (as `unix:/path` or host:port) of the syslog that takes what nginx refuses.
     `resolver`: DNS server that is asked for the upstreams' addresses while nginx runs; none: asked once, at
     start. `trusted_proxies`: networks whose `X-Forwarded-For` names the client.
@@ -114,7 +115,17 @@ def _upstreams(site: Site) -> str:
     if site.resolver:
         # Addresses of containers change; a name in a variable is looked up again.
         return f"  resolver {site.resolver} valid=5s ipv6=off;\n"
-    return "\n".join(UPSTREAM.format(name=name, address=address) for name, address in site.upstreams.items())
+    return "\n".join(
+        UPSTREAM.format(name=name, servers=_servers(addresses.split(",")))
+        for name, addresses in site.upstreams.items()
+    )
+
+
+def _servers(addresses: list[str]) -> str:
+    # A process that is being replaced refuses connections at once: trying it again costs nothing, while
+    # leaving it out for 10 s would have no server left when the next one is replaced.
+    options = " max_fails=0" if len(addresses) > 1 else ""
+    return "\n".join(f"    server {address}{options};" for address in addresses)
 
 
 OF_A_PUMP = (
@@ -132,7 +143,7 @@ ROUTES = {
 
 UPSTREAM = """\
   upstream {name} {{
-    server {address};
+{servers}
     keepalive 64;
   }}"""
 
@@ -189,7 +200,16 @@ class Location:
 
 
 LOCATIONS = (
-    Location("= /api/v1/telemetry", "ingest", (f"limit_req zone=readings burst={READINGS_BURST} nodelay",)),
+    Location(
+        "= /api/v1/telemetry",
+        "ingest",
+        (
+            f"limit_req zone=readings burst={READINGS_BURST} nodelay",
+            # A post may meet a connection that a stopping API has just closed. Readings are stored once,
+            # however often they are sent, so that it is safe to send it again.
+            "proxy_next_upstream error non_idempotent",
+        ),
+    ),
     Location(
         "= /api/v1/live",
         "diagnostics",

@@ -37,7 +37,7 @@ def rotate_access_log(home: Path, process_id: int) -> None:
 class Nginx(Server):
     """The reverse proxy in front of the services' HTTP APIs: https only, TLS 1.3 only.
 
-    `apis`: the port of each service's API, by the service's name.
+    `apis`: the ports of each service's API processes, by the service's name.
     `refusals`: the socket of who counts what nginx refuses; it need not be there.
     """
 
@@ -49,7 +49,7 @@ class Nginx(Server):
         home: Path,
         *,
         port: int | None = None,
-        apis: Mapping[str, int],
+        apis: Mapping[str, int | Sequence[int]],
         tls: Tls,
         refusals: Path | None = None,
     ) -> None:
@@ -78,7 +78,7 @@ class Nginx(Server):
         """Write nginx.conf."""
         site = Site(
             listen=f"127.0.0.1:{self.port}",
-            upstreams={name: f"127.0.0.1:{port}" for name, port in self.apis.items()},
+            upstreams={name: _addresses(ports) for name, ports in self.apis.items()},
             tls=self.tls.files,
             folder=str(self.home),
             access_log=str(self.access_log),
@@ -92,3 +92,7 @@ class Nginx(Server):
         answer = httpx.get(f"{self.url}/nothing", timeout=2, verify=self.tls.client_context())
         if answer.status_code != httpx.codes.NOT_FOUND:
             raise ConnectionError(f"{self.url} is not answered by nginx")
+
+
+def _addresses(ports: int | Sequence[int]) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in ([ports] if isinstance(ports, int) else ports))
