@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 from esp_common import topology
 from esp_common.amqp_nodes import nodes_of
 from esp_common.database import create_pool
+from esp_common.errors import Unavailable
 from esp_common.messaging import Delivery, LeanConsumer, Publisher
 from esp_common.rate_limit import RateLimiter
 from esp_common.redis import connect_redis
@@ -52,6 +54,77 @@ async def test_a_broker_whose_first_node_is_closed_is_used_through_the_second(vh
         await publisher.publish(topology.INGEST, KEY, b"first")
         await until(lambda: b"first" in bodies(taken), "the message", 30)
     assert await DeadLetters(url).list() == []
+
+
+class Node:
+    """One node of a broker: passes connections on to it until it is lost."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._broker = urlsplit(broker_url)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.taken = 0
+
+    async def start(self) -> str:
+        """Take connections; return the address."""
+        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def lose(self) -> None:
+        """End every connection at once, and take no more."""
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
+        broker_reader, broker_writer = await asyncio.open_connection(self._broker.hostname, self._broker.port)
+        self._writers += [writer, broker_writer]
+        await asyncio.gather(_copy(reader, broker_writer), _copy(broker_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.mark.usefixtures("in_order")
+async def test_node_lost_in_mid_connection_is_left_for_the_next_and_no_confirmed_message_is_lost(
+    vhost: Vhost,
+) -> None:
+    url = vhost.url_for("ingest")
+    first, second = nodes = Node(url), Node(url)
+    login, _, host = urlsplit(url).netloc.rpartition("@")
+    listed = url.replace(f"{login}@{host}", f"{login}@{','.join([await node.start() for node in nodes])}")
+    taken: set[bytes] = set()
+
+    def take(delivery: Delivery) -> None:
+        taken.add(delivery.body)
+        consumer.done([delivery])
+
+    consumer = LeanConsumer(listed, topology.INGEST_TELEMETRY, prefetch=10, on_message=take, service="ingest")
+    async with Publisher(listed) as publisher, beside(consumer.run()):
+
+        async def send(number: int) -> bytes:
+            body = b"%d" % number
+            while True:
+                try:
+                    await publisher.publish(topology.INGEST, KEY, body)
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+                else:
+                    return body
+
+        before = {await send(number) for number in range(20)}
+        await until(lambda: before <= taken, "messages through the first node", 60)
+        assert (first.taken, second.taken) == (2, 0)
+        await first.lose()
+        after = {await send(number) for number in range(20, 60)}
+        await until(lambda: after <= taken, "messages through the second node", 60)
+    assert second.taken >= 2
+    await second.lose()
 
 
 async def test_a_database_whose_first_host_is_closed_is_used_through_the_second(make_database: Any) -> None:
