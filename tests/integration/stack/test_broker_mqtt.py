@@ -2,13 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import paho.mqtt.client as mqtt
+import pyarrow as pa
 import pytest
 from broker_field import Field, eventually
 from esp_common import topology
+from esp_common.database import create_pool
 from esp_common.messaging import Publisher
+from esp_ingest.consumers import open_worker
+from esp_ingest.settings import IngestSettings
+from esp_ingest.store.migrations import migrate as migrate_ingest
+from esp_ingest.store.telemetry import prepare
 from esp_stack.servers.rabbitmq import installed_major_version
 from prometheus_client import REGISTRY
 from waiting import until
@@ -17,6 +25,13 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 LIMITS_PACKETS = installed_major_version() >= 4
 """RabbitMQ 4 limits the packet, topic included, and closes the connection by itself; 3.10 limits the body."""
 LARGEST_BODY_BYTES = MAX_BODY_BYTES - (1024 if LIMITS_PACKETS else 0)
+ARROW_ASSETS = """
+INSERT INTO ingest.fields VALUES ('north', 'North');
+INSERT INTO ingest.wells VALUES ('W1', 'north', 'W1');
+INSERT INTO ingest.pumps (pump_id, well_id) VALUES ('P-arrow', 'W1');
+INSERT INTO ingest.gateways VALUES ('gw-arrow', 'north', 'One');
+INSERT INTO ingest.gateway_pumps VALUES ('gw-arrow', 'P-arrow')
+"""
 
 
 class Client:
@@ -165,3 +180,48 @@ async def test_a_subscription_ends_the_connection_at_once(connect, qos):
     client.subscribe("telemetry/gw-sub", qos)
     await until(lambda: client.closed, "the connection's end")
     assert client.subscribed == []
+
+
+async def test_arrow_stream_by_mqtt_is_stored(field, connect, make_database, redis_url):
+    database = make_database("postgres")
+    migrate_ingest(database.url("esp_ingest_owner"), "postgres")
+    settings = IngestSettings(
+        database_url=database.url("esp_ingest"),
+        amqp_url=f"{field.broker.url_for('ingest')}?cafile={field.tls.authority}",
+        redis_url=redis_url,
+    )
+    times = [datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=age) for age in range(3)]
+    sent = pa.table(
+        {
+            "pump_id": ["P-arrow"] * 3,
+            "time": pa.array(times, pa.timestamp("ms", "UTC")),
+            "motor_current_a": [41.0, 41.5, None],
+            "frequency_hz": [50.0, 50.0, 50.0],
+        }
+    )
+    body = pa.BufferOutputStream()
+    with pa.ipc.new_stream(body, sent.schema) as stream:
+        stream.write_table(sent)
+    stop = asyncio.Event()
+    async with (
+        asyncpg.create_pool(database.admin_url, min_size=1, max_size=1) as admin,
+        await create_pool(settings, role="test", init=prepare) as pool,
+        open_worker(settings, pool) as worker,
+    ):
+        await admin.execute(ARROW_ASSETS)
+        running = asyncio.create_task(worker.run(stop))
+        client = await connect("gw-arrow")
+        # MQTT names no media type.
+        await until(
+            client.publish("telemetry/gw-arrow", body.getvalue().to_pybytes()).is_published, "a PUBACK"
+        )
+        query = "SELECT time, motor_current_a, frequency_hz FROM telemetry_v1.readings ORDER BY time DESC"
+
+        async def stored() -> list[tuple[Any, ...]]:
+            return [tuple(row) for row in await admin.fetch(query)]
+
+        await until(stored, "the readings", 60)
+        expected = [(times[0], 41.0, 50.0), (times[1], 41.5, 50.0), (times[2], None, 50.0)]
+        assert await stored() == expected
+        stop.set()
+        await running
