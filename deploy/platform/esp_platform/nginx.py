@@ -205,9 +205,9 @@ LOCATIONS = (
         "ingest",
         (
             f"limit_req zone=readings burst={READINGS_BURST} nodelay",
-            # A post may meet a connection that a stopping API has just closed. Readings are stored once,
-            # however often they are sent, so that it is safe to send it again.
-            "proxy_next_upstream error non_idempotent",
+            # While APIs are replaced, a post may meet a connection that a stopping one has just closed, or
+            # one that starts and answers 503. Readings are stored once, however often they are sent.
+            "proxy_next_upstream error http_503 non_idempotent",
         ),
     ),
     Location(

@@ -15,11 +15,11 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from backup_site import localhost_certificate
 from esp_common.auth import PERMISSIONS
 from esp_common.topology import INGEST_TELEMETRY, SERVICES
 from esp_ingest.store.migrations import migrate
-from esp_stack.certificates import Tls
-from esp_stack.programs import free_port
+from esp_stack.programs import account, free_port
 from esp_stack.servers import Nginx, Vhost
 from waiting import until
 
@@ -109,7 +109,7 @@ class Traffic:
 
     async def _read(self) -> None:
         while not self._is_over:
-            await self._request("GET", "/api/v1/pumps")
+            await self._request("GET", "/api/v1/fields")
 
     def _new_time(self) -> datetime:
         self._next -= timedelta(milliseconds=50)
@@ -148,7 +148,7 @@ class Platform:
 
 @pytest.fixture
 async def platform(
-    make_database: Any, vhost: Vhost, auth_service: Any, redis_url: str, server_home: Path, server_tls: Tls
+    make_database: Any, vhost: Vhost, auth_service: Any, redis_url: str, server_home: Path
 ) -> AsyncIterator[Platform]:
     database = make_database("postgres")
     migrate(database.url("esp_ingest_owner"), "postgres")
@@ -162,7 +162,10 @@ async def platform(
     apis, workers = ([Role(name, environment) for _ in range(2)] for name in ("api", "worker"))
     elsewhere = {service: free_port() for service in SERVICES}
     ports = elsewhere | {"ingest": [api.port for api in apis]}
-    nginx = Nginx(server_home / "rolling-restart", apis=ports, tls=server_tls)
+    home = server_home / "rolling-restart"
+    home.mkdir()
+    tls = localhost_certificate(home, account("www-data"))
+    nginx = Nginx(home / "nginx", apis=ports, tls=tls)
     key = auth_service.key(*PERMISSIONS)
     async with AsyncExitStack() as stack:
         for role in (*apis, *workers):
@@ -176,7 +179,7 @@ async def platform(
         client = await stack.enter_async_context(
             httpx.AsyncClient(
                 base_url=nginx.url,
-                verify=server_tls.client_context(),
+                verify=tls.client_context(),
                 headers={"X-API-Key": key},
                 timeout=60,
             )
