@@ -133,9 +133,9 @@ class Postgres(Server):
     def binaries(self) -> Path:
         """Folder of PostgreSQL's programs: of the version that created the cluster, else of the newest."""
         created_by = self.data / "PG_VERSION"
-        if not created_by.exists():
+        version = created_by.read_text().strip() if created_by.exists() else ""
+        if not version.isdecimal():  # no cluster yet, or a damaged one, which PostgreSQL itself reports best
             return newest_installation() / "bin"
-        version = created_by.read_text().strip()
         folder = INSTALLATIONS / version / "bin"
         if not (folder / "postgres").exists():
             raise StackError(
