@@ -20,18 +20,18 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, TypeVar
-from uuid import uuid4
 
 import numpy as np
-import stamina
 import structlog
 from esp_common import topology
 from esp_common.contracts import arrow
 from esp_common.database import Connection, Pool, is_outage
-from esp_common.errors import EspError, InvalidInput
+from esp_common.errors import InvalidInput
 from esp_common.messaging import Delivery, EventListener, Publisher
 from esp_common.messaging.consumer import redeclare
+from esp_common.messaging.dead_letter import DeadLetterer
 from esp_common.messaging.link import LOST
+from esp_common.messaging.outages import OutageRetry
 from esp_common.outbox import Relay
 from esp_common.roles import until_first_ends
 from prometheus_client import Counter as CounterMetric
@@ -83,8 +83,8 @@ CHANGES_S: Final = 0.5
 """Time to collect changes of pumps or rules, which often come several at a time."""
 
 
-POISON_PAUSE_S: Final = 1.0
 DRAIN_S: Final = 15.0
+MAX_OUTAGE_WAIT_S: Final = 3.0
 
 _LAG_S: Final = Histogram(
     "esp_diagnostics_lag_seconds",
@@ -140,7 +140,14 @@ class Worker:
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{token_hex(3)}"
         self._settings = settings
         self._pool = pool
-        self._publisher = publisher
+        self._dead_letters = DeadLetterer(publisher, topology.DIAGNOSTICS_TELEMETRY)
+        self._outage = OutageRetry(
+            _DATABASE_UP,
+            pause_s=settings.outage_pause_s,
+            on_long_outage=self._requeue_all,
+            on_recovery=self._resume_lanes,
+            max_wait_s=MAX_OUTAGE_WAIT_S,
+        )
         self._live = live
         self._nameplates = nameplates
         self._copied_at_s = time.monotonic()
@@ -169,7 +176,7 @@ class Worker:
         access = Access(
             turn=self._turn,
             in_thread=self._in_thread,
-            retry=self._retry_during_outage,
+            retry=self._outage.run,
             write=self._write,
             publish=live.publish,
             pumps=lambda: self._known.pumps,
@@ -184,7 +191,6 @@ class Worker:
             longest_s=settings.replay_longest_s,
             earlier_s=settings.earlier_history_s,
         )
-        self._outage_since: float | None = None
         self._paused: list[Lane] = []
 
     @property
@@ -201,7 +207,7 @@ class Worker:
     @property
     def stalled(self) -> bool:
         """Return whether the worker waits for the database."""
-        return self._outage_since is not None
+        return self._outage.active
 
     def note_change(self) -> None:
         """Request a reload of pumps and rules."""
@@ -289,9 +295,7 @@ class Worker:
         if lane is None:
             return
         waiting = self._ownership.waiting
-        partitions = await self._retry_during_outage(
-            lambda: waiting(self.worker_id, self._settings.worker_missing_s)
-        )
+        partitions = await self._outage.run(lambda: waiting(self.worker_id, self._settings.worker_missing_s))
         for partition in partitions - self._claims.keys():
             self._begin_once(partition, lane, NO_GENERATION)
 
@@ -331,7 +335,7 @@ class Worker:
 
     async def _begin(self, partition: int, lane: Lane, generation: int) -> None:
         """Claim a partition, and restore its pumps from their records."""
-        epoch = await self._retry_during_outage(lambda: self._ownership.claim(partition, self.worker_id))
+        epoch = await self._outage.run(lambda: self._ownership.claim(partition, self.worker_id))
         claim = self._claims.get(partition)
         moved = claim is not None and claim.came_on_another(lane)
         if claim is None or claim.epoch != epoch or moved:
@@ -361,7 +365,7 @@ class Worker:
         now = datetime.now(UTC)
         longest = now - timedelta(seconds=self._settings.replay_longest_s)
         async with self._turn:
-            past = await self._retry_during_outage(lambda: read_pasts(self._pool, list(pumps), longest))
+            past = await self._outage.run(lambda: read_pasts(self._pool, list(pumps), longest))
             await self._in_thread(self._judge.admit, pumps, past, self._catch_up.backlogs.pump_ids)
         fresh = now - timedelta(seconds=self._settings.replay_new_s)
         windows = [
@@ -378,7 +382,7 @@ class Worker:
 
     async def _read_short(self, windows: Sequence[Window]) -> tuple[Batch, list[Window]]:
         """Return the readings of short windows, and the windows with more readings than a round evaluates."""
-        batch = await self._retry_during_outage(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
+        batch = await self._outage.run(partial(self._replay.windows, windows, MAX_LIVE_READINGS + 1))
         counts = Counter(batch.readings.pump_id.tolist())
         long = [each for each in windows if counts[each.pump_id] > MAX_LIVE_READINGS]
         if long:
@@ -589,7 +593,7 @@ class Worker:
         if not effects.durable:
             return [*effects.live]
         try:
-            live, lost = await self._retry_during_outage(lambda: self._write_once(effects, claims))
+            live, lost = await self._outage.run(lambda: self._write_once(effects, claims))
         except Exception as error:
             pumps = sorted(effects.pump_ids)
             if len(pumps) <= 1:
@@ -624,74 +628,22 @@ class Worker:
     def _refuse(self, message: _Message, error: Exception) -> None:
         """Requeue a message that cannot be evaluated; dead-letter it after the delivery limit."""
         _MESSAGES.labels("poison").inc()
-        task = asyncio.create_task(self._requeue_or_dead_letter(message, error))
+        refusing = self._dead_letters.refuse(message.lane.consumer, message.delivery, error)
+        task = asyncio.create_task(refusing)
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
 
-    async def _requeue_or_dead_letter(self, message: _Message, error: Exception) -> None:
-        delivery, consumer = message.delivery, message.lane.consumer
-        error_id = uuid4().hex
-        if delivery.delivery_count < topology.DELIVERY_LIMIT:
-            log.error("message.failed", error_id=error_id, key=delivery.routing_key, error=repr(error)[:300])
-            await asyncio.sleep(POISON_PAUSE_S)
-            consumer.reject(delivery, requeue=True)
+    async def _requeue_all(self, _: Callable[[], Awaitable[object]]) -> None:
+        """Requeue held messages during a long outage; work in memory is retried."""
+        if self._paused:
             return
-        log.error("message.dead-lettered", error_id=error_id, key=delivery.routing_key, exc_info=error)
-        try:
-            await self._publisher.publish(
-                topology.DLX,
-                topology.DIAGNOSTICS_TELEMETRY,
-                delivery.body,
-                headers={
-                    "esp-reason": repr(error)[:500],
-                    "esp-error-id": error_id,
-                    "esp-routing-key": delivery.routing_key,
-                },
-                content_type=delivery.content_type or "",
-                message_id=delivery.message_id,
-            )
-        except EspError as trouble:
-            # The broker dead-letters it instead, without this reason.
-            log.warning("message.rejected", error_id=error_id, reason=trouble.detail)
-            consumer.reject(delivery, requeue=False)
-        else:
-            consumer.done([delivery])
+        log.warning("worker.paused", effect="messages were requeued")
+        self._paused = list(self._lanes.values())
+        for lane in self._paused:
+            await lane.consumer.pause(give_back=True)
+            lane.drop()
 
-    async def _retry_during_outage(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `act`, retrying during a database outage."""
-        async for attempt in stamina.retry_context(
-            on=is_outage, attempts=None, timeout=None, wait_initial=0.1, wait_max=3.0
-        ):
-            with attempt:
-                try:
-                    result = await act()
-                except Exception as error:
-                    if is_outage(error):
-                        await self._note_outage(error)
-                    raise
-        await self._note_database()
-        return result
-
-    async def _note_outage(self, error: Exception) -> None:
-        """Log the outage once; requeue held messages after `outage_pause_s`."""
-        now = time.monotonic()
-        if self._outage_since is None:
-            self._outage_since = now
-            _DATABASE_UP.set(0)
-            log.warning("database.lost", error=repr(error)[:300], effect="readings wait in the queue")
-        elif now - self._outage_since > self._settings.outage_pause_s and not self._paused:
-            log.warning("worker.paused", effect="messages were requeued")
-            self._paused = list(self._lanes.values())
-            for lane in self._paused:
-                await lane.consumer.pause(give_back=True)
-                lane.drop()
-
-    async def _note_database(self) -> None:
-        if self._outage_since is None:
-            return
-        log.info("database.back", away_s=round(time.monotonic() - self._outage_since, 1))
-        self._outage_since = None
-        _DATABASE_UP.set(1)
+    async def _resume_lanes(self) -> None:
         paused, self._paused = self._paused, []
         for lane in paused:
             if not lane.leaving:
@@ -721,7 +673,7 @@ class Worker:
 
     async def _save(self, claim: Claim) -> None:
         """Save the states of a partition's pumps, if this worker still owns it."""
-        if self._outage_since is not None:
+        if self._outage.active:
             return
         async with self._turn:
             if not self._settled(claim):
@@ -757,9 +709,9 @@ class Worker:
             changed = self._stale.is_set()
             self._stale.clear()
             if changed or time.monotonic() - self._copied_at_s > self._settings.nameplates_s:
-                await self._retry_during_outage(self._nameplates.copy)
+                await self._outage.run(self._nameplates.copy)
                 self._copied_at_s = time.monotonic()
-            await self._retry_during_outage(self._reload)
+            await self._outage.run(self._reload)
             await self._admit_new()
 
     async def _reload(self) -> None:
