@@ -5,7 +5,9 @@ exit code (`run_cli`).
 """
 
 import sys
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final, Self
 from uuid import uuid4
 
 EXIT_OTHER: Final = 1
@@ -41,6 +43,18 @@ class EspError(Exception):
         return f"error: {' — '.join(parts)} ({self.error_id})"
 
 
+@dataclass(frozen=True, slots=True)
+class InputProblem:
+    """One problem of an input: where it is, what is wrong, and how to fix it."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.fix}"
+
+
 class InvalidInput(EspError):
     """The request is well formed but its content is not valid."""
 
@@ -56,6 +70,12 @@ class InvalidInput(EspError):
     ) -> None:
         super().__init__(detail, fix=fix, error_id=error_id)
         self.fields = fields
+
+    @classmethod
+    def of(cls, problems: Sequence[InputProblem]) -> Self:
+        """Return the error that reports all `problems` together, the first of them in words."""
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return cls(f"{problems[0]}{more}", fields=[asdict(problem) for problem in problems])
 
     def extensions(self) -> dict[str, Any]:
         """Return `errors`: the location and cause of each problem in the request."""

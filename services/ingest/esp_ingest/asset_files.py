@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from esp_common.errors import InputProblem, InvalidInput
 
-from esp_ingest.asset_kinds import KINDS, Kind, Problem, Statement, invalid, state
+from esp_ingest.asset_kinds import KINDS, Kind, Statement, state
 
 LISTS: Final = frozenset({"pumps", "curve.head_ft_per_stage", "curve.bhp_per_stage"})
 """CSV columns that hold several values, apart by semicolons."""
@@ -38,10 +39,12 @@ def read_assets(path: Path) -> list[Statement]:
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
-        raise invalid([Problem(str(path), f"cannot be read ({error.strerror})", "check the path")]) from error
+        raise InvalidInput.of(
+            [InputProblem(str(path), f"cannot be read ({error.strerror})", "check the path")]
+        ) from error
     except UnicodeDecodeError as error:
-        raise invalid(
-            [Problem(str(path), f"is not UTF-8 at byte {error.start}", "save it as UTF-8")]
+        raise InvalidInput.of(
+            [InputProblem(str(path), f"is not UTF-8 at byte {error.start}", "save it as UTF-8")]
         ) from error
     return parse_assets(text, path.suffix.lower())
 
@@ -54,15 +57,17 @@ def parse_assets(text: str, suffix: str) -> list[Statement]:
         case ".csv":
             entries, problems = _csv_entries(text)
         case _:
-            raise invalid([Problem("file name", f"ends in {suffix!r}", "name it .yaml, .yml or .csv")])
+            raise InvalidInput.of(
+                [InputProblem("file name", f"ends in {suffix!r}", "name it .yaml, .yml or .csv")]
+            )
     statements, more = _validated(entries)
     problems += more + _repeated(statements)
     if problems:
-        raise invalid(problems)
+        raise InvalidInput.of(problems)
     return statements
 
 
-def _validated(entries: Sequence[Entry]) -> tuple[list[Statement], list[Problem]]:
+def _validated(entries: Sequence[Entry]) -> tuple[list[Statement], list[InputProblem]]:
     statements, problems = [], []
     for entry in entries:
         statement, wrong = state(entry.kind, entry.document, entry.where)
@@ -72,26 +77,30 @@ def _validated(entries: Sequence[Entry]) -> tuple[list[Statement], list[Problem]
     return statements, problems
 
 
-def _repeated(statements: Sequence[Statement]) -> list[Problem]:
+def _repeated(statements: Sequence[Statement]) -> list[InputProblem]:
     first: dict[tuple[str, str], str] = {}
     return [
-        Problem(statement.where, f"{statement.id} is stated again", f"keep one; the first is at {earlier}")
+        InputProblem(
+            statement.where, f"{statement.id} is stated again", f"keep one; the first is at {earlier}"
+        )
         for statement in statements
         if (earlier := first.setdefault((statement.kind.name, statement.id), statement.where))
         != statement.where
     ]
 
 
-def _yaml_entries(text: str) -> tuple[list[Entry], list[Problem]]:
+def _yaml_entries(text: str) -> tuple[list[Entry], list[InputProblem]]:
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            return [], [Problem("line 1", "is not a mapping of kinds to assets", f"start with {_kinds()}")]
+            return [], [
+                InputProblem("line 1", "is not a mapping of kinds to assets", f"start with {_kinds()}")
+            ]
         parts = [_yaml_kind(loader, key, value) for key, value in root.value]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return [], [Problem(f"line {line}", f"is not YAML ({error.problem})", "correct the line")]
+        return [], [InputProblem(f"line {line}", f"is not YAML ({error.problem})", "correct the line")]
     finally:
         loader.dispose()
     return [entry for entries, _ in parts for entry in entries], [p for _, wrong in parts for p in wrong]
@@ -99,13 +108,13 @@ def _yaml_entries(text: str) -> tuple[list[Entry], list[Problem]]:
 
 def _yaml_kind(
     loader: yaml.SafeLoader, key: yaml.Node, value: yaml.Node
-) -> tuple[list[Entry], list[Problem]]:
+) -> tuple[list[Entry], list[InputProblem]]:
     where = f"line {key.start_mark.line + 1}"
     kind = KINDS.get(str(key.value))
     if kind is None:
-        return [], [Problem(where, f"{key.value!r} is no kind of asset", f"use {_kinds()}")]
+        return [], [InputProblem(where, f"{key.value!r} is no kind of asset", f"use {_kinds()}")]
     if not isinstance(value, yaml.SequenceNode):
-        return [], [Problem(where, f"{kind.name} is not a list", "start each asset with a dash")]
+        return [], [InputProblem(where, f"{kind.name} is not a list", "start each asset with a dash")]
     return [
         Entry(
             kind,
@@ -120,20 +129,22 @@ def _kinds() -> str:
     return ", ".join(KINDS)
 
 
-def _csv_entries(text: str) -> tuple[list[Entry], list[Problem]]:
+def _csv_entries(text: str) -> tuple[list[Entry], list[InputProblem]]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
         header = reader.fieldnames or []
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        return [], [Problem(f"line {reader.line_num}", f"is not CSV ({error})", "correct the line")]
+        return [], [InputProblem(f"line {reader.line_num}", f"is not CSV ({error})", "correct the line")]
     kind = _csv_kind(header)
     if kind is None:
         return [], [
-            Problem("line 1", f"the header {', '.join(header)!r} tells no kind of asset", _header_help())
+            InputProblem("line 1", f"the header {', '.join(header)!r} tells no kind of asset", _header_help())
         ]
     ragged = [
-        Problem(f"line {line}", "has not as many values as the header", "give each column a value or nothing")
+        InputProblem(
+            f"line {line}", "has not as many values as the header", "give each column a value or nothing"
+        )
         for line, row in rows
         if None in row or None in row.values()
     ]
@@ -171,7 +182,7 @@ def _nested(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _csv_tag_maps(
     kind: Kind, rows: Sequence[tuple[int, Mapping[str, str]]]
-) -> tuple[list[Entry], list[Problem]]:
+) -> tuple[list[Entry], list[InputProblem]]:
     maps: dict[str, Entry] = {}
     problems = []
     for line, row in rows:
@@ -185,7 +196,7 @@ def _csv_tag_maps(
         if target and row.get("states", "").strip():
             target["states"] = _states(row["states"])
         if tag in entry.document["tags"]:
-            problems.append(Problem(f"line {line}", f"tag {tag!r} is stated again", "keep one"))
+            problems.append(InputProblem(f"line {line}", f"tag {tag!r} is stated again", "keep one"))
         entry.document["tags"][tag] = target
     return list(maps.values()), problems
 

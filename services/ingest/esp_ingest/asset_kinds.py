@@ -1,15 +1,15 @@
 """What an asset may be: the shape and the checks of fields, wells, pumps, gateways and tag maps."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from esp_common.contracts.channels import RUNNING, TRIP_CODE
 from esp_common.contracts.units import ImplausibleUnit, make_tag
 from esp_common.contracts.words import normalise
-from esp_common.errors import InvalidInput
+from esp_common.errors import InputProblem, InvalidInput
 from esp_common.topology import RESERVED_GATEWAY_IDS
 from pydantic import (
     AfterValidator,
@@ -268,27 +268,7 @@ class Statement:
         return self.kind.id_of(self.asset)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong with a statement: where it stands, what is wrong, how to put it right."""
-
-    where: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        """Return the problem as a line."""
-        return f"{self.where}: {self.what}; {self.fix}"
-
-
-def invalid(problems: Sequence[Problem]) -> InvalidInput:
-    """Return the error that refuses a set of statements for all its `problems` together."""
-    first, others = problems[0], len(problems) - 1
-    more = f" (and {others} more)" if others else ""
-    return InvalidInput(f"{first}{more}", fields=[asdict(problem) for problem in problems])
-
-
-def state(kind: Kind, document: Any, where: str) -> tuple[Statement | None, list[Problem]]:
+def state(kind: Kind, document: Any, where: str) -> tuple[Statement | None, list[InputProblem]]:
     """Validate one asset's `document` (parsed YAML, JSON or CSV); return it, or what is wrong with it."""
     try:
         statement = Statement(kind, kind.model.model_validate(document), where)
@@ -298,29 +278,29 @@ def state(kind: Kind, document: Any, where: str) -> tuple[Statement | None, list
     return (None if problems else statement), problems
 
 
-def doubts(statements: Iterable[Statement]) -> list[Problem]:
+def doubts(statements: Iterable[Statement]) -> list[InputProblem]:
     """Return what is well formed in `statements` and cannot be meant."""
     return [
-        Problem(f"{statement.where}: {attribute}", error.detail, str(error.fix))
+        InputProblem(f"{statement.where}: {attribute}", error.detail, str(error.fix))
         for statement in statements
         for attribute, error in statement.asset.doubts()
     ]
 
 
-def _problem(kind: Kind, where: str, details: Mapping[str, Any]) -> Problem:
+def _problem(kind: Kind, where: str, details: Mapping[str, Any]) -> InputProblem:
     attribute = ".".join(str(part) for part in details["loc"])
     place = f"{where}: {attribute}" if attribute else where
     match details["type"]:
         case "missing":
-            return Problem(place, "is missing", "add it")
+            return InputProblem(place, "is missing", "add it")
         case "extra_forbidden":
             known = ", ".join(kind.model.model_fields)
-            return Problem(place, "is not an attribute known here", f"{kind.name} have {known}")
+            return InputProblem(place, "is not an attribute known here", f"{kind.name} have {known}")
         case "string_type":
-            return Problem(place, f"{details['input']!r} is not text", "put it in quotes")
+            return InputProblem(place, f"{details['input']!r} is not text", "put it in quotes")
         case _:
             what = str(details["msg"]).removeprefix("Value error, ")
-            return Problem(place, what, f"it is {_shown(details['input'])}")
+            return InputProblem(place, what, f"it is {_shown(details['input'])}")
 
 
 def _shown(value: Any) -> str:

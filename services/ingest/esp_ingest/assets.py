@@ -8,9 +8,9 @@ from esp_common import audit, outbox, topology
 from esp_common.contracts.events import Event
 from esp_common.contracts.units import make_tag
 from esp_common.database import Connection, Pool
-from esp_common.errors import Conflict, NotFound
+from esp_common.errors import Conflict, InputProblem, InvalidInput, NotFound
 
-from esp_ingest.asset_kinds import KINDS, Asset, Kind, Problem, Statement, TagMap, doubts, invalid
+from esp_ingest.asset_kinds import KINDS, Asset, Kind, Statement, TagMap, doubts
 from esp_ingest.store.assets import AssetStore
 
 SERVICE: Final = "ingest"
@@ -84,7 +84,7 @@ async def _existing(store: AssetStore, kind: Kind, id_: str) -> dict[str, Any]:
 async def _write(connection: Connection, statements: Sequence[Statement], actor: str) -> Changes:
     store = AssetStore(connection)
     if problems := doubts(statements):
-        raise invalid(problems)
+        raise InvalidInput.of(problems)
     await _check_references(store, statements)
     created = updated = 0
     for kind in KINDS.values():
@@ -114,12 +114,12 @@ async def _check_references(store: AssetStore, statements: Sequence[Statement]) 
         ids = {id_ for _, _, needed, id_ in missing if needed == kind}
         stated |= {(kind, id_) for id_ in await store.read(kind, list(ids))}
     problems = [
-        Problem(f"{statement.where}: {attribute}", f"{id_} is not among the {kind}", "add it first")
+        InputProblem(f"{statement.where}: {attribute}", f"{id_} is not among the {kind}", "add it first")
         for statement, attribute, kind, id_ in missing
         if (kind, id_) not in stated
     ]
     if problems:
-        raise invalid(problems)
+        raise InvalidInput.of(problems)
 
 
 def _document(asset: Asset) -> dict[str, Any]:

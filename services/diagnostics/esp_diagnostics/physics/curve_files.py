@@ -4,10 +4,9 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-from esp_common.errors import InvalidInput
+from esp_common.errors import InputProblem, InvalidInput
 
 from esp_diagnostics.physics import units
 from esp_diagnostics.physics.curve import InvalidCurve, Polynomial, PumpCurve, RateTable, Shape
@@ -24,18 +23,6 @@ NUMBERS: Final = (
 FIELDS: Final = ("model", "gas_handler", *NUMBERS)
 POLYNOMIALS: Final = {"head_ft_per_stage": "head", "bhp_per_stage": "power"}
 TRUTHS: Final = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One problem of a curve text: where it is, what is wrong, and how to fix it."""
-
-    where: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.fix}"
 
 
 class _Cell(NamedTuple):
@@ -68,15 +55,19 @@ def parse_json(text: str) -> PumpCurve:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(
-            [Problem("text", f"is not valid JSON ({error})", "correct the syntax there")]
+        raise InvalidCurve.of(
+            [InputProblem("text", f"is not valid JSON ({error})", "correct the syntax there")]
         ) from error
     if not isinstance(content, dict):
-        raise _invalid([Problem("text", "is not an object", 'write {"model": …, "min_bpd": …, …}')])
+        raise InvalidCurve.of(
+            [InputProblem("text", "is not an object", 'write {"model": …, "min_bpd": …, …}')]
+        )
     table = content.pop("table", {})
     lists = {name: content.pop(name) for name in POLYNOMIALS if content.get(name) is not None}
     if not isinstance(table, dict):
-        raise _invalid([Problem("table", "is not an object", "give a list for each of rate, head, power")])
+        raise InvalidCurve.of(
+            [InputProblem("table", "is not an object", "give a list for each of rate, head, power")]
+        )
     return _curve(
         _Document(
             fields={name: _Cell(name, value) for name, value in content.items() if value is not None},
@@ -127,19 +118,23 @@ def parse_csv(text: str) -> PumpCurve:
         elif line.strip():
             rows.append((number, next(csv.reader([line], skipinitialspace=True))))
     if not rows:
-        raise _invalid([Problem("text", "has neither header nor rows", "start with a line rate,head,power")])
+        raise InvalidCurve.of(
+            [InputProblem("text", "has neither header nor rows", "start with a line rate,head,power")]
+        )
     (first, header), *body = rows
     if len({name.strip() for name in header}) < len(header):
-        raise _invalid([Problem(f"line {first}", "names a column twice", "name each column once")])
+        raise InvalidCurve.of(
+            [InputProblem(f"line {first}", "names a column twice", "name each column once")]
+        )
     ragged = [
-        Problem(
+        InputProblem(
             f"line {number}", f"has {len(row)} values for {len(header)} columns", "complete or shorten it"
         )
         for number, row in body
         if len(row) != len(header)
     ]
     if ragged:
-        raise _invalid(ragged)
+        raise InvalidCurve.of(ragged)
     columns = {
         name: [_Cell(f"line {number}, {name}", row[place].strip()) for number, row in body]
         for place, name in enumerate(name.strip() for name in header)
@@ -149,12 +144,12 @@ def parse_csv(text: str) -> PumpCurve:
 
 def _json_cells(where: str, numbers: Any) -> list[_Cell]:
     if not isinstance(numbers, list):
-        raise _invalid([Problem(where, "is not a list", "write the numbers as a JSON list")])
+        raise InvalidCurve.of([InputProblem(where, "is not a list", "write the numbers as a JSON list")])
     return [_Cell(f"{where}[{place}]", number) for place, number in enumerate(numbers)]
 
 
 def _curve(document: _Document) -> PumpCurve:
-    problems: list[Problem] = []
+    problems: list[InputProblem] = []
     _check_names(document, problems)
     shapes, rate_factor = _shapes(document, problems)
     numbers = {name: _number(cell, problems) for name, cell in document.fields.items() if name in NUMBERS}
@@ -163,14 +158,14 @@ def _curve(document: _Document) -> PumpCurve:
     for end, value in (("min", low), ("max", high)):
         if value is None and not problems:
             problems.append(
-                Problem(f"{end}_bpd", "is missing", "give the recommended range, min_bpd and max_bpd")
+                InputProblem(f"{end}_bpd", "is missing", "give the recommended range, min_bpd and max_bpd")
             )
     handler = _truth(document.fields.get("gas_handler", _Cell("gas_handler", False)), problems)
     model = document.fields.get("model")
     if model is None or not isinstance(model.value, str) or not model.value.strip():
-        problems.append(Problem("model", "is missing", "name the pump model"))
+        problems.append(InputProblem("model", "is missing", "name the pump model"))
     if problems or model is None or low is None or high is None:
-        raise _invalid(problems)
+        raise InvalidCurve.of(problems)
     return PumpCurve(
         model=model.value.strip(),
         head_ft=shapes["head"],
@@ -183,20 +178,20 @@ def _curve(document: _Document) -> PumpCurve:
     )
 
 
-def _check_names(document: _Document, problems: list[Problem]) -> None:
+def _check_names(document: _Document, problems: list[InputProblem]) -> None:
     problems.extend(
-        Problem(cell.where, f"{name!r} is not a field of a curve", f"use {', '.join(FIELDS)}")
+        InputProblem(cell.where, f"{name!r} is not a field of a curve", f"use {', '.join(FIELDS)}")
         for name, cell in document.fields.items()
         if name not in FIELDS
     )
     problems.extend(
-        Problem(document.fields[f"{end}_rate"].where, f"duplicates {end}_bpd", "keep one of the two")
+        InputProblem(document.fields[f"{end}_rate"].where, f"duplicates {end}_bpd", "keep one of the two")
         for end in ("min", "max", "best")
         if {f"{end}_rate", f"{end}_bpd"} <= document.fields.keys()
     )
     if bool(document.polynomials) == bool(document.columns):
         problems.append(
-            Problem(
+            InputProblem(
                 "text",
                 "has both polynomials and a table" if document.columns else "has no head",
                 "give either head_ft_per_stage or a table of rate and head",
@@ -204,7 +199,7 @@ def _check_names(document: _Document, problems: list[Problem]) -> None:
         )
 
 
-def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Shape], float]:
+def _shapes(document: _Document, problems: list[InputProblem]) -> tuple[dict[str, Shape], float]:
     """Return head and power, and the factor from the table's rate unit to bpd."""
     if not document.columns:
         return _polynomials(document.polynomials, problems), 1.0
@@ -213,21 +208,23 @@ def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Sha
     for name, cells in document.columns.items():
         quantity, factor = _column(name, problems)
         if quantity in columns:
-            problems.append(Problem(f"column {name!r}", f"is a second {quantity}", "keep one of the two"))
+            problems.append(
+                InputProblem(f"column {name!r}", f"is a second {quantity}", "keep one of the two")
+            )
         factors[quantity] = factor
         optional = quantity == "power"
         columns[quantity] = [
             None if optional and cell.value in (None, "") else _number(cell, problems) for cell in cells
         ]
     problems.extend(
-        Problem("table", f"has no column {quantity}", f"give {quantity}, in {UNITS[quantity]} or [unit]")
+        InputProblem("table", f"has no column {quantity}", f"give {quantity}, in {UNITS[quantity]} or [unit]")
         for quantity in ("rate", "head")
         if quantity not in columns
     )
     if len({len(column) for column in columns.values()}) > 1:
-        problems.append(Problem("table", "has columns of different lengths", "give one value per rate"))
+        problems.append(InputProblem("table", "has columns of different lengths", "give one value per rate"))
     if problems:
-        raise _invalid(problems)
+        raise InvalidCurve.of(problems)
     scaled = {
         quantity: [None if value is None else value * factors[quantity] for value in column]
         for quantity, column in columns.items()
@@ -239,14 +236,16 @@ def _shapes(document: _Document, problems: list[Problem]) -> tuple[dict[str, Sha
     }, factors["rate"]
 
 
-def _polynomials(polynomials: Mapping[str, Sequence[_Cell]], problems: list[Problem]) -> dict[str, Shape]:
+def _polynomials(
+    polynomials: Mapping[str, Sequence[_Cell]], problems: list[InputProblem]
+) -> dict[str, Shape]:
     numbers = {
         POLYNOMIALS[name]: [_number(cell, problems) for cell in cells] for name, cells in polynomials.items()
     }
     if polynomials and "head" not in numbers:
-        problems.append(Problem("head_ft_per_stage", "is missing", "give head as well as power"))
+        problems.append(InputProblem("head_ft_per_stage", "is missing", "give head as well as power"))
     if problems:
-        raise _invalid(problems)
+        raise InvalidCurve.of(problems)
     return {
         quantity: Polynomial(tuple(value for value in values if value is not None))
         for quantity, values in numbers.items()
@@ -262,17 +261,17 @@ def _table(rates: Sequence[float | None], values: Sequence[float | None]) -> Rat
     return RateTable(tuple(rate for rate, _ in known), tuple(value for _, value in known))
 
 
-def _column(name: str, problems: list[Problem]) -> tuple[str, float]:
+def _column(name: str, problems: list[InputProblem]) -> tuple[str, float]:
     """Return the quantity of a column such as `head [m]`, and the factor to its standard unit."""
     quantity, _, bracket = name.partition("[")
     quantity, unit = quantity.strip().lower(), bracket.rstrip("] ").strip()
     if quantity not in UNITS:
-        problems.append(Problem(f"column {name!r}", "is unknown", f"use {', '.join(UNITS)}"))
+        problems.append(InputProblem(f"column {name!r}", "is unknown", f"use {', '.join(UNITS)}"))
         return quantity, 1.0
     try:
         return quantity, units.factor(unit or UNITS[quantity], UNITS[quantity])
     except InvalidInput as error:
-        problems.append(Problem(f"column {name!r}", error.detail, error.fix or "use another unit"))
+        problems.append(InputProblem(f"column {name!r}", error.detail, error.fix or "use another unit"))
         return quantity, 1.0
 
 
@@ -281,7 +280,7 @@ def _rate(end: str, numbers: Mapping[str, float | None], rate_factor: float) -> 
     return numbers.get(f"{end}_bpd") if in_table_unit is None else in_table_unit * rate_factor
 
 
-def _number(cell: _Cell, problems: list[Problem]) -> float | None:
+def _number(cell: _Cell, problems: list[InputProblem]) -> float | None:
     try:
         number = float(cell.value) if not isinstance(cell.value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):
@@ -289,19 +288,16 @@ def _number(cell: _Cell, problems: list[Problem]) -> float | None:
     if math.isfinite(number):
         return number
     problems.append(
-        Problem(cell.where, f"{cell.value!r} is not a finite number", "write it like 1.25 or 3e-5")
+        InputProblem(cell.where, f"{cell.value!r} is not a finite number", "write it like 1.25 or 3e-5")
     )
     return None
 
 
-def _truth(cell: _Cell, problems: list[Problem]) -> bool:
+def _truth(cell: _Cell, problems: list[InputProblem]) -> bool:
     text = cell.value.lower() if isinstance(cell.value, str) else cell.value
     if isinstance(text, bool | str) and text in TRUTHS:
         return TRUTHS[text]
-    problems.append(Problem(cell.where, f"{cell.value!r} is neither true nor false", "write true or false"))
+    problems.append(
+        InputProblem(cell.where, f"{cell.value!r} is neither true nor false", "write true or false")
+    )
     return False
-
-
-def _invalid(problems: Sequence[Problem]) -> InvalidCurve:
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidCurve(f"{problems[0]}{more}", fields=[asdict(problem) for problem in problems])

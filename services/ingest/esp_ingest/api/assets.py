@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from esp_common.answers import BODY, Cursor, Limit, Page, page, position, problems
 from esp_common.auth import Principal, require
 from esp_common.cursors import text_field
+from esp_common.errors import InputProblem, InvalidInput
 from fastapi import APIRouter, Depends, Request, Response, status
 
 from esp_ingest.api.answers import FieldFilter, Id
-from esp_ingest.asset_kinds import KINDS, Kind, Problem, Statement, invalid
+from esp_ingest.asset_kinds import KINDS, Kind, Statement
 from esp_ingest.assets import Assets
 
 Writer = Annotated[Principal, Depends(require("assets:write"))]
@@ -70,7 +71,9 @@ def _add_changes(router: APIRouter, assets: Assets, kind: Kind) -> None:
     async def replace(id: Id, asset: model, response: Response, caller: Writer) -> Any:  # noqa: A002
         statement = Statement(kind, asset, "body")
         if statement.id != id:
-            raise invalid([Problem(f"body: {kind.key}", f"is not the path's {id}", "make them the same")])
+            raise InvalidInput.of(
+                [InputProblem(f"body: {kind.key}", f"is not the path's {id}", "make them the same")]
+            )
         changes = await assets.write([statement], caller.id)
         if changes.created:
             response.status_code = status.HTTP_201_CREATED
