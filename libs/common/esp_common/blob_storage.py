@@ -43,6 +43,11 @@ class BlobStorageSettings(ServiceSettings):
             raise ValueError("blob_account_url is not like https://account.blob.core.windows.net")
         return self
 
+    @property
+    def credential_kind(self) -> str:
+        """How this process authenticates to the storage account."""
+        return "identity of the process" if self.blob_account_url else "connection string"
+
     def refusal_remedy(self) -> str:
         """Return what to do when the storage account refuses this process."""
         if self.blob_account_url:
@@ -51,6 +56,12 @@ class BlobStorageSettings(ServiceSettings):
                 " identity has the role Storage Blob Data Contributor"
             )
         return f"check {env_name(type(self), 'blob_connection_string')}_FILE"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; the others are headers, or credentials that were tried."""
+    message = str(getattr(error, "message", None) or error)
+    return message.splitlines()[0] if message else type(error).__name__
 
 
 @asynccontextmanager

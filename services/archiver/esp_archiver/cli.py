@@ -1,16 +1,16 @@
 """The `esp-archiver` command: one subcommand for each role, and what an operator does by hand."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, TypeVar
 
-import asyncpg
 import typer
+from esp_common.checks import Finding, run_check
 from esp_common.cli import actor_id, group, run_command, show_rows
-from esp_common.database import OUTAGES, Pool, create_pool
-from esp_common.errors import Conflict, EspError, run_cli
+from esp_common.database import Pool, create_pool
+from esp_common.errors import Conflict, run_cli
 from esp_common.progress import Progress, progress_bar, silent
 from esp_common.service_cli import add_service_commands
 
@@ -41,22 +41,23 @@ add_service_commands(app, ArchiverSettings, ROLES)
 def doctor() -> None:
     """Check the catalogue and the blob storage; exit 1 when a check fails."""
 
-    async def command() -> list[tuple[str, str, str]]:
+    async def command() -> list[Finding]:
         async with _tools() as tools:
-            account = "identity of the process" if tools.settings.blob_account_url else "connection string"
-            checks: tuple[tuple[str, Callable[[], Awaitable[Any]], str], ...] = (
-                ("catalogue", lambda: tools.pool.fetchval("SELECT 1"), "answers"),
-                ("storage", tools.store.ensure, f"container {tools.settings.blob_container}, by {account}"),
-            )
-            return [await _check(*check) for check in checks]
+
+            async def catalogue() -> str:
+                await tools.pool.fetchval("SELECT 1")
+                return "answers"
+
+            async def storage() -> str:
+                await tools.store.ensure()
+                return f"container {tools.settings.blob_container}, by {tools.settings.credential_kind}"
+
+            return [await run_check("catalogue", catalogue), await run_check("storage", storage)]
 
     findings = _run(command())
-    show_rows(("check", "result", "detail"), findings)
-    if any(result == "FAILED" for _, result, _ in findings):
+    show_rows(("check", "result", "detail"), (finding.row for finding in findings))
+    if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
-
-
-# --- the archive ------------------------------------------------------------------------------------------
 
 
 @app.command("plan")
@@ -187,16 +188,6 @@ class _Tools:
             typer.echo(f"{run.state}: {run.days} days, {run.parts} parts, {run.rows} rows, {run.bytes} bytes")
             if run.problem:
                 typer.echo(run.problem, err=True)
-
-
-async def _check(name: str, look: Callable[[], Awaitable[Any]], found: str) -> tuple[str, str, str]:
-    try:
-        await look()
-    except EspError as error:
-        return name, "FAILED", f"{error.detail}; {error.fix}" if error.fix else error.detail
-    except (*OUTAGES, asyncpg.PostgresError) as error:
-        return name, "FAILED", " ".join(str(error).split()) or type(error).__name__
-    return name, "ok", found
 
 
 @asynccontextmanager

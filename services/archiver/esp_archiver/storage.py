@@ -17,7 +17,7 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobImmutabilityPolicyMode, ContentSettings, ImmutabilityPolicy
 from azure.storage.blob.aio import ContainerClient, ExponentialRetry
-from esp_common.blob_storage import open_blob_service
+from esp_common.blob_storage import first_line, open_blob_service
 from esp_common.errors import Conflict, NotFound, Unavailable
 
 from esp_archiver.settings import MIB, ArchiverSettings
@@ -77,7 +77,7 @@ class Store:
                 raise Conflict(f"the store refuses {name}: {error.reason}", fix="see its policies") from error
             if isinstance(error, ClientAuthenticationError) or error.status_code in _REFUSED:
                 raise Unavailable(
-                    f"blob storage refuses access to {name}: {_first_line(error)}",
+                    f"blob storage refuses access to {name}: {first_line(error)}",
                     fix=self._settings.refusal_remedy(),
                 ) from error
             raise _unavailable(name, error) from error
@@ -228,10 +228,4 @@ async def open_store(settings: ArchiverSettings) -> AsyncIterator[Store]:
 
 
 def _unavailable(name: str, error: Exception) -> Unavailable:
-    return Unavailable(f"blob storage does not answer for {name}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of a message; the others are headers, or credentials that were tried."""
-    message = str(getattr(error, "message", None) or error)
-    return message.splitlines()[0] if message else type(error).__name__
+    return Unavailable(f"blob storage does not answer for {name}: {first_line(error)}")

@@ -14,7 +14,7 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import RetentionPolicy
 from azure.storage.blob.aio import ContainerClient, LinearRetry
-from esp_common.blob_storage import open_blob_service
+from esp_common.blob_storage import first_line, open_blob_service
 from esp_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 from esp_backup.settings import BackupSettings
@@ -64,15 +64,15 @@ class Blobs:
         try:
             yield
         except ResourceExistsError as error:
-            raise Conflict(f"blob storage refuses {what}: {_said(error)}") from error
+            raise Conflict(f"blob storage refuses {what}: {first_line(error)}") from error
         except ResourceNotFoundError as error:
             raise NotFound(f"blob storage has no {what}") from error
         except ClientAuthenticationError as error:
             raise InvalidInput(
-                f"blob storage refuses this process: {_said(error)}", fix=self._settings.refusal_remedy()
+                f"blob storage refuses this process: {first_line(error)}", fix=self._settings.refusal_remedy()
             ) from error
         except (AzureError, OSError) as error:
-            raise Unavailable(f"blob storage does not answer about {what}: {_said(error)}") from error
+            raise Unavailable(f"blob storage does not answer about {what}: {first_line(error)}") from error
 
     async def ensure(self) -> None:
         """Make the container if it is not there."""
@@ -126,7 +126,3 @@ class Blobs:
                 await self._container.delete_blob(name)
         except NotFound:
             return
-
-
-def _said(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -71,7 +71,7 @@ def doctor(
             typer.echo(f"limit: {limit}")
         show_rows(
             ("check", "result", "detail"),
-            ((each.name, "ok" if each.passed else "FAILED", each.detail) for each in diagnosis.findings),
+            (finding.row for finding in diagnosis.findings),
         )
     if not diagnosis.passed:
         raise typer.Exit(1)

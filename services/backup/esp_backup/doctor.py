@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import asyncpg
 from azure.core.exceptions import AzureError
-from esp_common.database import OUTAGES, Pool
-from esp_common.errors import Conflict, EspError
+from esp_common.checks import Finding, run_check
+from esp_common.database import Pool
+from esp_common.errors import Conflict
 
 from esp_backup.blobs import Blobs
 from esp_backup.domain.modes import PROMISES, Mode
@@ -20,18 +20,12 @@ from esp_backup.settings import BackupSettings
 from esp_backup.store import jobs
 from esp_backup.store.cluster import Cluster
 
+FAULTS: Final = (AzureError, ValueError)
+"""Errors that mean a failed check, besides those of the platform and of the database."""
+
 _MAJOR: Final = re.compile(r"(\d+)")
 OVERDUE: Final = 2
 """Periods of its schedule after which work that did not succeed is a problem."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was checked; `detail` says what was found, or what is wrong and how to fix it."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,9 @@ class Doctor:
         if mode is not Mode.MANAGED:
             checks["repository"] = self._repository
             checks["archive"] = self._archive
-        return Diagnosis(mode, tuple([await _look(name, check) for name, check in checks.items()]))
+        return Diagnosis(
+            mode, tuple([await run_check(name, check, faults=FAULTS) for name, check in checks.items()])
+        )
 
     async def _catalogue(self) -> str:
         await self._pool.fetchval("SELECT 1")
@@ -111,8 +107,7 @@ class Doctor:
     async def _storage(self) -> str:
         async with Blobs(self._settings) as blobs:
             await blobs.ensure()
-        account = "identity of the process" if self._settings.blob_account_url else "connection string"
-        return f"container {self._settings.blob_container}, by {account}"
+        return f"container {self._settings.blob_container}, by {self._settings.credential_kind}"
 
     async def _encryption(self) -> str:
         if self._settings.key is None:
@@ -153,15 +148,6 @@ class Doctor:
         if archiver.newest_segment is None:
             raise Conflict("no WAL is archived", fix="set archive_mode and archive_command")
         return f"{archiver.newest_segment} is archived, {archiver.waiting_segments} segments wait"
-
-
-async def _look(name: str, check: Callable[[], Awaitable[str]]) -> Finding:
-    try:
-        return Finding(name, True, await check())
-    except EspError as error:
-        return Finding(name, False, f"{error.detail}; {error.fix}" if error.fix else error.detail)
-    except (*OUTAGES, asyncpg.PostgresError, AzureError, ValueError) as error:
-        return Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _major(text: str) -> int:
