@@ -10,11 +10,11 @@ from stacks import KIND, ComposeStack, NativeStack, Stack
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is about the native stack when another is tested."""
+    """Skip tests of the native stack when another is tested."""
     if KIND != "native":
         for item in items:
             if item.get_closest_marker("native"):
-                item.add_marker(pytest.mark.skip(reason="about processes and files of the native stack"))
+                item.add_marker(pytest.mark.skip(reason="needs the processes and files of the native stack"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import json
 import os
 import ssl
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,7 +22,7 @@ GUARD = 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; exec make clean'
 QUERY = 'PGPASSWORD=$(cat /run/secrets/esp/password) psql -h localhost -U postgres -d esp -qtAX -c "$0"'
 
 
-class Stack:
+class Stack(ABC):
     """A stack in a folder of its own, on ports of its own."""
 
     kind: str
@@ -60,13 +61,13 @@ class Stack:
         command = ["sh", "-c", GUARD, str(os.getpid())]
         self.guard = subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, start_new_session=True)
 
+    @abstractmethod
     def query(self, statement: str) -> object:
         """Return the first value of the statement's result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def running(self) -> list[object]:
         """Return every process or container of the stack."""
-        raise NotImplementedError
 
 
 class NativeStack(Stack):

@@ -10,7 +10,7 @@ from esp_common import topology
 from stacks import KIND, ComposeStack, eventually
 
 pytestmark = [
-    pytest.mark.skipif(KIND != "compose", reason="about containers; STACK_KIND=compose"),
+    pytest.mark.skipif(KIND != "compose", reason="needs containers: STACK_KIND=compose"),
     pytest.mark.timeout(900),
 ]
 READY = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/health/ready').status)"

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from broker_field import is_ready
 from esp_common.auth import PERMISSIONS
 from esp_common.database import Engine
 from esp_diagnostics.app import run_api as run_diagnostics_api
@@ -133,13 +134,6 @@ async def site(database: Any, vhost: Any, auth_service: Any, redis_url: str) -> 
         finally:
             stop.set()
             await asyncio.gather(*running)
-
-
-async def is_ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/health/ready")).is_success
-    except httpx.TransportError:
-        return False
 
 
 async def test_history_posted_over_several_nights_ends_with_complete_trends(site: Site) -> None:

@@ -16,6 +16,7 @@ import asyncpg
 import httpx
 import pytest
 from backup_site import localhost_certificate
+from broker_field import is_ready
 from esp_common.auth import PERMISSIONS
 from esp_common.topology import INGEST_TELEMETRY, SERVICES
 from esp_ingest.store.migrations import migrate
@@ -61,13 +62,6 @@ class Role:
     def kill(self) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
-
-
-async def is_ready(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/health/ready", timeout=5)).is_success
-    except httpx.TransportError:
-        return False
 
 
 @dataclass
