@@ -34,7 +34,7 @@ unit:  ## Run the quick unit tests: no servers, about a minute
 
 # ESP_TEST_ENGINES=postgres leaves out TimescaleDB, as on a machine without it.
 # One more try for what real servers on a busy machine may miss by time; the summary counts such reruns.
-test:  ## Install what is missing and run every test against real servers
+test:  ## Install missing packages and run every test against real servers
 	@$(INSTALL) dev
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(PYTEST)
 

@@ -139,7 +139,7 @@ def executable(name: str, *folders: str) -> str:
     path = os.pathsep.join([*folders, BASE_ENVIRONMENT["PATH"], os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
     if not found:
-        raise StackError(f"{name} is not installed — run `make up` as root once, it installs what is missing")
+        raise StackError(f"{name} is not installed — run `make up` as root once to install missing packages")
     return found
 
 

@@ -71,7 +71,7 @@ def newest_installation() -> Path:
     found = [program.parent.parent for program in INSTALLATIONS.glob("[0-9]*/bin/postgres")]
     if not found:
         raise StackError(
-            "PostgreSQL is not installed — run `make up` as root once, it installs what is missing"
+            "PostgreSQL is not installed — run `make up` as root once to install missing packages"
         )
     return max(found, key=lambda folder: int(folder.name))
 
